@@ -7,25 +7,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curvexp.curvature import Operator, block, fisher, ggn, hessian, preconditioned
-    from curvexp.errors import ConfigError, Unsupported
-    from curvexp.linalg import (
-        Density,
-        Eigenpairs,
-        Estimate,
-        diagonal,
-        eigsh,
-        frobenius_norm,
-        spectral_density,
-        trace,
-    )
-    from curvexp.optim import Optimizer
-    from curvexp.preprocess import Preprocess
-    from curvexp.probe import Probe
-    from curvexp.problem import Problem
-    from curvexp.record import Reading, Record
-    from curvexp.runner import run
-    from curvexp.store import Runs, load_runs
+    from curvexp.curvature import Operator as Operator
+    from curvexp.curvature import block as block
+    from curvexp.curvature import fisher as fisher
+    from curvexp.curvature import ggn as ggn
+    from curvexp.curvature import hessian as hessian
+    from curvexp.curvature import preconditioned as preconditioned
+    from curvexp.errors import ConfigError as ConfigError
+    from curvexp.errors import Unsupported as Unsupported
+    from curvexp.linalg import Density as Density
+    from curvexp.linalg import Eigenpairs as Eigenpairs
+    from curvexp.linalg import Estimate as Estimate
+    from curvexp.linalg import diagonal as diagonal
+    from curvexp.linalg import eigsh as eigsh
+    from curvexp.linalg import frobenius_norm as frobenius_norm
+    from curvexp.linalg import spectral_density as spectral_density
+    from curvexp.linalg import trace as trace
+    from curvexp.optim import Optimizer as Optimizer
+    from curvexp.preprocess import Preprocess as Preprocess
+    from curvexp.probe import Probe as Probe
+    from curvexp.problem import Problem as Problem
+    from curvexp.record import Reading as Reading
+    from curvexp.record import Record as Record
+    from curvexp.runner import run as run
+    from curvexp.store import Runs as Runs
+    from curvexp.store import load_runs as load_runs
 
 __version__ = "0.1.0"
 
@@ -51,7 +57,7 @@ _HOME = {
     "store": ("Runs", "load_runs"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "__version__",
     *sorted(_MODULE),
 ]

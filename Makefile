@@ -1,0 +1,39 @@
+# make run: the main job. make test: lint, types and tests. Both set up .venv first, with uv where it is there, else with venv and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow lint bench pins clean
+
+run: .venv/.ready
+	$(BIN)/python -m curvexp problem=mlp optim=momentum
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/.ready
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.ready
+	$(BIN)/python scripts/bench_runner.py
+
+# Pins for reproduction: every package at the version that the tests ran with.
+pins:
+	uv pip compile pyproject.toml --all-extras --no-annotate --no-header --universal --output-file constraints.txt
+
+.venv/.ready: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+		uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[test]'; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,231 @@
+"""`python -m curvexp`: what the person typed is checked as a whole, then Hydra composes it and runs the jobs."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from curvexp import config as configs
+from curvexp import console
+from curvexp.errors import ConfigError, Unsupported
+
+NESTED_GROUPS = ("problem.data", "optim.schedule")  # `problem.data=wine` is read as Hydra's `problem/data=wine`
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exit code 0, 1 where a job failed, 2 for what was refused, 130 for Ctrl-C."""
+    typed = [_nested(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    sys.argv = [sys.argv[0], *typed]
+    flags = _flags(typed)
+    try:
+        if not flags.passive:
+            refused = _check(flags)
+            if refused:
+                console.refuse(refused)
+                sys.exit(2)
+        _launch(flags)
+    except KeyboardInterrupt as signal:
+        sys.exit(143 if str(signal) == "SIGTERM" else 130)
+
+
+def _launch(flags: argparse.Namespace) -> None:
+    @hydra.main(version_base="1.3", config_path=str(configs.conf_folder()), config_name="config")
+    def task(config: DictConfig) -> float:
+        from curvexp.job import execute
+
+        return execute(config)
+
+    task()
+    if not flags.passive and flags.multirun:
+        from curvexp.job import ReportAtEnd
+
+        sys.exit(1 if ReportAtEnd.failed else 0)
+
+
+def _flags(typed: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags, as far as they decide what is to be checked before it takes over."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--experimental-rerun")
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    for flag in (
+        ("--help", "-h"),
+        ("--hydra-help",),
+        ("--version",),
+        ("--run", "-r"),
+        ("--resolve",),
+        ("--shell-completion", "-sc"),
+    ):
+        parser.add_argument(*flag, action="store_true")
+    flags, rest = parser.parse_known_args(list(typed))
+    flags.overrides = [argument for argument in rest if not argument.startswith("--")]
+    flags.passive = bool(
+        flags.help or flags.hydra_help or flags.version or flags.cfg or flags.info or flags.shell_completion
+        or flags.experimental_rerun or flags.config_path
+    )  # fmt: skip
+    return flags
+
+
+def _check(flags: argparse.Namespace) -> str | None:
+    """Why what was typed cannot run, or None. Nothing is written; a sweep's jobs are checked one by one when they run."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(flags.overrides)
+    except HydraException as error:
+        return _first_line(error)
+    swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    if swept and not flags.multirun:
+        return f"{', '.join(sorted(swept))}: several values make a sweep; add -m, or give one value."
+    searchpath = [f"hydra.searchpath=[{Path(flags.config_dir).absolute().as_uri()}]"] if flags.config_dir else []
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        return f"--config-dir={flags.config_dir}: no such folder; expected one with option files such as problem/mine.yaml."
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+        try:
+            wrong = _check_options(overrides, searchpath)
+            if wrong:
+                return wrong
+            single = [_first_value(override) for override in overrides]
+            composed = compose(
+                flags.config_name or "config",
+                overrides=[*searchpath, *(s for s in single if s)],
+                return_hydra_config=True,
+            )
+        except MissingConfigException as error:
+            return _first_line(error) if error.options is None else _missing(error)
+        except (HydraException, OmegaConfBaseException) as error:
+            return _uncomposed(error, overrides, searchpath)
+        try:
+            _check_job(composed, sweep=flags.multirun, swept=swept)
+        except ConfigError as error:
+            return str(error)
+        except OmegaConfBaseException as error:
+            return _first_line(error)
+    return None
+
+
+def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
+    """Refuses a single run for all that is wrong with it, a sweep for what is wrong with every job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_config = composed.hydra
+    HydraConfig.instance().set_config(composed)
+    plain = configs.plain(composed)
+    if sweep:
+        configs.check_keys(plain)
+        try:
+            configs.check_numbers(plain)
+            configs.build_parts(plain)
+        except Unsupported:
+            pass
+        except ConfigError as error:
+            key = str(error).split("=", 1)[0]
+            if not any(key == name or key.startswith(f"{name}.") for name in swept):
+                raise
+        configs.check_writable(str(hydra_config.sweep.dir), "hydra.sweep.dir")
+    else:
+        configs.build(plain)
+        configs.check_writable(str(hydra_config.run.dir), "hydra.run.dir")
+
+
+def _check_options(overrides: list[Override], searchpath: list[str]) -> str | None:
+    """The first override that names an option its group does not have, in words."""
+    loader = GlobalHydra.instance().config_loader()
+    if searchpath:
+        return None  # the loader of a further folder is made by compose, which then finds what is missing
+    for override in overrides:
+        group = str(override.key_or_group)
+        if group.startswith("hydra"):
+            continue
+        options = loader.get_group_options(group)
+        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
+        for value in values if options else []:
+            if isinstance(value, str) and value.strip("'\"") not in options and not override.is_delete():
+                return f"{group}={value}: no such option; expected one of {', '.join(options)}.{configs.nearest(value, options)}"
+    return None
+
+
+def _first_value(override: Override) -> str | None:
+    """The override with the first of its values, where it has several; None where they cannot be listed."""
+    if not override.is_sweep_override():
+        return override.input_line
+    if not override.is_discrete_sweep():
+        return None
+    sign = {"ADD": "+", "FORCE_ADD": "++", "DEL": "~"}.get(override.type.name, "") if override.type else ""
+    return f"{sign}{override.key_or_group}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = list(error.options or [])
+    return f"{group}={option}: no such option; expected one of {', '.join(options)}.{configs.nearest(option, options)}"
+
+
+def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[str]) -> str:
+    """A composition error in words: the override whose key exists nowhere, with the nearest that do."""
+    found = re.search(r"Could not override '([^']+)'", str(error))
+    if not isinstance(error, ConfigCompositionException) or not found:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        return _first_line(cause)
+    key = found.group(1).lstrip("+~")
+    loader = GlobalHydra.instance().config_loader()
+    groups = [o for o in overrides if loader.get_group_options(str(o.key_or_group)) and not o.is_sweep_override()]
+    try:
+        composed = compose("config", overrides=[*searchpath, *(str(o.input_line) for o in groups if o.input_line)])
+    except (HydraException, OmegaConfBaseException):
+        composed = compose("config", overrides=searchpath)
+    keys = [*_leaves(OmegaConf.to_container(composed, resolve=False)), *configs.GROUPS]
+    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
+    last = key.rsplit(".", 1)[-1]
+    close += [
+        k for k in keys if k not in close and difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], cutoff=0.75)
+    ]
+    value = next((o.input_line.split("=", 1)[1] for o in overrides if o.key_or_group == key and o.input_line), "")
+    siblings = (
+        [k for k in keys if k.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
+        if "." in key
+        else [k for k in keys if "." not in k]
+    )
+    hint = f" Did you mean {' or '.join(close[:3])}?" if close else ""
+    return f"{key}={value}: unknown key; expected one of {', '.join(siblings) or ', '.join(configs.GROUPS)}.{hint}"
+
+
+def _leaves(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    found = []
+    for key, value in node.items():
+        if not str(key).startswith("_"):
+            found += [f"{prefix}{key}"] * (not isinstance(value, dict)) + _leaves(value, f"{prefix}{key}.")
+    return found
+
+
+def _nested(argument: str) -> str:
+    for key in NESTED_GROUPS:
+        if re.fullmatch(rf"\+{{0,2}}{re.escape(key)}=[A-Za-z_][\w,]*", argument):
+            return argument.replace(key, key.replace(".", "/"), 1)
+    return argument
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()

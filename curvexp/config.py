@@ -1,0 +1,260 @@
+"""From a composed config to the objects of a run, with every refusal before any compute."""
+
+import difflib
+import functools
+import inspect
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from curvexp.errors import ConfigError
+
+GROUPS = ("problem", "preprocess", "optim", "probe", "track")
+_HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+_GIVEN_BY_US = {"preprocess", "dtype"}  # what a problem's builder is called with
+
+
+class Experiment(NamedTuple):
+    """The objects of one run."""
+
+    problem: Any
+    optimizer: Any
+    probe: Any
+    tracker: Any
+    parameters: int
+
+
+def conf_folder() -> Path:
+    """Where the config files lie: beside the package in a checkout, inside it in an installed wheel."""
+    inside = Path(__file__).parent / "_conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config as dicts, lists and numbers, interpolations resolved.
+
+    Raises:
+        ConfigError: a mandatory value is missing, or an interpolation leads nowhere.
+    """
+    try:
+        found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except Exception as error:  # omegaconf has a dozen kinds, each with the key in its message
+        raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items() if key != "hydra"}
+
+
+def check_keys(config: dict[str, Any]) -> None:
+    """Refuses every key that nothing reads, with the nearest name: `+key=` slips past Hydra's own check.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    known = [*_top_level(), *GROUPS]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key}: unknown key; expected one of {', '.join(known)}.{nearest(key, known)}")
+    for group in GROUPS:
+        node = config.get(group)
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(
+                f"{group}={node}: expected one of its options, or a mapping with _target_. Set {group}=OPTION."
+            )
+        _check_node(group, node)
+
+
+def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Experiment:
+    """The objects that the config describes; nothing is computed but what the data and the closed forms need.
+
+    Args:
+        config: from `plain`. names: the option chosen in each group, to be the objects' names.
+
+    Raises:
+        ConfigError: a value is wrong. Unsupported: a combination has no meaning.
+    """
+    check_keys(config)
+    check_numbers(config)
+    prepare_jax(config["precision"])
+    optimizer, probe, tracker = build_parts(config)
+    problem = _problem(json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"])
+    names = names or {}
+    from curvexp.runner import check
+
+    parameters = check(problem, probe, **settings(config))
+    optimizer = optimizer._replace(name=names.get("optim", optimizer.name))
+    return Experiment(problem, optimizer, probe, tracker, parameters)
+
+
+def build_parts(config: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The optimizer, the probe and the tracker: what can be built, and refused, without data."""
+    tracker = _instantiate("track", config["track"])
+    tracker.check()
+    return _optimizer(config["optim"]), _instantiate("probe", config["probe"]), tracker
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `run` that stand at the top level of the config."""
+    return {key: config[key] for key in ("steps", "batch_size", "record_every", "target", "diverge_at")}
+
+
+def check_numbers(config: dict[str, Any]) -> None:
+    """Refuses a wrong seed or precision, and numbers of a wrong kind; ranges that need the problem are the runner's to check.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    seed, precision = config["seed"], config["precision"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed}: expected an integer from 0 to 2^32 - 1. Change seed.")
+    if precision not in ("float32", "float64"):
+        raise ConfigError(
+            f"precision={precision}: expected float32 or float64.{nearest(str(precision), ['float32', 'float64'])}"
+        )
+    for key in ("steps", "record_every"):
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
+            raise ConfigError(f"{key}={value}: expected an integer from 1 to 10^9. Change {key}.")
+    value = config["diverge_at"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 1:
+        raise ConfigError(f"diverge_at={value}: expected a number above 1. Change diverge_at.")
+
+
+def prepare_jax(precision: str) -> None:
+    """Sets the precision of this job, and JAX's compilation cache: jobs of one process share these flags, so each sets them."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "curvexp" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_enable_x64", precision == "float64")
+
+
+def check_writable(folder: str | Path, key: str) -> None:
+    """Refuses an output folder that cannot be made or written, without making it.
+
+    Raises:
+        ConfigError: naming the folder and the key.
+    """
+    path = Path(folder).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    problem = None if path.is_dir() else f"{path} is not a folder"
+    if problem is None and not os.access(path, os.W_OK | os.X_OK):
+        problem = f"{path} is not writable"
+    if problem is None:
+        probe = path / f".curvexp-{os.getpid()}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            problem = f"{path}: {error.strerror}"
+    if problem:
+        raise ConfigError(f"{key}={folder}: {problem}; expected a folder that can be written. Change {key}.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean X or Y?`, or nothing where no known name is near."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+@functools.cache
+def _top_level() -> tuple[str, ...]:
+    found = OmegaConf.load(conf_folder() / "config.yaml")
+    return tuple(str(key) for key in found if key not in ("defaults", "hydra"))
+
+
+def _check_node(path: str, node: Any) -> None:
+    """Every mapping with a _target_, at any depth, has only keys that its target takes."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            _check_node(f"{path}.{index}", item)
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        parameters = _signature(path, node["_target_"])
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        names = [name for name in parameters if name not in _GIVEN_BY_US or path != "problem"]
+        if "learning_rate" in names:
+            names.append("lr")
+        for key in node:
+            if key not in _HYDRA_KEYS and key not in names and not takes_all:
+                raise ConfigError(
+                    f"{path}.{key}={node[key]}: unknown key; {node['_target_']} takes {', '.join(names) or 'none'}."
+                    f"{nearest(key, names)}"
+                )
+    for key, value in node.items():
+        _check_node(f"{path}.{key}", value)
+
+
+def _signature(path: str, target: Any) -> Any:
+    try:
+        found = get_object(target)
+    except Exception as error:  # an ImportError, or what the user's module raises while it is imported
+        raise ConfigError(f"{path}._target_={target}: cannot be imported: {_first_line(error)}") from error
+    if not callable(found):
+        raise ConfigError(f"{path}._target_={target}: expected a function, found {type(found).__name__}.")
+    return inspect.signature(found).parameters
+
+
+def _instantiate(path: str, node: dict[str, Any]) -> Any:
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, ConfigError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        if isinstance(cause, TypeError):
+            raise ConfigError(f"{path}: {_first_line(cause)}") from error
+        raise cause or error from None
+
+
+def _optimizer(node: dict[str, Any]) -> Any:
+    from curvexp.optim import Optimizer, from_optax
+
+    schedule = node.get("schedule")
+    options = {key: value for key, value in node.items() if key not in _HYDRA_KEYS | {"schedule"}}
+    made = _schedule(json.dumps(schedule)) if isinstance(schedule, dict) else schedule
+    if made is not None and not callable(made):
+        raise ConfigError(
+            f"optim.schedule={schedule}: expected an option of optim/schedule, or a mapping with _target_. Change optim.schedule."
+        )
+    target = get_object(node["_target_"])
+    if target.__module__.split(".")[0] != "optax":
+        try:
+            found = target(**options, **({"schedule": made} if made is not None else {}))
+        except TypeError as error:
+            raise ConfigError(f"optim: {_first_line(error)}") from error
+        if isinstance(found, Optimizer):
+            return found
+    return from_optax(target, schedule=made, **options)
+
+
+@functools.lru_cache(maxsize=32)
+def _schedule(node: str) -> Any:
+    """One object for one config, so that jobs with the same schedule share their compiled programs."""
+    return _instantiate("optim.schedule", json.loads(node))
+
+
+@functools.lru_cache(maxsize=8)
+def _problem(problem: str, preprocess: str, precision: str) -> Any:
+    """One problem for one config: jobs that differ in seed, optimizer or probe alone share its data and compiled programs."""
+    import jax.numpy as jnp
+
+    builder = _instantiate("problem", {**json.loads(problem), "_partial_": True})
+    return builder(preprocess=_instantiate("preprocess", json.loads(preprocess)), dtype=jnp.dtype(precision))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

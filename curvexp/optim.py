@@ -1,0 +1,389 @@
+"""Optimizers: an optax transformation, and beside it the theory that goes with it.
+
+The numbers (lr, momentum, b1, ...) live as arrays in the optax state, put there by `optax.inject_hyperparams`, and the transformation
+itself is one object for each kind of optimizer. So one compiled program serves every learning rate, and can be vmapped over them.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.optimize import minimize_scalar
+
+from curvexp import theory
+from curvexp.errors import ConfigError
+
+Hyper = Mapping[str, Any]
+Number = float | Literal["auto"]
+Schedule = Callable[[Any], Any]
+
+FALLBACK_MOMENTUM = 0.9  # where momentum=auto and no spectrum is known
+LARGEST_LR = 1e12
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation with its numbers and its theory.
+
+    Attributes:
+        name: the option's name.
+        transform: the same object for every optimizer of this kind; its state holds `hyper` as arrays.
+        hyper: the numbers, `auto` where theory or a measurement is to choose them (see `resolve`).
+        fraction: share of the stability threshold that lr=auto takes where no best step is known.
+        schedule: step -> multiplier of lr, or None.
+        best: (smallest, largest, momentum or None) -> theory.Optimum on a quadratic, or None.
+        threshold: hyper -> largest stable curvature, or None.
+        rate: (hyper, eigenvalues) -> contraction along each eigenvector, or None.
+        preconditioner: state after an update -> the diagonal P that the update divided by, a pytree like params, or None.
+    """
+
+    name: str
+    transform: optax.GradientTransformationExtraArgs
+    hyper: Hyper
+    fraction: float = 0.5
+    schedule: Schedule | None = None
+    best: Callable[[float, float, float | None], theory.Optimum] | None = None
+    threshold: Callable[[Hyper], Any] | None = None
+    rate: Callable[[Hyper, Any], Any] | None = None
+    preconditioner: Callable[[Any], Any] | None = None
+
+    def init(self, params: Any) -> Any:
+        """Optax state at `params`, holding this optimizer's numbers as arrays; `auto` numbers are to be resolved before."""
+        unresolved = [name for name, value in self.hyper.items() if value == "auto"]
+        if unresolved:
+            raise ConfigError(f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first.")
+        dtype = optax.tree.dtype(params, "highest")
+        state = self.transform.init(params)
+        numbers = {name: jnp.asarray(value, dtype) for name, value in self.hyper.items()}
+        injected, put = _injected(state)
+        return put(injected._replace(hyperparams={**injected.hyperparams, **numbers})) if injected else state
+
+    def hyper_at(self, state: Any) -> dict[str, float]:
+        """The numbers that the next update of `state` uses, on the host; `lr` is multiplied by the schedule."""
+        injected, _ = _injected(state)
+        if injected is None:
+            return {}
+        numbers = {name: float(value) for name, value in injected.hyperparams.items()}
+        name = self.lr_name
+        if self.schedule is not None and name in numbers:
+            numbers[name] *= float(self.schedule(injected.count))
+        return numbers
+
+    @property
+    def lr_name(self) -> str:
+        """Name of the step size among the numbers: `lr` in ours, `learning_rate` in optax's own."""
+        return "lr" if "lr" in self.hyper else "learning_rate"
+
+
+def sgd(*, lr: Number = "auto", fraction: float = 0.5, schedule: Schedule | None = None) -> Optimizer:
+    """(Stochastic) gradient descent, x ← x − lr·g."""
+    return Optimizer(
+        "sgd",
+        _transform(_sgd, ("lr",), schedule),
+        _checked(lr=_lr(lr)),
+        fraction=_fraction(fraction),
+        schedule=schedule,
+        best=lambda smallest, largest, _: theory.gradient_descent_optimum(smallest, largest),
+        threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
+        rate=lambda hyper, eigenvalues: theory.gradient_descent_contraction(eigenvalues, lr=hyper["lr"]),
+    )
+
+
+def momentum(
+    *, lr: Number = "auto", momentum: Number = "auto", fraction: float = 0.5, schedule: Schedule | None = None
+) -> Optimizer:
+    """Polyak's heavy ball, m ← momentum·m + g, x ← x − lr·m."""
+    return Optimizer(
+        "momentum",
+        _transform(_heavy_ball, ("lr", "momentum"), schedule),
+        _checked(lr=_lr(lr), momentum=_decay("momentum", momentum, auto=True)),
+        fraction=_fraction(fraction),
+        schedule=schedule,
+        best=_best_heavy_ball,
+        threshold=lambda hyper: theory.heavy_ball_threshold(lr=hyper["lr"], momentum=hyper["momentum"]),
+        rate=lambda hyper, eigenvalues: theory.heavy_ball_contraction(
+            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
+        ),
+    )
+
+
+def nesterov(
+    *, lr: Number = "auto", momentum: Number = "auto", fraction: float = 0.5, schedule: Schedule | None = None
+) -> Optimizer:
+    """Nesterov momentum as optax has it, m ← momentum·m + g, x ← x − lr·(g + momentum·m)."""
+    return Optimizer(
+        "nesterov",
+        _transform(_nesterov, ("lr", "momentum"), schedule),
+        _checked(lr=_lr(lr), momentum=_decay("momentum", momentum, auto=True)),
+        fraction=_fraction(fraction),
+        schedule=schedule,
+        best=_best_nesterov,
+        threshold=lambda hyper: theory.nesterov_threshold(lr=hyper["lr"], momentum=hyper["momentum"]),
+        rate=lambda hyper, eigenvalues: theory.nesterov_contraction(
+            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
+        ),
+    )
+
+
+def adam(
+    *,
+    lr: Number = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    fraction: float = 0.5,
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """Adam (Kingma, Ba 2015). Its curvature is judged through P = (1 − b1^t)(√ν̂ + eps), Cohen et al. 2022, sec. 3."""
+    return Optimizer(
+        "adam",
+        _transform(_adam, ("lr", "b1", "b2", "eps"), schedule),
+        _checked(lr=_lr(lr), b1=_decay("b1", b1), b2=_decay("b2", b2), eps=_positive("eps", eps)),
+        fraction=_fraction(fraction),
+        schedule=schedule,
+        threshold=lambda hyper: theory.adam_threshold(lr=hyper["lr"], b1=hyper["b1"]),
+        preconditioner=_adam_preconditioner,
+    )
+
+
+def rmsprop(
+    *,
+    lr: Number = 1e-3,
+    decay: float = 0.9,
+    eps: float = 1e-8,
+    fraction: float = 0.5,
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """RMSProp (Tieleman, Hinton 2012) as optax has it: P = √(ν + eps), no bias correction, no momentum; threshold 2/lr."""
+    return Optimizer(
+        "rmsprop",
+        _transform(_rmsprop, ("lr", "decay", "eps"), schedule),
+        _checked(lr=_lr(lr), decay=_decay("decay", decay), eps=_positive("eps", eps)),
+        fraction=_fraction(fraction),
+        schedule=schedule,
+        threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
+        preconditioner=_rmsprop_preconditioner,
+    )
+
+
+def from_optax(
+    transform: Callable[..., Any], *, schedule: Schedule | None = None, name: str | None = None, **options: Any
+) -> Optimizer:
+    """Any optax transformation, with its numeric options as arrays in its state; no theory goes with it.
+
+    Args:
+        transform: a function of optax, or one with its manners, e.g. optax.lion.
+        schedule: step -> multiplier of the learning rate.
+        options: its arguments; `lr` stands for `learning_rate`.
+
+    Raises:
+        ConfigError: an option that `transform` does not take, or none for one that it needs.
+    """
+    known = inspect.signature(transform).parameters
+    if "lr" in options and "lr" not in known and "learning_rate" in known:
+        options["learning_rate"] = options.pop("lr")
+    if options.get("learning_rate") == "auto":
+        raise ConfigError(
+            f"optim.lr=auto: no stability threshold is known for {_name(transform)}; expected a number, e.g. optim.lr=1e-3."
+        )
+    numbers = {key: float(value) for key, value in options.items() if _is_number(value)}
+    if "learning_rate" in numbers:
+        _lr(numbers["learning_rate"])
+    fixed = tuple((key, value) for key, value in options.items() if key not in numbers)
+    try:
+        built = _from_optax(transform, tuple(numbers), fixed, schedule)
+    except TypeError as error:
+        raise ConfigError(
+            f"optim._target_={_name(transform)}: {error}. Set or remove optim.KEY accordingly."
+        ) from error
+    return Optimizer(name or _name(transform), built, numbers, schedule=schedule)
+
+
+def resolve(
+    optimizer: Optimizer, *, eigenvalues: Any | None = None, sharpness: float | None = None
+) -> tuple[Optimizer, str | None]:
+    """The optimizer with a number wherever `auto` stood, and a sentence on how it was chosen (None where nothing was auto).
+
+    Args:
+        eigenvalues: the constant Hessian's, where the problem knows it, (n,): theory's best step for the extreme nonzero ones.
+        sharpness: largest eigenvalue measured at the start, else: `fraction` of the stability threshold.
+
+    Raises:
+        ConfigError: nothing positive to scale lr by.
+    """
+    hyper = dict(optimizer.hyper)
+    if "auto" not in hyper.values():
+        return optimizer, None
+    if hyper[optimizer.lr_name] != "auto":
+        hyper["momentum"] = FALLBACK_MOMENTUM
+        return optimizer._replace(hyper=hyper), f"momentum={FALLBACK_MOMENTUM} (momentum=auto beside a given lr)"
+    given = hyper.get("momentum")
+    if eigenvalues is not None and optimizer.best is not None:
+        values = np.asarray(eigenvalues, np.float64)
+        floor = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
+        nonzero = values[np.abs(values) > floor]
+        if len(nonzero) and nonzero.min() > 0:
+            found = optimizer.best(nonzero.min(), nonzero.max(), None if given in (None, "auto") else given)
+            hyper |= {"lr": found.lr} | ({"momentum": found.momentum} if "momentum" in hyper else {})
+            return optimizer._replace(hyper=hyper), f"{_list(hyper)}: theory's best, worst contraction {found.rate:.6g}"
+        sharpness = float(np.abs(nonzero).max()) if len(nonzero) else 0.0
+    if given == "auto":
+        hyper["momentum"] = FALLBACK_MOMENTUM
+    if optimizer.threshold is None or sharpness is None or not (sharpness > 0 and math.isfinite(sharpness)):
+        raise ConfigError(
+            f"optim.lr=auto: no step can be derived (largest curvature {sharpness}); expected a positive curvature at the "
+            "start. Give optim.lr a number."
+        )
+    unit = float(optimizer.threshold({**hyper, "lr": 1.0}))
+    hyper["lr"] = optimizer.fraction * unit / sharpness
+    return (
+        optimizer._replace(hyper=hyper),
+        f"{_list(hyper)}: {optimizer.fraction:g} of the stability threshold for the largest curvature {sharpness:.6g}",
+    )
+
+
+# ---- the transformations: one object a kind -------------------------------------------------------------------------------------
+
+
+def _sgd(lr: Any) -> Any:
+    return optax.sgd(lr)
+
+
+def _heavy_ball(lr: Any, momentum: Any) -> Any:
+    return optax.sgd(lr, momentum)
+
+
+def _nesterov(lr: Any, momentum: Any) -> Any:
+    return optax.sgd(lr, momentum, nesterov=True)
+
+
+def _adam(lr: Any, b1: Any, b2: Any, eps: Any) -> Any:
+    return optax.adam(lr, b1, b2, eps)
+
+
+def _rmsprop(lr: Any, decay: Any, eps: Any) -> Any:
+    return optax.rmsprop(lr, decay, eps)
+
+
+@functools.cache
+def _transform(factory: Callable[..., Any], names: tuple[str, ...], schedule: Schedule | None) -> Any:
+    """The injected transformation; its numbers are placeholders that `Optimizer.init` replaces."""
+    return _scheduled(optax.inject_hyperparams(factory)(**dict.fromkeys(names, 0.5)), schedule)
+
+
+@functools.cache
+def _from_optax(
+    transform: Callable[..., Any], names: tuple[str, ...], fixed: tuple[tuple[str, Any], ...], schedule: Schedule | None
+) -> Any:
+    return _scheduled(optax.inject_hyperparams(transform)(**dict.fromkeys(names, 0.5), **dict(fixed)), schedule)
+
+
+def _scheduled(transform: Any, schedule: Schedule | None) -> Any:
+    """The transformation with its step multiplied by the schedule: the direction does not depend on lr in any of ours."""
+    if schedule is None:
+        return optax.with_extra_args_support(transform)
+    return optax.chain(transform, optax.scale_by_schedule(schedule))
+
+
+def _injected(state: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The part of an optax state that holds the numbers, and how to put it back; (None, identity) where there is none."""
+    if hasattr(state, "hyperparams"):
+        return state, lambda new: new
+    if isinstance(state, tuple) and state and hasattr(state[0], "hyperparams"):
+        return state[0], lambda new: (new, *state[1:])
+    return None, lambda _: state
+
+
+def _adam_preconditioner(state: Any) -> Any:
+    injected, _ = _injected(state)
+    h, moments = injected.hyperparams, injected.inner_state[0]
+    t = moments.count.astype(h["b1"].dtype)
+    return jax.tree.map(
+        lambda nu: (1 - h["b1"] ** t) * (jnp.sqrt(nu / (1 - h["b2"] ** t)) + h["eps"]),
+        moments.nu,
+    )
+
+
+def _rmsprop_preconditioner(state: Any) -> Any:
+    injected, _ = _injected(state)
+    return jax.tree.map(lambda nu: jnp.sqrt(nu + injected.hyperparams["eps"]), injected.inner_state[0].nu)
+
+
+# ---- the best step where momentum is given --------------------------------------------------------------------------------------
+
+
+def _best_heavy_ball(smallest: float, largest: float, beta: float | None) -> theory.Optimum:
+    if beta is None:
+        return theory.heavy_ball_optimum(smallest, largest)
+    lr = 2 * (1 + beta) / (smallest + largest)  # the contraction is symmetric about αλ = 1 + β and grows away from it
+    ends = theory.heavy_ball_contraction([smallest, largest], lr=lr, momentum=beta)
+    return theory.Optimum(lr, beta, float(ends.max()))
+
+
+def _best_nesterov(smallest: float, largest: float, beta: float | None) -> theory.Optimum:
+    if beta is None:
+        return theory.nesterov_optimum(smallest, largest)
+
+    def worst(lr: float) -> float:
+        return float(theory.nesterov_contraction([smallest, largest], lr=lr, momentum=beta).max())
+
+    limit = float(theory.nesterov_threshold(lr=largest, momentum=beta))  # the lr at which λmax is at its threshold
+    found = minimize_scalar(worst, bounds=(0, limit), method="bounded", options={"xatol": 1e-10 * limit})
+    return theory.Optimum(float(found.x), beta, worst(float(found.x)))
+
+
+# ---- what a number may be -------------------------------------------------------------------------------------------------------
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _checked(**hyper: Number) -> dict[str, Number]:
+    return hyper
+
+
+def _lr(lr: Any) -> Number:
+    if lr == "auto":
+        return "auto"
+    if not _is_number(lr) or not math.isfinite(lr) or not 0 < lr <= LARGEST_LR:
+        raise ConfigError(f"optim.lr={lr}: expected a number in (0, {LARGEST_LR:g}], or auto. Change optim.lr.")
+    return float(lr)
+
+
+def _decay(key: str, value: Any, *, auto: bool = False) -> Number:
+    if auto and value == "auto":
+        return "auto"
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ConfigError(
+            f"optim.{key}={value}: expected a number in [0, 1){', or auto' if auto else ''}. Change optim.{key}."
+        )
+    return float(value)
+
+
+def _positive(key: str, value: Any) -> float:
+    if not _is_number(value) or not math.isfinite(value) or value <= 0:
+        raise ConfigError(f"optim.{key}={value}: expected a positive number. Change optim.{key}.")
+    return float(value)
+
+
+def _fraction(value: Any) -> float:
+    if not _is_number(value) or not 0 < value <= 10:
+        raise ConfigError(
+            f"optim.fraction={value}: expected a number in (0, 10], the share of the stability threshold. "
+            "Change optim.fraction."
+        )
+    return float(value)
+
+
+def _list(hyper: Hyper) -> str:
+    return ", ".join(f"{name}={value:.6g}" for name, value in hyper.items() if name in ("lr", "momentum"))
+
+
+def _name(function: Any) -> str:
+    return getattr(getattr(function, "func", function), "__name__", str(function))  # optax.nadam is a partial of adam

@@ -1,0 +1,309 @@
+"""Data sets: numbers in memory, split into training and test examples by a seed of their own.
+
+A data set of your own is any function that returns a Dataset, named by `_target_` in a YAML file under problem/data.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curvexp.errors import ConfigError
+from curvexp.problem import checks
+from curvexp.problem.base import Array
+
+
+class Dataset(NamedTuple):
+    """Training and test examples.
+
+    Attributes:
+        name: the option's name.
+        inputs: (P, N) float64. targets: (P,) integers 0 .. classes−1, or for regression (P, K) float64.
+        test_inputs, test_targets: likewise, or both None.
+        classes: their number; None for regression.
+    """
+
+    name: str
+    inputs: Array
+    targets: Any
+    test_inputs: Array | None = None
+    test_targets: Any = None
+    classes: int | None = None
+
+
+def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    """1797 handwritten digits of 8x8 pixels, 10 classes (UCI, Alpaydin, Kaynak 1998)."""
+    from sklearn.datasets import load_digits
+
+    return _classes("digits", load_digits(), test_fraction, seed)
+
+
+def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    """569 tumours of 30 features on very different scales, 2 classes (UCI, Wolberg et al. 1995)."""
+    from sklearn.datasets import load_breast_cancer
+
+    return _classes("breast_cancer", load_breast_cancer(), test_fraction, seed)
+
+
+def wine(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    """178 wines of 13 chemical features, 3 classes (UCI, Aeberhard, Forina 1991)."""
+    from sklearn.datasets import load_wine
+
+    return _classes("wine", load_wine(), test_fraction, seed)
+
+
+def diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    """442 patients of 10 measurements in their own units, regression on the progression after a year (Efron et al. 2004)."""
+    from sklearn.datasets import load_diabetes
+
+    found = load_diabetes(scaled=False)
+    return split("diabetes", found.data, found.target, test_fraction=test_fraction, seed=seed)
+
+
+def gaussian(
+    *,
+    samples: int = 1000,
+    features: int = 20,
+    mean: float = 1.0,
+    condition_number: float = 100.0,
+    variance: float = 1.0,
+    noise: float = 0.1,
+    classes: int | None = None,
+    rotated: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Gaussian inputs with a chosen mean and covariance: the ill-conditioning of the textbooks.
+
+    Regression on y = x'w + noise·e with w, e standard normal; or the largest of `classes` such scores of the centred inputs.
+
+    Args:
+        samples: P training examples; test examples come on top, so that they are `test_fraction` of all.
+        features: N.
+        mean: of every input.
+        condition_number: of the covariance, whose eigenvalues go geometrically from variance/condition_number to variance.
+        variance: the largest eigenvalue of the covariance.
+        noise: standard deviation of the noise on the targets (for classes: on their scores).
+        classes: null: regression.
+        rotated: the covariance's eigenvectors are a random orthonormal basis, which normalizing cannot undo, instead of the axes.
+
+    Source: LeCun, Kanter, Solla 1991 (Eigenvalues of covariance matrices: application to neural-network learning).
+    """
+    key = "problem.data."
+    samples, features = checks.whole(key + "samples", samples, least=2), checks.whole(key + "features", features)
+    mean = checks.number(key + "mean", mean)
+    condition_number = checks.number(key + "condition_number", condition_number, least=1)
+    variance, noise = checks.number(key + "variance", variance, above=0), checks.number(key + "noise", noise, least=0)
+    test_fraction = _fraction(test_fraction)
+    if features == 1 and condition_number != 1:
+        raise ConfigError(
+            f"{key}condition_number={condition_number:g}: one feature has condition number 1. Change {key}condition_number "
+            f"or {key}features."
+        )
+    random = np.random.default_rng(_seed(seed))
+    total = samples + round(samples * test_fraction / (1 - test_fraction))
+    deviations = np.sqrt(np.geomspace(variance / condition_number, variance, features))
+    centred = random.standard_normal((total, features)) * deviations
+    if rotated:
+        q, r = np.linalg.qr(random.standard_normal((features, features)))
+        centred = centred @ (q * np.sign(np.diagonal(r))).T
+    inputs = centred + mean
+    if classes is None:
+        weights = random.standard_normal((features, 1))
+        targets = inputs @ weights + noise * random.standard_normal((total, 1))
+    else:
+        classes = checks.whole(key + "classes", classes, least=2)
+        weights = random.standard_normal((features, classes))
+        targets = (centred @ weights + noise * random.standard_normal((total, classes))).argmax(axis=1)
+    train, test = slice(samples), slice(samples, None)
+    has_test = total > samples
+    return checked(
+        Dataset(
+            "gaussian",
+            inputs[train],
+            targets[train],
+            inputs[test] if has_test else None,
+            targets[test] if has_test else None,
+            classes,
+        )
+    )
+
+
+def openml(
+    *,
+    name: str,
+    version: int | str = 1,
+    target: str | None = None,
+    regression: bool | None = None,
+    samples: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    timeout: float = 20.0,
+) -> Dataset:
+    """A data set of openml.org by its name, kept on disk by scikit-learn after the first time.
+
+    Args:
+        name, version: as OpenML lists them; version may be active.
+        target: the column to predict; null: OpenML's default target.
+        regression: null: where the target is numeric.
+        samples: at most so many examples, drawn by `seed`; null: all.
+        timeout: seconds without an answer after which the network counts as absent.
+
+    Raises:
+        ConfigError: no network, no such data set, inputs that are not numeric or have missing values.
+    """
+    from sklearn.datasets import fetch_openml
+
+    timeout = checks.number("problem.data.timeout", timeout, above=0)
+    try:
+        with _network_timeout(timeout):
+            found = fetch_openml(
+                name,
+                version=version,
+                target_column=target or "default-target",
+                as_frame=True,
+                n_retries=0,
+                parser="auto",
+            )
+    except OSError as error:  # URLError, HTTPError and timeouts are OSErrors
+        raise ConfigError(
+            f"problem/data=openml, problem.data.name={name}: openml.org could not be read ({error}). Check the network, or "
+            "choose data that ships: problem/data=digits, breast_cancer, wine, diabetes, gaussian."
+        ) from error
+    except (ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"problem.data.name={name}, problem.data.version={version}, problem.data.target={target}: {error}. See "
+            "https://www.openml.org/search?type=data for names and versions."
+        ) from error
+    column = found.target
+    if column is None or column.ndim != 1:
+        raise ConfigError(
+            f"problem.data.target={target}: {name} has no single default target. Name a column by problem.data.target."
+        )
+    text = [label for label, kind in found.data.dtypes.items() if kind.kind not in "biuf"]
+    if text:
+        raise ConfigError(
+            f"problem.data.name={name}: the columns {', '.join(map(str, text[:5]))} are not numeric; expected numbers."
+        )
+    numeric = column.dtype.kind in "iuf"
+    if regression is None:
+        regression = numeric
+    elif regression and not numeric:
+        raise ConfigError("problem.data.regression=true: the target is not numeric. Set problem.data.regression=false.")
+    inputs = found.data.to_numpy(np.float64, na_value=np.nan)
+    if regression:
+        targets, classes = column.to_numpy(np.float64), None
+    else:
+        labels, targets = np.unique(column.to_numpy().astype(str), return_inverse=True)
+        classes = len(labels)
+    if samples is not None and checks.whole("problem.data.samples", samples, least=2) < len(inputs):
+        rows = np.random.default_rng(_seed(seed)).choice(len(inputs), size=int(samples), replace=False)
+        inputs, targets = inputs[rows], targets[rows]
+    return split("openml", inputs, targets, classes=classes, test_fraction=test_fraction, seed=seed)
+
+
+def split(
+    name: str, inputs: Any, targets: Any, *, classes: int | None = None, test_fraction: float = 0.2, seed: int = 0
+) -> Dataset:
+    """A Dataset from all examples, `test_fraction` of them set apart by `seed`, in each class alike.
+
+    Args:
+        inputs: (P, N) numbers. targets: (P,) integers 0 .. classes−1; or with classes=None numbers (P,) or (P, K).
+    """
+    from sklearn.model_selection import train_test_split
+
+    inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets)
+    if classes is None:
+        targets = targets.astype(np.float64).reshape(len(targets), -1)
+    whole = checked(Dataset(name, inputs, targets, classes=classes))
+    fraction, seed = _fraction(test_fraction), _seed(seed)
+    if fraction == 0:
+        return whole
+    try:
+        parts = train_test_split(
+            inputs, targets, test_size=fraction, random_state=seed, stratify=None if classes is None else targets
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"problem.data.test_fraction={fraction:g}: {error} Change problem.data.test_fraction."
+        ) from error
+    train_inputs, test_inputs, train_targets, test_targets = parts
+    return Dataset(name, train_inputs, train_targets, test_inputs, test_targets, classes)
+
+
+def checked(data: Dataset) -> Dataset:
+    """The same data set, if it can be learnt from.
+
+    Raises:
+        ConfigError: no examples, NaN or infinity, all inputs or all targets constant, shapes or classes that do not fit together.
+    """
+    key = f"problem.data={getattr(data, 'name', data)}"
+    if not isinstance(data, Dataset):
+        raise ConfigError(
+            f"{key}: expected a curvexp.problem.data.Dataset, got {type(data).__name__}. Change problem/data."
+        )
+    for part, inputs, targets in (("", data.inputs, data.targets), ("test ", data.test_inputs, data.test_targets)):
+        if part and inputs is None and targets is None:
+            continue
+        _check_part(key, part, np.asarray(inputs), np.asarray(targets), data)
+    if data.test_inputs is not None and data.test_inputs.shape[1] != data.inputs.shape[1]:
+        raise ConfigError(
+            f"{key}: test inputs have {data.test_inputs.shape[1]} columns, training inputs {data.inputs.shape[1]}."
+        )
+    if (np.ptp(data.inputs, axis=0) == 0).all():
+        raise ConfigError(
+            f"{key}: every column of the inputs is constant, so there is nothing to learn. Change problem.data."
+        )
+    if (np.ptp(data.targets, axis=0) == 0).any():
+        raise ConfigError(f"{key}: the targets are constant, so there is nothing to learn. Change problem.data.")
+    return data
+
+
+def _check_part(key: str, part: str, inputs: Any, targets: Any, data: Dataset) -> None:
+    if inputs.ndim != 2 or inputs.size == 0 or len(inputs) != len(targets):
+        raise ConfigError(
+            f"{key}: {part}inputs of shape {inputs.shape} with targets of shape {targets.shape}; expected (P, N) and P targets."
+        )
+    for what, values in ((part + "inputs", inputs), (part + "targets", targets)):
+        if values.dtype.kind not in "iuf":
+            raise ConfigError(f"{key}: {what} of type {values.dtype}; expected numbers.")
+        wrong = int(values.size - np.isfinite(values).sum())
+        if wrong:
+            raise ConfigError(
+                f"{key}: {wrong} of {values.size} {what} are NaN or infinite; expected finite numbers. Clean the data."
+            )
+    if data.classes is None:
+        if targets.ndim != 2:
+            raise ConfigError(f"{key}: {part}targets of shape {targets.shape}; expected (P, K) for a regression.")
+    elif targets.ndim != 1 or targets.dtype.kind not in "iu" or targets.min() < 0 or targets.max() >= data.classes:
+        raise ConfigError(
+            f"{key}: {part}targets must be (P,) integers from 0 to {data.classes - 1}, the classes less one."
+        )
+
+
+def _classes(name: str, found: Any, test_fraction: float, seed: int) -> Dataset:
+    return split(
+        name, found.data, found.target, classes=len(found.target_names), test_fraction=test_fraction, seed=seed
+    )
+
+
+def _fraction(value: Any) -> float:
+    return checks.number("problem.data.test_fraction", value, least=0, below=1)
+
+
+def _seed(value: Any) -> int:
+    return checks.whole("problem.data.seed", value, least=0)
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """Sockets opened meanwhile give up after `seconds` without an answer, where they would wait for ever."""
+    import socket
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,145 @@
+"""Networks of Flax Linen on a data set."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from curvexp.errors import ConfigError
+from curvexp.preprocess import BatchNorm, Preprocess, standardize
+from curvexp.problem import checks
+from curvexp.problem.base import Known, Problem, checked_dtype
+from curvexp.problem.data import Dataset
+from curvexp.problem.supervised import Model, prepare, softmax_cross_entropy, squared_error, supervised
+
+ACTIVATIONS = (
+    *(
+        "celu",
+        "elu",
+        "gelu",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_tanh",
+        "identity",
+        "leaky_relu",
+        "log_sigmoid",
+        "mish",
+        "relu",
+    ),
+    *("relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "squareplus", "swish", "tanh"),
+)
+
+
+def mlp(
+    *,
+    preprocess: Preprocess,
+    dtype: Any = jnp.float32,
+    data: Dataset,
+    hidden: Any = (32,),
+    activation: str = "tanh",
+    criterion: str = "auto",
+    l2: float = 0.0,
+) -> Problem:
+    """A fully connected network on a data set, LeCun normal weights and zero biases at the start.
+
+    With preprocess=batchnorm each hidden layer is activation(scale·standardized(Wx) + shift), without a bias beside W: it would be an exact
+    null direction of the Hessian.
+
+    Args:
+        data: a Dataset.
+        hidden: list of widths; [] is a linear model.
+        activation: one of ACTIVATIONS, names of jax.nn, or tanh or identity.
+        criterion: cross_entropy | mse (½ mean over the examples of the squared distance to the one-hot or standardised targets) | auto,
+            which is cross_entropy for classes.
+        l2: adds ½·l2·‖params‖² over all parameters; a part of the compiled program, unlike the data.
+    """
+    dtype = checked_dtype(dtype)
+    if isinstance(hidden, str | int | float) or hidden is None:
+        raise ConfigError(
+            f"problem.hidden={hidden}: expected a list of widths such as [32] or [64,64]. Change problem.hidden."
+        )
+    widths = tuple(checks.whole(f"problem.hidden[{i}]", width) for i, width in enumerate(hidden))
+    activation = checks.choice("problem.activation", activation, ACTIVATIONS)
+    criterion = checks.choice("problem.criterion", criterion, ("auto", "cross_entropy", "mse"))
+    l2 = checks.number("problem.l2", l2, least=0)
+    classes = getattr(data, "classes", None)
+    if criterion == "cross_entropy" and classes is None:
+        raise ConfigError(
+            f"problem.criterion=cross_entropy: problem.data={getattr(data, 'name', data)} has no classes. Choose "
+            "problem.criterion=mse or other data."
+        )
+    as_classes = classes is not None and criterion != "mse"
+    prepared = prepare(data, preprocess, dtype=dtype, as_classes=as_classes)
+    outputs = classes if classes is not None else prepared.train.targets.shape[1]
+    batchnorm = preprocess.hidden if widths else None
+    network = Network(widths, outputs, activation, batchnorm, dtype)
+    return supervised(
+        "mlp",
+        prepared,
+        init=_init(network, prepared.train.inputs.shape[1]),
+        model=_model(network),
+        criterion=softmax_cross_entropy if as_classes else squared_error,
+        l2=l2,
+        batchnorm=batchnorm,
+        known=Known(),
+    )
+
+
+class Network(nn.Module):
+    """Dense layers with an activation, and batch normalization where asked for, between them; inputs (P, N) -> outputs (P, K)."""
+
+    hidden: tuple[int, ...]
+    outputs: int
+    activation: str
+    batchnorm: BatchNorm | None
+    dtype: np.dtype
+
+    @nn.compact
+    def __call__(self, x: Any, *, rows: int | None = None) -> Any:
+        """`rows`: batch statistics from the first so many rows, see `standardize`."""
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        for width in self.hidden:
+            x = dense(width, use_bias=self.batchnorm is None)(x)
+            if self.batchnorm is not None:
+                x = Normalization(self.batchnorm, self.dtype)(x, rows=rows)
+            x = _activation(self.activation)(x)
+        return dense(self.outputs)(x)
+
+
+class Normalization(nn.Module):
+    """scale·standardize(x) + shift, from scale 1 and shift 0, both (N,)."""
+
+    batchnorm: BatchNorm
+    dtype: np.dtype
+
+    @nn.compact
+    def __call__(self, x: Any, *, rows: int | None = None) -> Any:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
+        shift = self.param("shift", nn.initializers.zeros, (x.shape[-1],), self.dtype)
+        return scale * standardize(x, self.batchnorm, rows=rows) + shift
+
+
+def _activation(name: str) -> Callable[[Any], Any]:
+    if name == "identity":
+        return lambda x: x
+    return getattr(jax.nn, name)
+
+
+@functools.cache
+def _model(network: Network) -> Model:
+    def model(params: Any, inputs: Any, *, rows: int | None = None) -> Any:
+        return network.apply({"params": params}, inputs, rows=rows)
+
+    return model
+
+
+@functools.cache
+def _init(network: Network, features: int) -> Callable[[Any], Any]:
+    def init(key: Any) -> Any:
+        return network.init(key, jnp.zeros((1, features), network.dtype))["params"]
+
+    return init

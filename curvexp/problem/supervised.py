@@ -1,0 +1,154 @@
+"""Supervised learning: a data set, preprocessed, with a model and a criterion on its outputs."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curvexp.errors import ConfigError
+from curvexp.preprocess import BatchNorm, Preprocess
+from curvexp.problem.base import Examples, Known, Problem
+from curvexp.problem.data import Dataset, checked
+
+Model = Callable[..., Any]
+Criterion = Callable[[Any, Any], Any]
+
+
+def squared_error(outputs: Any, targets: Any) -> Any:
+    """½ mean over the examples of the squared distance between outputs and targets, both (P, K); shape ()."""
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(outputs - targets), axis=-1))
+
+
+def softmax_cross_entropy(outputs: Any, targets: Any) -> Any:
+    """Mean over the examples of −log softmax(outputs)[target]; outputs (P, K), targets (P,) integer; shape ()."""
+    chosen = jnp.take_along_axis(outputs, targets[:, None], axis=-1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(outputs, axis=-1) - chosen)
+
+
+def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
+    """Mean over the examples of log(1 + eᶻ) − tz; one logit z an example, outputs (P, 1), targets (P,) 0 or 1; shape ()."""
+    logits = outputs[:, 0]
+    return jnp.mean(jax.nn.softplus(logits) - targets.astype(logits.dtype) * logits)
+
+
+class Prepared(NamedTuple):
+    """A data set ready for a loss: preprocessed in float64, then cast.
+
+    Attributes:
+        train, test: Examples of numpy arrays; test is None where the data has none. Targets: (P,) int32 classes, or (P, K) of the inputs'
+            dtype: one-hot classes, or regression targets standardised by the training targets' mean and deviation.
+        classes: number of classes, or None for regression.
+    """
+
+    train: Examples
+    test: Examples | None
+    classes: int | None
+
+
+def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classes: bool) -> Prepared:
+    """The data set with `preprocess` fitted on its training inputs and applied to all, in `dtype`.
+
+    Args:
+        as_classes: integer targets for a cross-entropy; else real ones for squared errors.
+
+    Raises:
+        ConfigError: data that is empty, not finite, constant, or of inconsistent shapes.
+    """
+    data = checked(data)
+    if as_classes:
+        targets: Callable[[Any], Any] = lambda t: t.astype(np.int32)  # noqa: E731
+    elif data.classes is not None:
+        identity = np.eye(data.classes, dtype=dtype)
+        targets = lambda t: identity[t]  # noqa: E731
+    else:
+        mean, deviation = data.targets.mean(axis=0), data.targets.std(axis=0)
+        targets = lambda t: ((t - mean) / deviation).astype(dtype)  # noqa: E731
+    transform = preprocess.fit(data.inputs)
+
+    def examples(inputs: Any, raw_targets: Any) -> Examples:
+        with np.errstate(over="ignore"):
+            cast = transform(inputs).astype(dtype)
+        if not np.isfinite(cast).all():
+            raise ConfigError(
+                f"problem.data={data.name}: the inputs are not finite in {dtype} after preprocess={preprocess.name}. Choose "
+                "precision=float64 or another preprocess."
+            )
+        return Examples(cast, targets(raw_targets))
+
+    train = examples(data.inputs, data.targets)
+    test = None if data.test_inputs is None else examples(data.test_inputs, data.test_targets)
+    return Prepared(train, test, data.classes)
+
+
+def supervised(
+    name: str,
+    prepared: Prepared,
+    *,
+    init: Callable[[Any], Any],
+    model: Model,
+    criterion: Criterion,
+    l2: float,
+    batchnorm: BatchNorm | None,
+    known: Known,
+    notes: tuple[str, ...] = (),
+) -> Problem:
+    """The Problem of minimising criterion(model) + ½·l2·‖params‖² on the training examples."""
+    data: Examples = jax.tree.map(jnp.asarray, prepared.train)
+    split = l2 == 0
+    return Problem(
+        name,
+        init=init,
+        loss=_loss(model, criterion, l2),
+        data=data,
+        examples=len(data.inputs),
+        test=jax.tree.map(jnp.asarray, prepared.test),
+        model=model if split else None,
+        criterion=criterion if split else None,
+        evaluate=_evaluate(model, criterion, prepared.classes is not None, batchnorm),
+        known=known,
+        lower_bound=0.0,
+        notes=notes + ((f"batchnorm: {batchnorm}, epsilon {batchnorm.epsilon:g}",) if batchnorm else ()),
+        batchnorm=batchnorm,
+    )
+
+
+@functools.cache
+def _loss(model: Model, criterion: Criterion, l2: float) -> Callable[[Any, Examples], Any]:
+    def loss(params: Any, data: Examples) -> Any:
+        value = criterion(model(params, data.inputs), data.targets)
+        if l2:
+            value += 0.5 * l2 * sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(params))
+        return value
+
+    return loss
+
+
+@functools.cache
+def _evaluate(
+    model: Model, criterion: Criterion, classes: bool, batchnorm: BatchNorm | None
+) -> Callable[[Any, Examples, Examples | None], dict[str, Any]]:
+    def evaluate(params: Any, data: Examples, test: Examples | None) -> dict[str, Any]:
+        found = {}
+        if classes:
+            found["accuracy"] = _accuracy(model(params, data.inputs), data.targets)
+        if test is None:
+            return found
+        if batchnorm is None:
+            outputs = model(params, test.inputs)
+        else:  # the training set's own statistics: exact, where running averages would lag
+            rows = len(data.inputs)
+            outputs = model(params, jnp.concatenate([data.inputs, test.inputs]), rows=rows)[rows:]
+        found["test_loss"] = criterion(outputs, test.targets)
+        if classes:
+            found["test_accuracy"] = _accuracy(outputs, test.targets)
+        return found
+
+    return evaluate
+
+
+def _accuracy(outputs: Any, targets: Any) -> Any:
+    chosen = outputs[:, 0] > 0 if outputs.shape[-1] == 1 else jnp.argmax(outputs, axis=-1)
+    return jnp.mean(chosen == (targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)), dtype=outputs.dtype)

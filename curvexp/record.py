@@ -1,0 +1,49 @@
+"""What a run yields: a Record at each logged step, with a Reading of the curvature where the probe measured."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curvexp.outcome import Outcome
+
+
+class Reading(NamedTuple):
+    """What a probe measured at one step; every array is float64 numpy.
+
+    Attributes:
+        eigenvalues: (m,), ascending.
+        residuals: (m,), ‖Hv − λv‖₂ of each with v of unit length: some eigenvalue of H lies within it.
+        gradient_overlaps: (m,), ⟨g,v⟩²/‖g‖², the share of the gradient's energy along each eigenvector; or None.
+        complete: True where these are all n eigenvalues, False where they are the ends only.
+        scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars.
+        extra: what else the probe measured, each under its own key: density {x, density, stderr}, trace {mean, stderr}.
+    """
+
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    gradient_overlaps: np.ndarray | None
+    complete: bool
+    scalars: dict[str, float]
+    extra: dict[str, Any]
+
+
+class Record(NamedTuple):
+    """What is kept of one step of a run.
+
+    Attributes:
+        step: the number of updates made before this record, 0 at the start.
+        scalars: loss, grad_norm, ...; None where a value has no meaning at this step.
+        reading: the curvature at this step, None where it was not probed.
+        state: the training state (parameters, optimizer state) at this step; never stored.
+        seconds: wall time since the start of the run; None as the runner yields it, which reads no clock.
+        outcome: what the run amounts to, at its last record; else None.
+        note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`; else None.
+    """
+
+    step: int
+    scalars: dict[str, float | int | None]
+    reading: Reading | None
+    state: Any
+    seconds: float | None = None
+    outcome: Outcome | None = None
+    note: str | None = None

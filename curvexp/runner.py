@@ -1,0 +1,352 @@
+"""The training loop: yields records. It sees no file, no W&B, no config and no clock.
+
+Between two records all steps run on the device in one compiled loop whose trip count is an argument: one program serves blocks of
+every length, every learning rate and every seed. The state carries loss and gradient at its own parameters, so that a step costs one
+gradient, and the loop stops at the very step where the loss ends the run.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from curvexp import optim
+from curvexp import probe as probes
+from curvexp.curvature import hessian
+from curvexp.errors import ConfigError
+from curvexp.linalg import eigsh
+from curvexp.optim import Optimizer
+from curvexp.outcome import Bounds, Outcome, bounds, measured_rate, verdict
+from curvexp.probe import Probe
+from curvexp.problem import Problem
+from curvexp.record import Reading, Record
+
+
+class State(NamedTuple):
+    """Everything that the next step depends on.
+
+    Attributes:
+        params: pytree. opt_state: optax's. step: updates made, int32.
+        loss, gradient: at params, on this step's batch (on all data where there are no minibatches).
+        order: this epoch's permutation of the examples, (P,), or (). key: of the permutations.
+    """
+
+    params: Any
+    opt_state: Any
+    step: Any
+    loss: Any
+    gradient: Any
+    order: Any
+    key: Any
+
+
+class Kind(NamedTuple):
+    """What a compiled training program is specialised to: its functions by identity, its sizes by value."""
+
+    loss: Callable[[Any, Any], Any]
+    update: Callable[..., Any]
+    examples: int | None
+    batch_size: int | None
+
+
+def run(
+    problem: Problem,
+    optimizer: Optimizer,
+    probe: Probe | None = None,
+    *,
+    steps: int,
+    key: Any,
+    batch_size: int | None = None,
+    record_every: int = 10,
+    target: float | Literal["auto"] | None = "auto",
+    diverge_at: float = 1e6,
+) -> Iterator[Record]:
+    """Records of a training run; the last one carries its `Outcome`.
+
+    Args:
+        problem: what is minimised.
+        optimizer: its `auto` numbers are chosen here, see `tune`.
+        probe: what is measured of the curvature; None measures nothing.
+        steps: most updates made.
+        key: of initialization, batch order and probes: one key, one run.
+        batch_size: examples a step, drawn without replacement in epochs; None takes them all.
+        record_every: steps between records; the first, the last and every probed step have one too.
+        target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
+            steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
+        diverge_at: the run ends as `diverged` when loss − f* passes this multiple of its initial value.
+
+    Yields:
+        Record at step 0, at every multiple of `record_every` and `probe.every`, and at the end; `state` is the training state there.
+
+    Raises:
+        ConfigError: a value outside its range, before any compute.
+    """
+    probe = probe or probes.off()
+    check(
+        problem,
+        probe,
+        steps=steps,
+        batch_size=batch_size,
+        record_every=record_every,
+        target=target,
+        diverge_at=diverge_at,
+    )
+    init_key, order_key, tune_key, probe_key = jax.random.split(key, 4)
+    whole = jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
+    params = _init(init_key, init=problem.init)
+    optimizer, choice = tune(problem, optimizer, params, key=tune_key)
+    kind = Kind(problem.loss, optimizer.transform.update, problem.examples, batch_size)
+    state = _start(params, optimizer.init(params), problem.data, order_key, kind=kind)
+
+    first = float(_value(whole, params)) if batch_size else float(state.loss)
+    limits = bounds(
+        first, minimum=problem.known.minimum, lower_bound=problem.lower_bound, target=target, diverge_at=diverge_at
+    )
+    stop_at_target = target not in ("auto", None)
+    device_limits = tuple(
+        jnp.asarray(value, state.loss.dtype)
+        for value in (limits.target if stop_at_target and not batch_size else -math.inf, limits.ceiling, limits.floor)
+    )
+    meter = _Meter(problem, optimizer, probe, whole, probe_key)
+    scalars, reading = meter(state, first, probed=True)
+    yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice)
+
+    losses, reached, done, ended = [first], 0 if first <= limits.target else None, 0, None
+    while done < steps and ended is None:
+        until = min(steps, _next(done, record_every), _next(done, probe.every) if probe.measure else steps)
+        state, block = _advance(
+            state, problem.data, device_limits, until - done, kind=kind, capacity=min(record_every, steps)
+        )
+        made = int(state.step) - done
+        block = np.asarray(block[:made], np.float64)
+        if batch_size:
+            block = np.array([float(_value(whole, state.params))])
+        losses.extend(block)
+        if reached is None and (block <= limits.target).any():
+            reached = done + made if batch_size else done + 1 + int((block <= limits.target).argmax())
+        done += made
+        ended = verdict(losses[-1], limits, step=done, stop_at_target=stop_at_target)
+        if ended is None and not math.isfinite(float(state.loss)):
+            ended = "diverged", f"the loss of a minibatch is {float(state.loss)} at step {done}"
+        last = ended is not None or done == steps
+        scalars, reading = meter(
+            state, losses[-1], probed=last or (probe.measure is not None and done % probe.every == 0)
+        )
+        outcome = None
+        if last:
+            status, reason = ended or ("completed", None)
+            outcome = Outcome(
+                status=status,
+                reason=reason,
+                steps=done,
+                loss_start=first,
+                loss=losses[-1],
+                target=limits.target if math.isfinite(limits.target) else None,
+                steps_to_target=reached,
+                **_rates(problem, optimizer, state, losses, limits, minibatch=batch_size is not None),
+            )
+        yield Record(step=done, scalars=scalars, reading=reading, state=state, outcome=outcome)
+
+
+def check(
+    problem: Problem,
+    probe: Probe,
+    *,
+    steps: int,
+    batch_size: int | None,
+    record_every: int,
+    target: float | Literal["auto"] | None,
+    diverge_at: float,
+) -> int:
+    """Number of parameters, after refusing every setting that this problem cannot serve; nothing is computed.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for name, value in (("steps", steps), ("record_every", record_every)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
+            raise ConfigError(f"{name}={value}: expected an integer from 1 to 10^9. Change {name}.")
+    if batch_size is not None:
+        if problem.examples is None:
+            raise ConfigError(
+                f"batch_size={batch_size}: problem={problem.name} has no examples to draw from. Set batch_size=null."
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= problem.examples:
+            raise ConfigError(
+                f"batch_size={batch_size}: expected an integer from 1 to {problem.examples}, the number of training examples, or "
+                "null for all of them. Change batch_size."
+            )
+    if target not in ("auto", None) and not (_is_number(target) and math.isfinite(float(target)) and float(target) > 0):
+        raise ConfigError(f"target={target}: expected a positive number, auto, or null. Change target.")
+    if not _is_number(diverge_at) or not diverge_at > 1:
+        raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    leaves = jax.tree.leaves(shapes)
+    size = sum(math.prod(leaf.shape) for leaf in leaves)
+    probe.check(size, leaves[0].dtype)
+    return size
+
+
+def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tuple[Optimizer, str | None]:
+    """The optimizer with its `auto` numbers chosen, and how, in a sentence (None where nothing was auto).
+
+    Theory's best where the problem knows its spectrum; else a fraction of the stability threshold for the sharpness at `params`, the
+    preconditioned one for an adaptive optimizer, measured to 1 %.
+    """
+    if "auto" not in optimizer.hyper.values():
+        return optimizer, None
+    known = problem.known.eigenvalues
+    if known is not None and optimizer.best is not None:
+        return optim.resolve(optimizer, eigenvalues=known)
+    if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
+        return optim.resolve(optimizer)
+    whole = jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
+    if optimizer.preconditioner is None:
+        found = eigsh(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
+        return optim.resolve(optimizer, sharpness=float(found.eigenvalues[-1]))
+    trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
+    gradient = _gradient(whole, params)
+    _, stepped = optimizer.transform.update(gradient, trial.init(params), params)
+    value, _, _ = probes.sharpness(whole, params, optimizer.preconditioner(stepped), tol=1e-2, key=key)
+    return optim.resolve(optimizer, sharpness=value)
+
+
+class _Meter:
+    """What is measured at a record: it holds the probe's warm starts between readings."""
+
+    def __init__(self, problem: Problem, optimizer: Optimizer, probe: Probe, whole: Any, key: Any) -> None:
+        self.problem, self.optimizer, self.probe, self.whole, self.key = problem, optimizer, probe, whole, key
+        self.probe_state, self.sharpest = probe.state, None
+
+    def __call__(self, state: State, loss: float, *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
+        """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
+        hyper = self.optimizer.hyper_at(state.opt_state)
+        scalars: dict[str, Any] = {"loss": loss, "grad_norm": float(_norm(state.gradient))}
+        scalars |= {
+            name: hyper[key] for name, key in (("lr", self.optimizer.lr_name), ("momentum", "momentum")) if key in hyper
+        }
+        if self.problem.evaluate is not None:
+            found = _evaluate(state.params, self.problem.data, self.problem.test, evaluate=self.problem.evaluate)
+            scalars |= {name: float(value) for name, value in found.items()}
+        if self.optimizer.threshold is not None:
+            scalars["threshold"] = float(self.optimizer.threshold(hyper))
+        if not probed or self.probe.measure is None or not math.isfinite(loss):
+            return scalars, None
+        reading, self.probe_state = self.probe.measure(
+            self.whole, state.params, self.probe_state, jax.random.fold_in(self.key, state.step)
+        )
+        scalars |= reading.scalars
+        step, stepped = _trial(state, update=self.optimizer.transform.update)
+        scalars |= probes.along(self.whole, state.params, step)
+        if self.optimizer.preconditioner is not None:
+            scalars["sharpness"], scalars["sharpness_residual"], self.sharpest = probes.sharpness(
+                self.whole,
+                state.params,
+                self.optimizer.preconditioner(stepped),
+                start=self.sharpest,
+                tol=self.probe.tol,
+                key=jax.random.fold_in(self.key, state.step),
+            )
+        elif "lambda_max" in scalars:
+            scalars["sharpness"] = scalars["lambda_max"]
+        return scalars, reading
+
+
+def _rates(
+    problem: Problem, optimizer: Optimizer, state: State, losses: list[float], limits: Bounds, *, minibatch: bool
+) -> dict[str, float | None]:
+    """Measured and theoretical contraction a step; None where they have no meaning."""
+    if minibatch:
+        return {"rate": None, "rate_theory": None}
+    hyper = optimizer.hyper_at(state.opt_state)
+    rate = measured_rate(
+        np.array(losses),
+        minimum=limits.minimum,
+        eps=float(jnp.finfo(state.loss.dtype).eps),
+        double_root=hyper.get("momentum", 0) > 0,
+    )
+    values, theory_rate = problem.known.eigenvalues, None
+    if values is not None and optimizer.rate is not None and optimizer.schedule is None:
+        nonzero = values[np.abs(values) > len(values) * np.finfo(np.float64).eps * np.abs(values).max()]
+        theory_rate = float(optimizer.rate(hyper, nonzero).max()) if len(nonzero) else None
+    return {"rate": rate, "rate_theory": theory_rate}
+
+
+# ---- compiled programs ----------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "capacity"))
+def _advance(state: State, data: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int) -> tuple[State, Any]:
+    """The state after `steps` updates (fewer where the loss ends the run), and the loss after each of them, (capacity,)."""
+    target, ceiling, floor = limits
+
+    def goes_on(carry: tuple[State, Any, Any]) -> Any:
+        state, _, made = carry
+        ended = ~jnp.isfinite(state.loss) | (state.loss > ceiling) | (state.loss < floor) | (state.loss <= target)
+        return (made < steps) & ~((made > 0) & ended)
+
+    def step(carry: tuple[State, Any, Any]) -> tuple[State, Any, Any]:
+        state, losses, made = carry
+        updates, opt_state = kind.update(state.gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        number = state.step + 1
+        batch, order = _batch(data, state.order, state.key, number, kind)
+        loss, gradient = jax.value_and_grad(kind.loss)(params, batch)
+        return State(params, opt_state, number, loss, gradient, order, state.key), losses.at[made].set(loss), made + 1
+
+    state, losses, _ = jax.lax.while_loop(goes_on, step, (state, jnp.zeros(capacity, state.loss.dtype), 0))
+    return state, losses
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _start(params: Any, opt_state: Any, data: Any, key: Any, *, kind: Kind) -> State:
+    order = jnp.arange(kind.examples) if kind.batch_size else ()
+    batch, order = _batch(data, order, key, jnp.int32(0), kind)
+    loss, gradient = jax.value_and_grad(kind.loss)(params, batch)
+    return State(params, opt_state, jnp.int32(0), loss, gradient, order, key)
+
+
+def _batch(data: Any, order: Any, key: Any, step: Any, kind: Kind) -> tuple[Any, Any]:
+    """The examples of this step, and the epoch's order; an epoch drops the examples that do not fill its last batch."""
+    if not kind.batch_size:
+        return data, order
+    assert kind.examples is not None
+    epoch, position = jnp.divmod(step, kind.examples // kind.batch_size)
+    order = jax.lax.cond(
+        position == 0,
+        lambda: jax.random.permutation(jax.random.fold_in(key, epoch), kind.examples).astype(order.dtype),
+        lambda: order,
+    )
+    chosen = jax.lax.dynamic_slice_in_dim(order, position * kind.batch_size, kind.batch_size)
+    return jax.tree.map(lambda leaf: leaf[chosen], data), order
+
+
+@functools.partial(jax.jit, static_argnames="update")
+def _trial(state: State, *, update: Callable[..., Any]) -> tuple[Any, Any]:
+    """The step that the optimizer is about to make, and the optimizer's state after it."""
+    return update(state.gradient, state.opt_state, state.params)
+
+
+_init = jax.jit(lambda key, init: init(key), static_argnames="init")
+_evaluate = jax.jit(lambda params, data, test, evaluate: evaluate(params, data, test), static_argnames="evaluate")
+_value = jax.jit(lambda whole, params: whole(params))
+_gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
+_norm = jax.jit(optax.global_norm)
+
+
+def _on(loss: Callable[[Any, Any], Any], data: Any, params: Any) -> Any:
+    """The loss on all training data, as a function of params alone: bound by Partial, so that data stays an argument of jit."""
+    return loss(params, data)
+
+
+def _next(done: int, every: int) -> int:
+    return (done // every + 1) * every
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

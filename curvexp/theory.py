@@ -1,0 +1,170 @@
+"""Closed forms: what the theory of optimization says of a step, a rate and a threshold.
+
+On a quadratic with Hessian eigenvalue λ each method is a linear iteration of that eigencomponent alone, and its rate is the spectral
+radius of that iteration:
+
+    gradient descent   x ← x − αg                                  z = 1 − αλ
+    heavy ball         m ← βm + g, x ← x − αm                      z² − (1 + β − αλ) z + β = 0
+    Nesterov           m ← βm + g, x ← x − α(g + βm)               z² − (1 + β)(1 − αλ) z + β(1 − αλ) = 0
+
+All functions are pure, take numpy arrays or numbers (float64) and broadcast.
+
+Sources: Polyak 1964; Nesterov 2018 (Lectures on Convex Optimization, thm 2.1.15); Lessard, Recht, Packard 2016 (Analysis and Design of
+Optimization Algorithms via IQCs, prop. 1); Cohen et al. 2021 (arXiv:2103.00065) and 2022 (arXiv:2207.14484).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+class Optimum(NamedTuple):
+    """The hyperparameters with the least worst contraction on a quadratic, and that contraction."""
+
+    lr: float
+    momentum: float
+    rate: float
+
+
+def gradient_descent_contraction(eigenvalues: ArrayLike, *, lr: ArrayLike) -> Array:
+    """Factor |1 − αλ| by which gradient descent multiplies the component along each eigenvector in a step.
+
+    Args:
+        eigenvalues: λ of the Hessian, any shape. lr: step size α, broadcast against it.
+
+    Returns:
+        Contraction, the broadcast shape; above 1 the component grows.
+
+    Source: Nesterov 2018, thm 2.1.15.
+    """
+    return np.abs(1 - np.asarray(lr, np.float64) * np.asarray(eigenvalues, np.float64))
+
+
+def heavy_ball_contraction(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """Spectral radius of heavy ball's iteration along each eigenvector: the largest |z| with z² − (1 + β − αλ)z + β = 0.
+
+    Args:
+        eigenvalues: λ, any shape. lr: α. momentum: β.
+
+    Source: Polyak 1964; Lessard et al. 2016, prop. 1.
+    """
+    a, b, h = _float64(lr, momentum, eigenvalues)
+    return _spectral_radius(trace=1 + b - a * h, determinant=b + 0 * a * h)
+
+
+def nesterov_contraction(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """Spectral radius of Nesterov's iteration along each eigenvector: the largest |z| with z² − (1+β)(1−αλ)z + β(1−αλ) = 0.
+
+    Args:
+        eigenvalues: λ, any shape. lr: α. momentum: β.
+
+    Source: Lessard et al. 2016, prop. 1.
+    """
+    a, b, h = _float64(lr, momentum, eigenvalues)
+    return _spectral_radius(trace=(1 + b) * (1 - a * h), determinant=b * (1 - a * h))
+
+
+def gradient_descent_threshold(*, lr: ArrayLike) -> Array:
+    """Largest curvature 2/α at which gradient descent is stable. Source: Cohen et al. 2021, sec. 2."""
+    return 2 / np.asarray(lr, np.float64)
+
+
+def heavy_ball_threshold(*, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """Largest curvature 2(1+β)/α at which heavy ball is stable. Source: Cohen et al. 2021, eq. 1."""
+    a, b = _float64(lr, momentum)
+    return 2 * (1 + b) / a
+
+
+def nesterov_threshold(*, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """Largest curvature 2(1+β)/(α(1+2β)) at which Nesterov momentum is stable. Source: Cohen et al. 2021, eq. 1."""
+    a, b = _float64(lr, momentum)
+    return 2 * (1 + b) / (a * (1 + 2 * b))
+
+
+def adam_threshold(*, lr: ArrayLike, b1: ArrayLike) -> Array:
+    """Largest preconditioned curvature 2(1+β₁)/((1−β₁)α) at which frozen Adam is stable: 38/α for β₁ = 0.9.
+
+    Source: Cohen et al. 2022, sec. 3 (momentum as an exponential moving average).
+    """
+    a, b = _float64(lr, b1)
+    return 2 * (1 + b) / ((1 - b) * a)
+
+
+def gradient_descent_optimum(smallest: float, largest: float) -> Optimum:
+    """Step size 2/(λmin + λmax) that minimises gradient descent's worst contraction, (κ−1)/(κ+1).
+
+    Args:
+        smallest, largest: extreme eigenvalues of the Hessian, 0 < smallest <= largest.
+
+    Source: Polyak 1964; Nesterov 2018, thm 2.1.15.
+    """
+    return Optimum(lr=2 / (smallest + largest), momentum=0.0, rate=(largest - smallest) / (largest + smallest))
+
+
+def heavy_ball_optimum(smallest: float, largest: float) -> Optimum:
+    """Step size 4/(√λmax + √λmin)² and momentum ((√κ−1)/(√κ+1))² that minimise heavy ball's worst contraction, (√κ−1)/(√κ+1).
+
+    Args:
+        smallest, largest: extreme eigenvalues of the Hessian, 0 < smallest <= largest.
+
+    Source: Polyak 1964; Lessard et al. 2016, prop. 1.
+    """
+    low, high = np.sqrt(smallest), np.sqrt(largest)
+    rate = float((high - low) / (high + low))
+    return Optimum(lr=float(4 / (high + low) ** 2), momentum=rate**2, rate=rate)
+
+
+def nesterov_optimum(smallest: float, largest: float) -> Optimum:
+    """Step size 4/(3λmax + λmin) and momentum (√(3κ+1)−2)/(√(3κ+1)+2) that minimise Nesterov's worst contraction, 1 − 2/√(3κ+1).
+
+    Args:
+        smallest, largest: extreme eigenvalues of the Hessian, 0 < smallest <= largest.
+
+    Source: Lessard et al. 2016, prop. 1.
+    """
+    root = float(np.sqrt(3 * largest / smallest + 1))
+    return Optimum(lr=4 / (3 * largest + smallest), momentum=(root - 2) / (root + 2), rate=1 - 2 / root)
+
+
+def taylor_change(slope: ArrayLike, curvature: ArrayLike) -> Array:
+    """Second-order Taylor prediction of the loss's change over a step s: g's + ½ s'Hs.
+
+    Args:
+        slope: g's. curvature: s'Hs. The error is of third order in ‖s‖.
+
+    Source: Goodfellow et al. 2016, eq. 4.8.
+    """
+    g, h = _float64(slope, curvature)
+    return g + h / 2
+
+
+def best_step_along_gradient(gradient_squared: ArrayLike, curvature: ArrayLike) -> Array:
+    """Step size ε = g'g / g'Hg that minimises the Taylor model f − εg'g + ½ε²g'Hg; infinite where g'Hg <= 0.
+
+    Args:
+        gradient_squared: g'g. curvature: g'Hg.
+
+    Source: Goodfellow et al. 2016, eq. 4.10.
+    """
+    g, h = _float64(gradient_squared, curvature)
+    return np.where(h > 0, g / np.where(h > 0, h, 1), np.inf)
+
+
+def _spectral_radius(*, trace: Array, determinant: Array) -> Array:
+    """Largest |z| with z² − trace·z + determinant = 0; √determinant where the roots are complex.
+
+    A discriminant within rounding of zero counts as zero: at heavy ball's optimum the roots are double, and a square root would turn
+    an error of 1e-16 there into one of 1e-8.
+    """
+    discriminant = trace**2 - 4 * determinant
+    noise = 8 * np.finfo(np.float64).eps * (trace**2 + 4 * np.abs(determinant))
+    discriminant = np.where(np.abs(discriminant) <= noise, 0.0, discriminant)
+    real = (np.abs(trace) + np.sqrt(np.maximum(discriminant, 0))) / 2
+    return np.where(discriminant < 0, np.sqrt(np.maximum(determinant, 0)), real)
+
+
+def _float64(*values: ArrayLike) -> tuple[Array, ...]:
+    return tuple(np.asarray(value, np.float64) for value in values)
