@@ -28,7 +28,7 @@ pins:
 .venv/.ready: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-		uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[test]'; \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[test]'; \
 	else \
 		$(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'; \

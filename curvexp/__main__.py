@@ -1,6 +1,7 @@
 """`python -m curvexp`: what the person typed is checked as a whole, then Hydra composes it and runs the jobs."""
 
 import argparse
+import contextlib
 import difflib
 import re
 import sys
@@ -140,8 +141,22 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
                 raise
         configs.check_writable(str(hydra_config.sweep.dir), "hydra.sweep.dir")
     else:
-        configs.build(plain)
+        with contextlib.suppress(_Raised):
+            _build(plain)
         configs.check_writable(str(hydra_config.run.dir), "hydra.run.dir")
+
+
+class _Raised(Exception):
+    """A person's own code raised: no refusal, for the job will record it with its traceback."""
+
+
+def _build(plain: dict[str, Any]) -> None:
+    try:
+        configs.build(plain)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise _Raised from error
 
 
 def _check_options(overrides: list[Override], searchpath: list[str]) -> str | None:

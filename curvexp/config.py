@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable
@@ -44,11 +45,12 @@ def plain(config: DictConfig) -> dict[str, Any]:
         ConfigError: a mandatory value is missing, or an interpolation leads nowhere.
     """
     try:
-        found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        found = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except Exception as error:  # omegaconf has a dozen kinds, each with the key in its message
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error
     assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items() if key != "hydra"}
+    return {str(key): value for key, value in found.items()}
 
 
 def check_keys(config: dict[str, Any]) -> None:
@@ -130,7 +132,7 @@ def prepare_jax(precision: str) -> None:
     """Sets the precision of this job, and JAX's compilation cache: jobs of one process share these flags, so each sets them."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "curvexp" / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -184,6 +186,8 @@ def _check_node(path: str, node: Any) -> None:
         parameters = _signature(path, node["_target_"])
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         names = [name for name in parameters if name not in _GIVEN_BY_US or path != "problem"]
+        if path == "optim" and "schedule" not in names:
+            names.append("schedule")  # of a transformation of optax's own, which we wrap
         if "learning_rate" in names:
             names.append("lr")
         for key in node:
@@ -197,10 +201,16 @@ def _check_node(path: str, node: Any) -> None:
 
 
 def _signature(path: str, target: Any) -> Any:
+    logger = logging.getLogger("hydra.utils")  # it logs what is raised as well
+    before = logger.disabled
+    logger.disabled = True
     try:
         found = get_object(target)
     except Exception as error:  # an ImportError, or what the user's module raises while it is imported
-        raise ConfigError(f"{path}._target_={target}: cannot be imported: {_first_line(error)}") from error
+        why = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise ConfigError(f"{path}._target_={target}: cannot be imported: {why}. Change {path}._target_.") from error
+    finally:
+        logger.disabled = before
     if not callable(found):
         raise ConfigError(f"{path}._target_={target}: expected a function, found {type(found).__name__}.")
     return inspect.signature(found).parameters

@@ -108,7 +108,7 @@ def result(title: str, summary: dict[str, Any], folder: Any) -> Table:
         "rate": _beside(summary.get("rate"), "theory", summary.get("rate_theory"), digits=6),
         "λmax": _span(summary, "lambda_max"),
         "λmin": _span(summary, "lambda_min"),
-        "sharpness": _beside(summary.get("sharpness"), "threshold", summary.get("threshold"), digits=4),
+        "sharpness": _sharpness(summary),
         "condition number": condition_number(summary),
         "accuracy": _beside(summary.get("accuracy"), "test", summary.get("test_accuracy"), digits=4),
         "folder": printable(folder),
@@ -145,6 +145,12 @@ def _span(summary: dict[str, Any], name: str) -> str:
     if summary.get(name) is None:
         return ""
     return f"{number(summary.get(f'{name}_start'))} → {number(summary[name])}"
+
+
+def _sharpness(summary: dict[str, Any]) -> str:
+    if summary.get("sharpness") is None:
+        return ""
+    return _beside(summary["sharpness"], "threshold", summary.get("threshold"), digits=4)
 
 
 def _steps_to_target(summary: dict[str, Any]) -> str:

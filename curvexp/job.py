@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -14,12 +15,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from curvexp import __version__, console
 from curvexp import config as configs
-from curvexp import console
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.store import RunFolder
 
-PACKAGES = ("curvexp", "jax", "optax", "flax", "numpy", "scipy")
+PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
     "lambda_max",
     "lambda_min",
@@ -30,19 +31,11 @@ SPECTRAL = (  # what the summary has twice: at the last reading, and at the firs
 )
 
 
-class Failed(Exception):
-    """A job failed and said so; the process is to end with this exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 def execute(config: DictConfig) -> float:
     """Runs one job under Hydra; the final loss, nan where the job failed, so that the other jobs of a sweep go on.
 
     Raises:
-        Failed: in a single run, with the exit code.
+        SystemExit: 1 where a single run failed. KeyboardInterrupt: once the interrupted run is recorded.
     """
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
@@ -50,13 +43,13 @@ def execute(config: DictConfig) -> float:
     folder = Path(hydra.runtime.output_dir)
     overrides = str(hydra.job.override_dirname) if sweep else ""
     title = f"#{hydra.job.num} {overrides}" if sweep else "{problem} {preprocess} {optim}".format(**names)
-    with _sigterm_as_interrupt():
-        summary = _run(config, names=names, folder=folder, title=title, group=_group(hydra) if sweep else None)
+    with _Signals() as signals:
+        summary = _run(config, signals, names=names, folder=folder, title=title, group=_group(hydra) if sweep else None)
     if sweep:
         console.err().print(console.line(title, summary))
     elif summary["status"] == "failed":
         console.refuse(f"{summary['reason']}\nThe traceback is in {folder / 'traceback.txt'}.")
-        raise Failed(1)
+        sys.exit(1)
     else:
         console.out().print(console.result(title, summary, _short(folder)))
     if summary["status"] == "interrupted":
@@ -65,41 +58,40 @@ def execute(config: DictConfig) -> float:
     return math.nan if loss is None or summary["status"] == "failed" else float(loss)
 
 
-def _run(config: DictConfig, *, names: dict[str, str], folder: Path, title: str, group: str | None) -> dict[str, Any]:
+def _run(
+    config: DictConfig, signals: "_Signals", *, names: dict[str, str], folder: Path, title: str, group: str | None
+) -> dict[str, Any]:
     """The job's summary as it was written: its status says how it went; no exception but those of a broken folder leaves."""
     begun = time.perf_counter()
     store = RunFolder(folder)
+    versions = {"curvexp": __version__, **{name: version(name) for name in PACKAGES}}
     head = {
         "problem": names["problem"],
         "preprocess": names["preprocess"],
         "optim": names["optim"],
         "probe": names["probe"],
     }
-    experiment, display, status, tail = None, None, "failed", {}
+    experiment, display, status = None, None, "failed"
+    tail: dict[str, Any] = {}
     try:
         resolved = configs.plain(config)
-        store.start(
-            resolved, {**head, "seed": resolved.get("seed"), "versions": {name: version(name) for name in PACKAGES}}
-        )
+        store.start(resolved, {**head, "seed": resolved.get("seed"), "versions": versions})
         experiment = configs.build(resolved, names=names)
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
         experiment.tracker.start(
             config=resolved, folder=folder, group=group, job_type=names["problem"] if group else None, name=title
         )
         display = console.Display(title=title, steps=resolved["steps"])
-        status, tail = _train(experiment, resolved, store, display, begun)
+        status = _train(experiment, resolved, store, display, begun, signals, tail)
     except Unsupported as error:
-        status, tail = "skipped", {"reason": str(error)}
+        status, tail["reason"] = "skipped", str(error)
     except ConfigError as error:
-        status, tail = "failed", {"reason": str(error)}
+        status, tail["reason"] = "failed", str(error)
     except KeyboardInterrupt as error:
-        status, tail = "interrupted", {"reason": str(error) or "Ctrl-C"}
+        status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
     except Exception as error:
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        status, tail = (
-            "failed",
-            {"reason": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"},
-        )
+        status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     finally:
         if display:
             display.close()
@@ -110,54 +102,64 @@ def _run(config: DictConfig, *, names: dict[str, str], folder: Path, title: str,
 
 
 def _train(
-    experiment: configs.Experiment, config: dict[str, Any], store: RunFolder, display: console.Display, begun: float
-) -> tuple[str, dict[str, Any]]:
-    """Status and final figures of the run; each record is on the disk before it is shown."""
+    experiment: configs.Experiment,
+    config: dict[str, Any],
+    store: RunFolder,
+    display: console.Display,
+    begun: float,
+    signals: "_Signals",
+    figures: dict[str, Any],
+) -> str:
+    """The status that the run ended with; `figures` holds the summary's numbers at every moment, so that an interruption keeps them.
+
+    A record is on the disk before it is shown.
+    """
     import jax
 
     from curvexp.runner import run
 
-    first: dict[str, Any] = {}
-    latest: dict[str, Any] = {}
-    outcome = None
-    records = run(
-        experiment.problem,
-        experiment.optimizer,
-        experiment.probe,
-        key=jax.random.key(config["seed"]),
-        **configs.settings(config),
-    )
-    for record in records:
+    status = "failed"
+    key = jax.random.key(config["seed"])
+    for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **configs.settings(config)):
         record = record._replace(seconds=round(time.perf_counter() - begun, 6))
         store.append(record)
         experiment.tracker.append(record)
         if record.note:
             display.note(record.note)
             store.update(choice=record.note)
-        first = first or record.scalars
-        latest = {**latest, **record.scalars}
-        display.update(record.step, latest)
-        outcome = record.outcome or outcome
-    assert outcome is not None
-    figures = {**latest, **{f"{name}_start": first.get(name) for name in SPECTRAL}}
-    ending = outcome._asdict()
-    return ending.pop("status"), {**figures, **ending, "target_loss": ending.pop("target")}
+        if record.step == 0:
+            figures |= {f"{name}_start": record.scalars.get(name) for name in ("loss", *SPECTRAL)}
+        figures |= {**record.scalars, "steps": record.step}
+        display.update(record.step, figures)
+        if record.outcome:
+            ending = record.outcome._asdict()
+            status = ending.pop("status")
+            figures |= ending
+        elif signals.caught:
+            raise KeyboardInterrupt(signals.caught)
+    return status
 
 
-class _sigterm_as_interrupt:
-    """SIGTERM ends a run as Ctrl-C does; only the main thread may say so."""
+class _Signals:
+    """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so."""
 
-    def __enter__(self) -> None:
-        def interrupt(number: int, frame: Any) -> None:
-            raise KeyboardInterrupt("SIGTERM")
+    def __init__(self) -> None:
+        self.caught: str | None = None
+        self.before: dict[int, Any] = {}
 
-        self.before = None
+    def __enter__(self) -> "_Signals":
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, interrupt)
+            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        again, self.caught = self.caught is not None, "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        if again:
+            raise KeyboardInterrupt(self.caught)
 
 
 class ReportAtEnd(Callback):

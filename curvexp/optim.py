@@ -56,7 +56,9 @@ class Optimizer(NamedTuple):
         """Optax state at `params`, holding this optimizer's numbers as arrays; `auto` numbers are to be resolved before."""
         unresolved = [name for name, value in self.hyper.items() if value == "auto"]
         if unresolved:
-            raise ConfigError(f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first.")
+            raise ConfigError(
+                f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first."
+            )
         dtype = optax.tree.dtype(params, "highest")
         state = self.transform.init(params)
         numbers = {name: jnp.asarray(value, dtype) for name, value in self.hyper.items()}

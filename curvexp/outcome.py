@@ -17,7 +17,7 @@ class Outcome(NamedTuple):
         reason: why it stopped before its last step, or None.
         steps: updates made.
         loss_start, loss: at the first and at the last step, on all training data.
-        target: the loss that counts as reached, or None.
+        target_loss: the loss that counts as reached, or None.
         steps_to_target: first step with loss <= target, or None where it was not reached.
         rate: measured contraction a step of √(loss − f*), see `measured_rate`, or None.
         rate_theory: the optimizer's worst contraction over the nonzero eigenvalues, where the problem knows them, or None.
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     steps: int
     loss_start: float
     loss: float
-    target: float | None
+    target_loss: float | None
     steps_to_target: int | None
     rate: float | None
     rate_theory: float | None

@@ -4,7 +4,6 @@ A probe of your own is one function that returns a `Probe` whose `measure(loss, 
 that the next call gets (the last eigenvectors, for a warm start).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
@@ -184,21 +184,20 @@ def _along(loss: Loss, params: Any, step: Any) -> tuple[Any, ...]:
     def product(v: Any) -> Any:
         return jax.jvp(jax.grad(loss), (params,), (v,))[1]
 
-    moved = jax.tree.map(jnp.add, params, step)
     return (
-        _dot(gradient, gradient),
-        _dot(gradient, product(gradient)),
-        _dot(gradient, step),
-        _dot(step, product(step)),
-        loss(moved) - loss(params),
+        optax.tree.vdot(gradient, gradient),
+        optax.tree.vdot(gradient, product(gradient)),
+        optax.tree.vdot(gradient, step),
+        optax.tree.vdot(step, product(step)),
+        loss(optax.apply_updates(params, step)) - loss(params),
     )
 
 
 @jax.jit
 def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
     gradient = jax.grad(loss)(params)
-    energy = _dot(gradient, gradient)
-    return jax.vmap(lambda v: _dot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
+    energy = optax.tree.vdot(gradient, gradient)
+    return jax.vmap(lambda v: optax.tree.vdot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
 
 
 _gradient = jax.jit(lambda loss, params: jax.grad(loss)(params))
@@ -234,10 +233,6 @@ def _ratio(values: np.ndarray) -> float:
     """max|λ| / min|λ| over the eigenvalues found: a lower bound of the condition number."""
     sizes = np.abs(values)
     return float(sizes.max() / sizes.min()) if sizes.min() > 0 else math.inf
-
-
-def _dot(left: Any, right: Any) -> Any:
-    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(jnp.vdot, left, right)))
 
 
 def _count(key: str, value: Any, *, least: int = 1) -> None:

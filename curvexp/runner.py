@@ -146,7 +146,7 @@ def run(
                 steps=done,
                 loss_start=first,
                 loss=losses[-1],
-                target=limits.target if math.isfinite(limits.target) else None,
+                target_loss=limits.target if math.isfinite(limits.target) else None,
                 steps_to_target=reached,
                 **_rates(problem, optimizer, state, losses, limits, minibatch=batch_size is not None),
             )
@@ -319,7 +319,7 @@ def _batch(data: Any, order: Any, key: Any, step: Any, kind: Kind) -> tuple[Any,
     epoch, position = jnp.divmod(step, kind.examples // kind.batch_size)
     order = jax.lax.cond(
         position == 0,
-        lambda: jax.random.permutation(jax.random.fold_in(key, epoch), kind.examples).astype(order.dtype),
+        lambda: jax.random.permutation(jax.random.fold_in(key, epoch), order.size).astype(order.dtype),
         lambda: order,
     )
     chosen = jax.lax.dynamic_slice_in_dim(order, position * kind.batch_size, kind.batch_size)
@@ -336,7 +336,7 @@ _init = jax.jit(lambda key, init: init(key), static_argnames="init")
 _evaluate = jax.jit(lambda params, data, test, evaluate: evaluate(params, data, test), static_argnames="evaluate")
 _value = jax.jit(lambda whole, params: whole(params))
 _gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
-_norm = jax.jit(optax.global_norm)
+_norm = jax.jit(optax.tree.norm)
 
 
 def _on(loss: Callable[[Any, Any], Any], data: Any, params: Any) -> Any:

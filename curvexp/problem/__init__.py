@@ -2,6 +2,7 @@
 
 from curvexp.problem.base import Examples, Known, Problem
 from curvexp.problem.data import Dataset
+from curvexp.problem.linear import least_squares, logistic
 from curvexp.problem.network import mlp
 from curvexp.problem.quadratics import Quadratic, bowl, dome, quadratic, saddle, valley
 from curvexp.problem.surface import himmelblau, monkey_saddle, rosenbrock
@@ -15,6 +16,8 @@ __all__ = [
     "bowl",
     "dome",
     "himmelblau",
+    "least_squares",
+    "logistic",
     "mlp",
     "monkey_saddle",
     "quadratic",

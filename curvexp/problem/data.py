@@ -3,6 +3,7 @@
 A data set of your own is any function that returns a Dataset, named by `_target_` in a YAML file under problem/data.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import numpy as np
 from curvexp.errors import ConfigError
 from curvexp.problem import checks
 from curvexp.problem.base import Array
+
+LARGEST = 1e100  # squares of larger numbers overflow
 
 
 class Dataset(NamedTuple):
@@ -139,7 +142,7 @@ def openml(
     samples: int | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
-    timeout: float = 20.0,
+    timeout: float = 10.0,
 ) -> Dataset:
     """A data set of openml.org by its name, kept on disk by scikit-learn after the first time.
 
@@ -148,7 +151,7 @@ def openml(
         target: the column to predict; null: OpenML's default target.
         regression: null: where the target is numeric.
         samples: at most so many examples, drawn by `seed`; null: all.
-        timeout: seconds without an answer after which the network counts as absent.
+        timeout: seconds without an answer after which a request counts as failed; each is tried up to four times.
 
     Raises:
         ConfigError: no network, no such data set, inputs that are not numeric or have missing values.
@@ -163,7 +166,8 @@ def openml(
                 version=version,
                 target_column=target or "default-target",
                 as_frame=True,
-                n_retries=0,
+                n_retries=1,  # the fewest that it takes
+                delay=0.01,
                 parser="auto",
             )
     except OSError as error:  # URLError, HTTPError and timeouts are OSErrors
@@ -261,17 +265,17 @@ def checked(data: Dataset) -> Dataset:
 
 
 def _check_part(key: str, part: str, inputs: Any, targets: Any, data: Dataset) -> None:
-    if inputs.ndim != 2 or inputs.size == 0 or len(inputs) != len(targets):
+    if inputs.ndim != 2 or inputs.size == 0 or targets.ndim == 0 or len(inputs) != len(targets):
         raise ConfigError(
             f"{key}: {part}inputs of shape {inputs.shape} with targets of shape {targets.shape}; expected (P, N) and P targets."
         )
     for what, values in ((part + "inputs", inputs), (part + "targets", targets)):
         if values.dtype.kind not in "iuf":
             raise ConfigError(f"{key}: {what} of type {values.dtype}; expected numbers.")
-        wrong = int(values.size - np.isfinite(values).sum())
+        wrong = int(values.size - (np.abs(values) <= LARGEST).sum())
         if wrong:
             raise ConfigError(
-                f"{key}: {wrong} of {values.size} {what} are NaN or infinite; expected finite numbers. Clean the data."
+                f"{key}: {wrong} of {values.size} {what} are NaN, infinite or beyond {LARGEST:g}; expected finite numbers. Clean the data."
             )
     if data.classes is None:
         if targets.ndim != 2:
@@ -298,12 +302,17 @@ def _seed(value: Any) -> int:
 
 @contextmanager
 def _network_timeout(seconds: float) -> Iterator[None]:
-    """Sockets opened meanwhile give up after `seconds` without an answer, where they would wait for ever."""
+    """Sockets opened meanwhile give up after `seconds` without an answer, where they would wait for ever.
+
+    What scikit-learn warns of on each retry is silent: the error at the end says it.
+    """
     import socket
 
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         socket.setdefaulttimeout(before)

@@ -1,0 +1,242 @@
+"""Curvature of a loss as symmetric operators on its parameters' space: products, never matrices, unless asked for.
+
+With f the model's outputs, L = c(f) the loss, J = ∂f/∂θ:
+
+    Hessian      H = ∇²L = J'(∇²c)J + Σ ∂c/∂f_i ∇²f_i
+    GGN          G = J'(∇²c)J                 (Schraudolph 2002); H − G is the residual part
+    Fisher       F = Σ E_y[∇log p ∇log p']    = G for softmax cross-entropy and squared error (Martens 2020, sec. 9)
+
+An Operator is a pytree: what it is made of (parameters, data) are arrays that jit takes as arguments, what it does is static. So one
+compiled program serves all parameters and all data of the same shapes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curvexp.linalg.vectors import Space, flat_product, space_of
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("operands",), meta_fields=("product", "space"))
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """A symmetric linear map of a pytree's space into itself; op(v) is the product.
+
+    Attributes:
+        product: (operands, v) -> Av, static: two operators with equal products and shapes share their compiled programs.
+        space: of v.
+        operands: pytree of arrays and Operators that the product is made of.
+    """
+
+    product: Callable[[Any, Any], Any]
+    space: Space
+    operands: Any
+
+    def __call__(self, v: Any) -> Any:
+        """Av, a pytree like v."""
+        return self.product(self.operands, v)
+
+    @property
+    def size(self) -> int:
+        """Dimension n of the space."""
+        return self.space.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of flat vectors."""
+        return self.space.dtype
+
+    @property
+    def like(self) -> Any:
+        """Pytree of jax.ShapeDtypeStruct: what v looks like."""
+        return self.space.like()
+
+    def many(self, vectors: Any) -> Any:
+        """Products with several vectors at once: each leaf has a leading axis, and so has the result."""
+        return jax.vmap(self)(vectors)
+
+    def dense(self, *, chunk: int | None = None) -> Any:
+        """The matrix, (n, n), as computed: its asymmetry is the products' rounding.
+
+        Args:
+            chunk: columns computed at once; default: as many as keep the temporary memory near 64 MB of vectors, at most n.
+        """
+        width = min(self.size, chunk or max(1, min(128, 2**26 // (8 * self.size))))
+        return _dense(self, width=width)
+
+
+def hessian(loss: Callable[..., Any], params: Any, *args: Any, chunk: int | None = None) -> Operator:
+    """Hessian of `loss` at `params`: v -> ∂/∂ε ∇loss(params + εv), exact to rounding, 1 to 1.5 gradients each inside a loop.
+
+    Args:
+        loss: loss(params, *args) -> scalar; a function, or a jax.tree_util.Partial, whose arrays then stay arguments of jit.
+        params: pytree of real arrays.
+        args: further arguments: arrays, data.
+        chunk: examples taken at once. The loss is then a mean over the examples, the leading axis of every array in `args`, and
+            is computed in chunks whose weighted mean is the whole loss; memory is that of one chunk.
+
+    Raises:
+        TypeError: integer or complex parameters. ValueError: no parameters; chunk below 1; a loss that is no mean over its examples.
+    """
+    loss = _partial(loss)
+    if chunk is None:
+        return Operator(_hessian_product, space_of(params), (loss, params, args))
+    _check_mean(loss, params, args, chunk)
+    return Operator(_Chunked(_hessian_product, chunk), space_of(params), (loss, params, args))
+
+
+def ggn(
+    model: Callable[..., Any],
+    criterion: Callable[[Any, Any], Any],
+    params: Any,
+    inputs: Any,
+    targets: Any,
+    *,
+    chunk: int | None = None,
+) -> Operator:
+    """Generalized Gauss-Newton matrix J'(∇²c)J of criterion(model(params, inputs), targets).
+
+    Positive semidefinite where the criterion is convex. Args as for `hessian`.
+
+    Source: Schraudolph 2002, sec. 3.
+    """
+    head = (_partial(model), _partial(criterion))
+    if chunk is None:
+        return Operator(_ggn_product, space_of(params), (head, params, (inputs, targets)))
+    _check_mean(jax.tree_util.Partial(_composed, head), params, (inputs, targets), chunk)
+    return Operator(_Chunked(_ggn_product, chunk), space_of(params), (head, params, (inputs, targets)))
+
+
+def preconditioned(op: Operator, preconditioner: Any) -> Operator:
+    """P^(-1/2) A P^(-1/2): what decides the stability of an adaptive optimizer that divides its step by P.
+
+    Args:
+        preconditioner: P's diagonal, a positive pytree of the domain. Where it is not positive the products are not finite.
+
+    Source: Cohen et al. 2022, sec. 3.
+    """
+    _same_space(op, preconditioner, "preconditioner")
+    return Operator(_preconditioned_product, op.space, (op, preconditioner))
+
+
+# ---- products: (operands, v) -> Av ----------------------------------------------------------------------------------------------
+
+
+def _hessian_product(operands: Any, v: Any) -> Any:
+    loss, params, args = operands
+    return jax.jvp(jax.grad(lambda p: loss(p, *args)), (params,), (v,))[1]
+
+
+def _ggn_product(operands: Any, v: Any) -> Any:
+    (model, criterion), params, (inputs, targets) = operands
+
+    def forward(p: Any) -> Any:
+        return model(p, inputs)
+
+    outputs, tangent = jax.jvp(forward, (params,), (v,))
+    curved = jax.jvp(jax.grad(lambda f: criterion(f, targets)), (outputs,), (tangent,))[1]
+    return jax.vjp(forward, params)[1](curved)[0]
+
+
+def _preconditioned_product(operands: Any, v: Any) -> Any:
+    op, preconditioner = operands
+    roots = jax.tree.map(jnp.sqrt, preconditioner)
+    return jax.tree.map(jnp.divide, op(jax.tree.map(jnp.divide, v, roots)), roots)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunked:
+    """The mean over chunks of the examples, weighted by their sizes; the last one may be smaller."""
+
+    product: Callable[[Any, Any], Any]
+    chunk: int
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        head, params, args = operands
+        count = _examples(args)
+        size = min(self.chunk, count)
+        whole = count // size
+        stacked = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), args)
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            piece = self.product((head, params, part), v)
+            return jax.tree.map(lambda t, p: t + (size / count) * p, total, piece), None
+
+        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, v), stacked)
+        rest = count - whole * size
+        if rest:
+            piece = self.product((head, params, jax.tree.map(lambda a: a[whole * size :], args)), v)
+            total = jax.tree.map(lambda t, p: t + (rest / count) * p, total, piece)
+        return total
+
+
+# ---- helpers --------------------------------------------------------------------------------------------------------------------
+
+
+def _partial(function: Callable[..., Any]) -> Any:
+    if isinstance(function, jax.tree_util.Partial):
+        return function
+    return jax.tree_util.Partial(function)
+
+
+def _composed(head: Any, params: Any, inputs: Any, targets: Any) -> Any:
+    model, criterion = head
+    return criterion(model(params, inputs), targets)
+
+
+def _examples(args: Any) -> int:
+    """Length of the leading axis that all arrays share."""
+    lengths = {leaf.shape[0] if jnp.ndim(leaf) else 0 for leaf in map(jnp.asarray, jax.tree.leaves(args))}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"chunk: the arrays in args have leading axes {sorted(lengths)}: expected one length, the number of examples. Bind what is no "
+            "example with jax.tree_util.Partial."
+        )
+    return lengths.pop()
+
+
+def _check_mean(loss: Any, params: Any, args: Any, chunk: int) -> None:
+    """Refuse a loss that is not the mean of its halves: batch normalization couples the examples of a batch, a sum is no mean."""
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk={chunk!r}: expected a positive integer, the number of examples taken at once.")
+    half = min(chunk, _examples(args)) // 2
+    if half == 0 or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, args))):
+        return
+    whole, mean = (float(value) for value in _halves(loss, params, args, half=half))
+    eps = float(jnp.finfo(space_of(params).dtype).eps)
+    if abs(whole - mean) > 1e3 * eps * max(abs(whole), abs(mean), eps):
+        raise ValueError(
+            f"chunk={chunk}: the loss of {2 * half} examples is {whole:.9g}, the mean of its halves {mean:.9g}: the examples are coupled (batch "
+            "normalization), or the loss is a sum. Leave chunk out, or divide by the number of examples, or normalize by groups no larger "
+            "than a chunk (ghost batches), which is another loss."
+        )
+
+
+@functools.partial(jax.jit, static_argnames="half")
+def _halves(loss: Any, params: Any, args: Any, *, half: int) -> tuple[Any, Any]:
+    def on(low: int, high: int) -> Any:
+        return loss(params, *jax.tree.map(lambda a: a[low:high], args))
+
+    return on(0, 2 * half), (on(0, half) + on(half, 2 * half)) / 2
+
+
+def _same_space(op: Operator, tree: Any, name: str) -> None:
+    space = space_of(tree)
+    if space.treedef != op.space.treedef or space.shapes != op.space.shapes:
+        raise ValueError(f"{name} has the form {space.like()}: expected that of the operator's domain, {op.like}.")
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _dense(op: Operator, *, width: int) -> Any:
+    n, product = op.size, flat_product(op, op.space)
+    starts = jnp.arange(0, n, width)
+
+    def columns(first: Any) -> Any:
+        return jax.vmap(product)((jnp.arange(n)[None, :] == first + jnp.arange(width)[:, None]).astype(op.dtype))
+
+    return jax.lax.map(columns, starts).reshape(-1, n)[:n].T

@@ -1,0 +1,377 @@
+"""Block Krylov-Schur for a symmetric operator, whole on the device.
+
+An orthonormal basis V, one vector a row, grows by one product a step: row j is multiplied by A, the image is orthogonalised against all
+rows, and what is left becomes a new row at the end (band Lanczos, Ruhe 1979). Rows [0, j) are processed, rows [j, q) wait. Since
+
+    A V_j' = V_q' T[:q, :j]        the Ritz pair (θ, V_j'y) of T[:j, :j] has the residual ‖Ax − θx‖ = ‖T[j:q, :j] y‖
+
+exactly, with no further product, and a restart to some Ritz vectors plus the waiting rows keeps this relation (Stewart 2001; for one waiting
+row: thick restart, Wu and Simon 2000). A start from one random vector is Lanczos; a start from several is a block method.
+
+One Krylov sequence sees a multiple eigenvalue once. So the found pairs are checked: plain Lanczos from a random vector orthogonal to them.
+Were an eigenvalue missed at or above a level x beyond the check's Ritz values, the check's last Lanczos vector would have the component
+γ p(x) along it, with γ the random vector's and p the Lanczos polynomial; as that is at most 1, |γ| <= 1/|p(x)|, whose probability is
+at most √(2n/π)/|p(x)| (van Dorsselaer, Hochstenbach, van der Vorst 2000, sec. 3). If the check finds something, the method starts again
+from the block of all that it has.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+EXTEND, RESTART, EMPTY, CHECK, MISSED, STOP = range(6)  # what the inner loop ends with
+RUNNING, CONVERGED, BUDGET, NON_FINITE = range(4)
+CONFIDENCE = 1e-3  # probability, each end, of a missed eigenvalue that the check is content with
+
+
+class Wanted(NamedTuple):
+    """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: steps between two tests."""
+
+    k: int
+    which: str
+    size: int
+    stride: int
+
+
+class Limits(NamedTuple):
+    """Numbers of a run, as arrays: tol (relative residual), most products, most products of the check (-1: an eighth of those made)."""
+
+    tol: Any
+    products: Any
+    check: Any
+
+
+class Found(NamedTuple):
+    """Eigenvalues (k,) ascending, vectors (k, n), residuals (k,), products made, status, chance that one was missed, asymmetry, largest ‖Av‖ seen."""
+
+    values: Any
+    vectors: Any
+    residuals: Any
+    products: Any
+    status: Any
+    missed: Any
+    asymmetry: Any
+    scale: Any
+
+
+class State(NamedTuple):
+    """Basis (size, n), T (size, size), counts; then the check's: start row, level of both ends, polynomial, products when it began."""
+
+    basis: Any
+    matrix: Any
+    done: Any
+    rows: Any
+    products: Any
+    scale: Any
+    asymmetry: Any
+    event: Any
+    status: Any
+    key: Any
+    values: Any
+    residuals: Any
+    checking: Any
+    levels: Any
+    polynomial: Any
+    passed: Any
+    begun: Any
+    found_end: Any
+
+
+def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
+    """The wanted eigenpairs of the symmetric map `product` on (n,) vectors.
+
+    Args:
+        start: (k, n), rows to start from, the first `count` of which are meant; one random row is always added.
+    """
+    step = functools.partial(_step, product, limits, wanted)
+    state = _first(start, count, key, wanted)
+
+    def round_(state: State) -> State:
+        state = jax.lax.while_loop(lambda s: s.event == EXTEND, step, state)
+        return _turn(state, limits, wanted)
+
+    state = jax.lax.while_loop(lambda s: s.status == RUNNING, round_, state)
+    k = wanted.k
+    chance = jnp.sqrt(2 * start.shape[1] / jnp.pi) / jnp.maximum(jnp.abs(state.polynomial[1]), 1e-30)
+    chance = jnp.where(jnp.array(_ends(wanted)), jnp.where(state.passed, jnp.minimum(chance, CONFIDENCE), chance), 0).max()
+    missed = jnp.where(state.found_end, 0.0, jnp.where(state.checking, jnp.minimum(chance, 1), jnp.nan))
+    noise = jnp.where(state.products > 1, state.asymmetry, 0)
+    lost = state.status == NON_FINITE
+    order = jnp.argsort(state.values)
+    return Found(
+        jnp.where(lost, jnp.nan, state.values[order]),
+        state.basis[:k][order],
+        jnp.where(lost, jnp.inf, jnp.hypot(state.residuals, noise)[order]),
+        state.products,
+        state.status,
+        missed,
+        state.asymmetry,
+        state.scale,
+    )
+
+
+def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
+    """What is left of `vector` beside the basis's rows (zero rows are ignored), and its coefficients on them.
+
+    Classical Gram-Schmidt, repeated while a pass still takes off more than 1 %: to rounding (Giraud, Langou, Rozloznik 2005).
+    """
+
+    def once(carry: Any) -> Any:
+        vector, total, _, passes = carry
+        c = jnp.matmul(basis, vector, precision="highest")
+        vector = vector - jnp.matmul(c, basis, precision="highest")
+        again = jnp.linalg.norm(c) > 0.01 * jnp.linalg.norm(vector)
+        return vector, total + c, again, passes + 1
+
+    total = jnp.zeros(len(basis), basis.dtype)
+    carry = once((vector, total, True, 0))
+    vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), once, carry)
+    return vector, total
+
+
+# ---- one product ----------------------------------------------------------------------------------------------------------------
+
+
+def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: State) -> State:
+    """The state after row `done` was multiplied by A."""
+    n, size, k = s.basis.shape[1], wanted.size, wanted.k
+    eps = jnp.finfo(s.basis.dtype).eps
+    j, index = s.done, jnp.arange(size)
+    image = product(s.basis[j])
+    length = jnp.linalg.norm(image)
+    finite = jnp.isfinite(length)
+    image = jnp.where(finite, image, 0)
+    scale = jnp.maximum(s.scale, jnp.where(finite, length, 0))
+
+    # the two neighbours first: what is then left for the whole basis is rounding, and one pass does
+    before = jnp.where(j > 0, j - 1, 0)
+    a, b = jnp.vdot(s.basis[j], image), jnp.where(j > 0, s.matrix[before, j], 0)
+    rest, c = orthogonalized(s.basis, image - a * s.basis[j] - b * s.basis[before])
+    c = c.at[j].add(a).at[before].add(b)
+    known = (index < j) & ~(s.checking & (index < k))
+    asymmetry = jnp.maximum(s.asymmetry, jnp.max(jnp.where(known, jnp.abs(c - s.matrix[:, j]), 0)))
+    beta = jnp.linalg.norm(rest)
+    grows = (beta > 10 * eps * scale) & (s.rows < min(size, n))
+    row = jnp.where(grows, s.rows, 0)
+    basis = s.basis.at[row].set(jnp.where(grows, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
+    matrix = s.matrix.at[:, j].set(c).at[j, :].set(c)
+    coupling = jnp.where(grows, beta, matrix[row, j])
+    matrix = matrix.at[row, j].set(coupling).at[j, row].set(coupling)
+    rows, done, products = s.rows + grows.astype(jnp.int32), j + 1, s.products + 1
+
+    # the check's Lanczos polynomial at both levels: β p₊ = (x − α) p − β₋ p₋
+    p = ((s.levels - a) * s.polynomial[1] - b * s.polynomial[0]) / jnp.where(grows, beta, 10 * eps * scale + 1e-30)
+    target = jnp.sqrt(2 * n / jnp.pi) / CONFIDENCE
+    polynomial = jnp.where(s.passed | ~s.checking, s.polynomial, jnp.stack([s.polynomial[1], p]))
+    passed = s.passed | (s.checking & (jnp.abs(p) >= target))
+
+    exhausted = done == rows
+    full = (rows >= size) & (done < rows) & (size < n)
+    spent = products >= limits.products
+    due = exhausted | full | spent | (products % wanted.stride == 0)
+    due &= (done >= k) | spent
+    low, high = _ends(wanted)
+    blank = (s.values, s.residuals, jnp.array(False), jnp.array(False))
+
+    def look() -> Any:
+        theta, y, order = _ritz(matrix, jnp.where(s.checking, k, 0), done, wanted)
+        # in the check: is anything beyond what was found?
+        bottom, top = theta[0], theta[done - jnp.where(s.checking, k, 0) - 1]
+        beyond = s.checking & ((low & (bottom < s.levels[0])) | (high & (top > s.levels[1])))
+        waiting = (index >= done) & (index < rows)
+        residual = jnp.linalg.norm(jnp.where(waiting[:, None], matrix, 0) @ y, axis=0)
+        largest = jnp.maximum(jnp.abs(theta[0]), jnp.abs(theta[jnp.maximum(done - 1, 0)]))
+        there = jnp.arange(k) < done
+        values = jnp.where(there, theta[order[:k]], jnp.nan)
+        residuals = jnp.where(there, residual[order[:k]], jnp.inf)
+        accurate = jnp.all(residuals <= limits.tol * largest) & (done >= k)
+        return (
+            jnp.where(s.checking, s.values, values),
+            jnp.where(s.checking, s.residuals, residuals),
+            accurate & ~s.checking,
+            beyond,
+        )
+
+    values, residuals, accurate, beyond = jax.lax.cond(due, look, lambda: blank)
+    allowed = jnp.where(limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(6, s.begun // 8)), limits.check)
+    checked = s.checking & (jnp.all(passed) | exhausted | (products - s.begun >= allowed))
+    everything = exhausted & (done == n)
+    event = jnp.select(
+        [
+            ~finite,
+            beyond,
+            checked,
+            accurate & (everything | (k == n) | (limits.check == 0)),
+            accurate & ~spent,
+            spent,
+            exhausted,
+            full,
+        ],
+        [STOP, MISSED, STOP, STOP, CHECK, STOP, EMPTY, RESTART],
+        EXTEND,
+    )
+    good = accurate | s.checking
+    status = jnp.select([~finite, good, spent], [NON_FINITE, CONVERGED, BUDGET], CONVERGED)
+    return s._replace(
+        basis=basis,
+        matrix=matrix,
+        done=done,
+        rows=rows,
+        products=products,
+        scale=scale,
+        asymmetry=asymmetry,
+        event=event.astype(jnp.int32),
+        status=jnp.where(event == STOP, -status, RUNNING).astype(jnp.int32),
+        values=values,
+        residuals=residuals,
+        polynomial=polynomial,
+        passed=passed,
+        found_end=s.found_end | (s.checking & exhausted & (event == STOP)) | (accurate & (everything | (k == n))),
+    )
+
+
+# ---- between two stretches of products ------------------------------------------------------------------------------------------
+
+
+def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
+    """The state with its basis compressed as the event asks: fewer rows, a random row, or the answer."""
+    size, k = wanted.size, wanted.k
+    index, n = jnp.arange(size), s.basis.shape[1]
+    event, j, waiting = s.event, s.done, s.rows - s.done
+    _, y, order = _ritz(s.matrix, 0, j, wanted)
+    best = y[:, order]
+    kept = jnp.minimum(k + jnp.maximum(size - k - waiting, 2) // 2, jnp.minimum(j, size - waiting - 1))
+    stays = (event == EMPTY) | ((event == STOP) & s.checking)
+    slides = (event == RESTART) & s.checking
+    kept = jnp.select([stays, slides, event == RESTART], [j, k + 1, kept], k)
+    tail = jnp.where((event == RESTART) | stays, waiting, 0)
+    identity = jnp.eye(size, dtype=s.basis.dtype)
+    sliding = jnp.where(index[None, :] < k, identity, identity[:, jnp.minimum(j - 1, size - 1)][:, None])
+    heads = jnp.where(stays, identity, jnp.where(slides, sliding, best))
+    tails = identity[:, jnp.clip(j + index - kept, 0, size - 1)]
+    q = jnp.where(index < kept, heads, jnp.where(index < kept + tail, tails, 0))
+    basis = jnp.matmul(q.T, s.basis, precision="highest")
+    matrix = jnp.matmul(q.T, jnp.matmul(s.matrix, q, precision="highest"), precision="highest")
+    matrix = (matrix + matrix.T) / 2
+    block = (index[:, None] < kept) & (index[None, :] < kept)
+    diagonal = block & ~(stays | slides)
+    matrix = jnp.where(diagonal, jnp.where(identity > 0, matrix, 0), matrix)
+    matrix = jnp.where(event == MISSED, 0, matrix)
+
+    rows = kept + tail
+    key, sub = jax.random.split(s.key)
+    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (rows < min(size, n))
+    row = jnp.where(adds, rows, 0)
+    new = _random_row(basis, sub)
+    basis = basis.at[row].set(jnp.where(adds, new, basis[row]))
+    enters, leaves = event == CHECK, event == MISSED
+    margin = limits.tol * jnp.max(jnp.abs(s.values)) + 10 * jnp.finfo(basis.dtype).eps * s.scale
+    levels = _levels(s.values, margin, wanted)
+    return s._replace(
+        basis=basis,
+        matrix=matrix,
+        done=jnp.where(leaves, 0, kept).astype(jnp.int32),
+        rows=(rows + adds).astype(jnp.int32),
+        key=key,
+        event=jnp.where(event == STOP, STOP, EXTEND).astype(jnp.int32),
+        status=-s.status,
+        checking=jnp.where(enters, True, jnp.where(leaves, False, s.checking)),
+        levels=jnp.where(enters, levels, s.levels),
+        polynomial=jnp.where(enters, jnp.array([[0.0, 0.0], [1.0, 1.0]], basis.dtype), s.polynomial),
+        passed=jnp.where(enters, ~jnp.array(_ends(wanted)), s.passed),
+        begun=jnp.where(enters, s.products, s.begun),
+    )
+
+
+def _first(start: Any, count: Any, key: Any, wanted: Wanted) -> State:
+    """The state before the first product: the start's rows made orthonormal; a random one is still to come."""
+    k, size, n, dtype = wanted.k, wanted.size, start.shape[1], start.dtype
+    basis = jnp.zeros((size, n), dtype)
+
+    def put(i: Any, carry: Any) -> Any:
+        basis, rows = carry
+        row = start[i]
+        length = jnp.linalg.norm(row)
+        row = row / jnp.where(length > 0, length, 1)
+        rest, _ = orthogonalized(basis, jnp.where(jnp.isfinite(row), row, 0))
+        left = jnp.linalg.norm(rest)
+        good = (left > 1e-3) & (rows < size)
+        at = jnp.where(good, rows, 0)
+        basis = basis.at[at].set(jnp.where(good, rest / jnp.where(left > 0, left, 1), basis[at]))
+        return basis, (rows + good).astype(jnp.int32)
+
+    basis, rows = jax.lax.fori_loop(0, count, put, (basis, jnp.int32(0)))
+    zero, no = jnp.zeros((), dtype), jnp.array(False)
+    nothing = jnp.full(k, jnp.nan, dtype)
+    return State(
+        basis=basis,
+        matrix=jnp.zeros((size, size), dtype),
+        done=jnp.int32(0),
+        rows=rows,
+        products=jnp.int32(0),
+        scale=zero,
+        asymmetry=zero,
+        event=jnp.int32(EMPTY),
+        status=jnp.int32(RUNNING),
+        key=key,
+        values=nothing,
+        residuals=jnp.full(k, jnp.inf, dtype),
+        checking=no,
+        levels=jnp.zeros(2, dtype),
+        polynomial=jnp.ones((2, 2), dtype),
+        passed=jnp.array([False, False]),
+        begun=jnp.int32(0),
+        found_end=no,
+    )
+
+
+def _random_row(basis: Any, key: Any) -> Any:
+    """A unit vector, uniform on the sphere of the space orthogonal to the basis's rows."""
+    row = jax.random.normal(key, basis.shape[1:], basis.dtype)
+    row, _ = orthogonalized(basis, row)
+    return row / jnp.linalg.norm(row)
+
+
+# ---- Ritz pairs -----------------------------------------------------------------------------------------------------------------
+
+
+def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any, Any]:
+    """Eigenpairs of matrix[first:last, first:last]: ascending first, then sentinels; and indices in order of wish."""
+    size = wanted.size
+    index = jnp.arange(size)
+    active = (index >= first) & (index < last)
+    inside = active[:, None] & active[None, :]
+    core = jnp.where(inside, (matrix + matrix.T) / 2, 0)
+    sentinel = 2 * jnp.linalg.norm(core) + 1e-30
+    theta, y = jnp.linalg.eigh(core + jnp.diag(jnp.where(active, 0, sentinel)))
+    y = jnp.where(active[:, None], y, 0)
+    count = last - first
+    if wanted.which == "LM":
+        order = jnp.argsort(-jnp.where(index < count, jnp.abs(theta), -1), stable=True)
+    else:
+        down = count - 1 - index
+        turns = jnp.where(index % 2 == 0, count - 1 - index // 2, index // 2)  # top, bottom, next to top, ...
+        order = jnp.where(index < count, {"LA": down, "SA": index, "BE": turns}[wanted.which], index)
+    return theta, y, order
+
+
+def _ends(wanted: Wanted) -> tuple[bool, bool]:
+    """Whether the lower and the upper end of the spectrum are wanted."""
+    return wanted.which != "LA" and (wanted.which != "BE" or wanted.k > 1), wanted.which != "SA"
+
+
+def _levels(values: Any, margin: Any, wanted: Wanted) -> Any:
+    """Beyond which an eigenvalue that was not found would have been wanted: below the first, above the second, (2,)."""
+    k = wanted.k
+    if wanted.which == "LA":
+        return jnp.stack([jnp.full_like(margin, -jnp.inf), values.min() + margin])
+    if wanted.which == "SA":
+        return jnp.stack([values.max() - margin, jnp.full_like(margin, jnp.inf)])
+    if wanted.which == "LM":
+        edge = jnp.abs(values).min() + margin
+        return jnp.stack([-edge, edge])
+    low = values[1::2].max() - margin if k > 1 else jnp.full_like(margin, -jnp.inf)  # as _ritz has them
+    return jnp.stack([low, values[::2].min() + margin])

@@ -1,0 +1,117 @@
+"""Vectors of a pytree's space as flat arrays, and the linear maps between them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Space(NamedTuple):
+    """The vector space of a pytree of real arrays; hashable.
+
+    Attributes:
+        treedef: structure. shapes: of the leaves. dtypes: names of the leaves' dtypes.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Dimension n."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The floating dtype that flat vectors have: the widest of the leaves'."""
+        return np.result_type(*(np.dtype(name) for name in self.dtypes)) if self.dtypes else np.dtype(np.float32)
+
+    def flat(self, tree: Any) -> Any:
+        """The pytree's entries in one array, (n,)."""
+        return jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in jax.tree.leaves(tree)])
+
+    def tree(self, vector: Any) -> Any:
+        """The pytree with the entries of `vector`, (n,)."""
+        leaves, offset = [], 0
+        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
+            size = int(np.prod(shape))
+            leaves.append(vector[offset : offset + size].reshape(shape).astype(dtype))
+            offset += size
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def like(self) -> Any:
+        """Pytree of jax.ShapeDtypeStruct."""
+        structs = [jax.ShapeDtypeStruct(s, np.dtype(d)) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+        return jax.tree.unflatten(self.treedef, structs)
+
+
+def space_of(tree: Any) -> Space:
+    """The space that a pytree of arrays or shapes lives in.
+
+    Raises:
+        ValueError: no entries at all. TypeError: a leaf that is integer or complex, by its path.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    shapes, dtypes = [], []
+    for path, leaf in leaves:
+        dtype = np.dtype(leaf.dtype) if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        where = jax.tree_util.keystr(path) or "the vector"
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{where} has dtype {dtype}: expected real floating point. Take it out of the parameters (pass it to the loss as an "
+                "argument), or cast it."
+            )
+        shapes.append(tuple(np.shape(leaf)))
+        dtypes.append(dtype.name)
+    space = Space(jax.tree.structure(tree), tuple(shapes), tuple(dtypes))
+    if space.size == 0:
+        raise ValueError("the domain has no entries: expected at least one parameter.")
+    return space
+
+
+def domain(op: Any, like: Any) -> tuple[Any, Space]:
+    """The operator as a pytree that jit takes as an argument, and its space.
+
+    Args:
+        op: has `like`, or is a function of a pytree.
+        like: pytree of the domain (arrays or shapes); None where `op` says it.
+
+    Raises:
+        TypeError: no domain is known, or `op` cannot be called.
+    """
+    if not callable(op):
+        raise TypeError(f"{op!r} cannot be called: expected an Operator or a function v -> Av. For a matrix A pass lambda v: A @ v.")
+    if like is None:
+        like = getattr(op, "like", None)
+    if like is None:
+        raise TypeError("like=None: a bare function does not say what vectors it takes. Give like=, a vector or pytree of the domain.")
+    if not _is_node(op):
+        op = jax.tree_util.Partial(op)
+    return op, space_of(like)
+
+
+def flat_product(op: Callable[[Any], Any], space: Space) -> Callable[[Any], Any]:
+    """x -> Ax on flat vectors (n,).
+
+    Raises:
+        TypeError: A's result does not have the domain's structure and shapes.
+    """
+
+    def product(x: Any) -> Any:
+        result = op(space.tree(x))
+        if jax.tree.structure(result) != space.treedef or tuple(map(jnp.shape, jax.tree.leaves(result))) != space.shapes:
+            raise TypeError(
+                f"the operator maps {space.like()} to {jax.tree.map(jnp.shape, result)}: expected the same structure and shapes, a "
+                "symmetric map of a space into itself."
+            )
+        return space.flat(result)
+
+    return product
+
+
+def _is_node(op: Any) -> bool:
+    """Whether JAX takes the object apart as a pytree."""
+    return not jax.tree_util.all_leaves([op])

@@ -1,0 +1,97 @@
+"""The aggregate: one row for each problem, preprocessing and optimizer, over the runs that differ in all the rest."""
+
+import numpy as np
+import pandas as pd
+
+SETTING = ["problem", "preprocess", "optim"]
+RESAMPLES = 5000  # of the bootstrap: the ends of a 95 % interval then rest on 125 resamples each
+NAMES = {"running": "unfinished", "interrupted": "unfinished"}  # statuses that are counted under another name
+COUNTS = ["completed", "diverged", "skipped", "failed", "unfinished"]
+
+
+def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each (problem, preprocess, optim) of `load_runs(...).runs`, in their order; unreadable runs are left out.
+
+    What holds at the start is the median over the runs that completed or diverged. What holds at the end is the median over those that
+    completed, or, where none did, over those that diverged.
+
+    Returns:
+        problem, preprocess, optim.
+        runs, and of them completed, diverged, skipped, failed, unfinished (running, killed or interrupted).
+        condition_number_start, condition_number: medians, with a run's lower bound in place of an unknown value; then the median is a
+            lower bound too, and condition_number_start_is_bound, condition_number_is_bound are True.
+        condition_number_positive_start, condition_number_positive: medians of λmax over the smallest eigenvalue above rounding.
+        lambda_max_start, lambda_max, sharpness, threshold: medians; sharpness_ratio: median of a run's sharpness / threshold.
+        steps_to_target: median over the runs that completed or diverged, where one that never reached the target counts as inf; NaN
+            where there was no target. steps_to_target_low, steps_to_target_high: its 95 % percentile bootstrap interval over the
+            runs (Efron and Tibshirani 1993, ch. 13), NaN for a single run. reached: how many reached it.
+        steps: the most steps that a completed run made.
+        loss, rate, rate_theory: medians.
+    """
+    readable = runs[runs["status"] != "unreadable"]
+    groups = readable.groupby(SETTING, sort=False, dropna=False)
+    rows = [{**dict(zip(SETTING, setting, strict=True)), **_row(group)} for setting, group in groups]
+    columns = list(_row(readable.iloc[:0]))
+    return pd.DataFrame(rows, columns=[*SETTING, *columns])
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the median, over +inf as over any other value; NaN for fewer than two values.
+
+    The percentiles are resampled medians themselves, not interpolated between two, so that an infinite one stays infinite. Inexact by
+    the resampling, which is seeded: the same values give the same interval.
+    """
+    if len(values) < 2:
+        return np.nan, np.nan
+    chosen = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[chosen], axis=1), [2.5, 97.5], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _row(group: pd.DataFrame) -> dict[str, float | int | bool]:
+    status = group["status"].replace(NAMES)
+    ended = group[status.isin(["completed", "diverged"])]
+    completed = ended[ended["status"] == "completed"]
+    final = completed if len(completed) else ended
+    row: dict[str, float | int | bool] = {"runs": len(group)}
+    row |= {name: int((status == name).sum()) for name in COUNTS}
+    for suffix, chosen in (("_start", ended), ("", final)):
+        known, bound = (
+            _numbers(chosen, f"condition_number{suffix}"),
+            _numbers(chosen, f"condition_number_bound{suffix}"),
+        )
+        row[f"condition_number{suffix}"] = _median(np.where(np.isnan(known), bound, known))
+        row[f"condition_number{suffix}_is_bound"] = bool((np.isnan(known) & ~np.isnan(bound)).any())
+        row[f"condition_number_positive{suffix}"] = _median(_numbers(chosen, f"condition_number_positive{suffix}"))
+        row[f"lambda_max{suffix}"] = _median(_numbers(chosen, f"lambda_max{suffix}"))
+    sharpness, threshold = _numbers(final, "sharpness"), _numbers(final, "threshold")
+    row |= {"sharpness": _median(sharpness), "threshold": _median(threshold)}
+    row["sharpness_ratio"] = _median(sharpness / np.where(threshold == 0, np.nan, threshold))
+    steps = _steps_to_target(ended)
+    low, high = interval(steps)
+    row |= {"steps_to_target": _median(steps), "steps_to_target_low": low, "steps_to_target_high": high}
+    row["reached"] = int(np.isfinite(steps).sum())
+    row["steps"] = np.nanmax(_numbers(completed, "steps"), initial=-1)
+    row["steps"] = np.nan if row["steps"] < 0 else row["steps"]
+    return row | {name: _median(_numbers(final, name)) for name in ("loss", "rate", "rate_theory")}
+
+
+def _steps_to_target(ended: pd.DataFrame) -> np.ndarray:
+    """Each run's steps to the target, inf where it was not reached; only of runs that had a target."""
+    steps = _numbers(ended, "steps_to_target")
+    if "target_loss" in ended:
+        steps = steps[~np.isnan(_numbers(ended, "target_loss"))]
+    return np.where(np.isnan(steps), np.inf, steps)
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as float64, NaN where it is missing or no number."""
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def _median(values: np.ndarray) -> float:
+    """The median of what is not NaN; NaN where nothing is."""
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else np.nan

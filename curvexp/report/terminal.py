@@ -1,0 +1,200 @@
+"""The aggregate for a person at a terminal, or for a pipe; and the runs of which no number counts, with the reason."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from curvexp.console import printable
+from curvexp.report.files import write_tables
+from curvexp.report.tables import COUNTS, SETTING, aggregate
+from curvexp.store import load_runs
+
+LISTED = 10  # runs of a kind that are named; the rest is counted
+LONGEST_NAME, LONGEST_REASON = 40, 200  # characters
+KINDS = {
+    "failed": "failed",
+    "diverged": "diverged",
+    "skipped": "skipped",
+    "interrupted": "interrupted",
+    "running": "not finished",
+    "unreadable": "unreadable",
+}
+POSITIVE = "⁺ some eigenvalues are zero to rounding; this is λmax over the smallest eigenvalue above it"
+BOUND = "≥ only a part of the spectrum was measured: a lower bound"
+CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
+
+
+def summarize(folder: str | Path, console: Console) -> pd.DataFrame:
+    """The runs under a folder, after printing their aggregate and writing it to <folder>/report.csv.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    runs = load_runs(folder).runs
+    if runs.empty:
+        console.print(f"No runs in {printable(folder)}.")
+        return runs
+    table = aggregate(runs)
+    render(table, console)
+    render_exceptions(runs, console)
+    try:
+        write_tables({"report": table}, Path(folder) / "report.csv", form="csv")
+    except OSError as error:
+        console.print(f"report.csv was not written: {printable(error)}")
+    return runs
+
+
+def render(table: pd.DataFrame, console: Console) -> None:
+    """Prints an aggregate, a table a problem: at a terminal start over end, in 100 columns; on a pipe a line a row, as wide as it is."""
+    notes: dict[str, None] = {}
+    for problem, rows in table.groupby("problem", sort=False, dropna=False):
+        shown = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
+        columns = [column for column in _columns(rows, notes) if set(column.cells) != {"–"}]
+        for column in columns:
+            header = column.header if console.is_terminal else column.header.replace("\n", column.between)
+            shown.add_column(header, justify="left" if column.header in ("preprocess", "optim") else "right")
+        for line in zip(*(column.cells for column in columns), strict=True):
+            if not console.is_terminal:
+                line = tuple(cell.replace("\n", column.between) for cell, column in zip(line, columns, strict=True))
+            shown.add_row(*line)
+        console.print(f"[bold]{_name(problem)}[/]")
+        _print(shown, console)
+    for note in notes:
+        console.print(note, style="dim")
+
+
+def render_exceptions(runs: pd.DataFrame, console: Console) -> None:
+    """Prints how many runs ended how, and names those that did not complete, with the reason."""
+    counts = runs["status"].value_counts()
+    kinds = {"completed": "completed", **KINDS}
+    parts = ", ".join(f"{counts[status]} {text}" for status, text in kinds.items() if status in counts)
+    console.print(f"{len(runs)} run{'s' * (len(runs) != 1)}: {parts}")
+    for status, text in KINDS.items():
+        chosen = runs[runs["status"] == status]
+        if chosen.empty:
+            continue
+        console.print(f"[bold]{text}[/]")
+        for _, run in chosen.head(LISTED).iterrows():
+            about = [_name(run[key]) for key in ("run", *SETTING) if isinstance(run[key], str)]
+            about += [f"seed {run['seed']:.0f}"] if pd.notna(run["seed"]) else []
+            at = f", last record at step {run['last_step']:.0f}" if status == "running" and run["records"] > 0 else ""
+            console.print(f"  {' '.join(about)}: {_reason(run['reason'])}{at}")
+        if len(chosen) > LISTED:
+            console.print(f"  … and {len(chosen) - LISTED} more")
+
+
+class _Column(NamedTuple):
+    """A printed column: its cells have two lines at a terminal, which stand side by side on a pipe with this text between."""
+
+    header: str
+    between: str
+    cells: list[str]
+
+
+def _columns(rows: pd.DataFrame, notes: dict[str, None]) -> list[_Column]:
+    """The columns of a problem's rows; one whose cells are all – has nothing to say."""
+    records = rows.to_dict("records")
+    return [
+        _Column("preprocess", "", [_name(row["preprocess"]) for row in records]),
+        _Column("optim", "", [_name(row["optim"]) for row in records]),
+        _Column("runs", ", ", [_runs(row) for row in records]),
+        _Column("κ start\nend", " → ", [_condition(row, notes) for row in records]),
+        _Column("λmax start\nend", " → ", [_pair(row["lambda_max_start"], row["lambda_max"]) for row in records]),
+        _Column("sharp/\nthr", "", [number(row["sharpness_ratio"]) for row in records]),
+        _Column("steps\nto target", " ", [_steps(row, notes) for row in records]),
+        _Column("loss", "", [number(row["loss"]) for row in records]),
+        _Column("rate\ntheory", " / ", [_pair(row["rate"], row["rate_theory"], rate) for row in records]),
+    ]
+
+
+def _runs(row: dict) -> str:
+    """How many runs, and how many of them did not complete."""
+    return "\n".join([str(row["runs"]), *(f"{row[name]} {name}" for name in COUNTS[1:] if row[name])])
+
+
+def _pair(first: float, second: float, text: Callable[[float], str] | None = None) -> str:
+    if math.isnan(first) and math.isnan(second):
+        return "–"
+    return "\n".join(map(text or number, (first, second)))
+
+
+def _condition(row: dict, notes: dict[str, None]) -> str:
+    """Condition numbers at the start and at the end, as they are known: exact, infinite with that of the positive part, or a bound."""
+    pair = [_one_condition(row, suffix, notes) for suffix in ("_start", "")]
+    return "–" if set(pair) == {"–"} else "\n".join(pair)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number in a few digits: 1.2e3, ∞, – where there is none."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def rate(value: float) -> str:
+    """A contraction a step with four digits of its distance from 1, which is what tells slow rates apart: 0.98020, 0.99997270."""
+    if not 0 < value < 1:
+        return number(value, 5)
+    return f"{value:.{min(3 - math.floor(math.log10(1 - value)), 8)}f}"
+
+
+def _one_condition(row: dict, suffix: str, notes: dict[str, None]) -> str:
+    value, positive = row[f"condition_number{suffix}"], row[f"condition_number_positive{suffix}"]
+    if row[f"condition_number{suffix}_is_bound"]:
+        notes[BOUND] = None
+        return f"≥ {number(value)}"
+    if math.isinf(value) and not math.isnan(positive):
+        notes[POSITIVE] = None
+        return f"∞ ({number(positive)}⁺)"
+    return number(value)
+
+
+def _steps(row: dict, notes: dict[str, None]) -> str:
+    """The median with its interval, and how many runs reached the target where not all did."""
+    ended = row["completed"] + row["diverged"]
+    if math.isnan(row["steps_to_target"]):
+        return "–"
+
+    def steps(value: float) -> str:
+        if math.isfinite(value):
+            return f"{value:.0f}"
+        return "never" if math.isnan(row["steps"]) else f"> {row['steps']:.0f}"
+
+    text = steps(row["steps_to_target"])
+    if row["reached"] < ended:
+        notes[CENSORED] = None
+        text += f" ({row['reached']}/{ended})"
+    low, high = row["steps_to_target_low"], row["steps_to_target_high"]
+    if math.isfinite(low) and low < high:
+        text += f"\n[{steps(low)}, {steps(high)}]"
+    return escape(text)
+
+
+def _name(value: object) -> str:
+    """A name from a config, safe and short."""
+    text = value if isinstance(value, str) else "?"
+    return printable(text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…")
+
+
+def _reason(value: object) -> str:
+    text = " ".join(value.split()) if isinstance(value, str) else "no reason was recorded"
+    return printable(text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…")
+
+
+def _print(table: Table, console: Console) -> None:
+    if console.is_terminal:
+        console.print(table)
+        return
+    width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(file=console.file, width=max(width, 20), no_color=True, highlight=False).print(table)

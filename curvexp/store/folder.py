@@ -1,0 +1,149 @@
+"""The writing side: a run's folder while the run lives.
+
+A line is one write() to an append-only file, so that a killed run leaves whole lines and at most one torn one at the end; the two
+small files are replaced as a whole, so that a reader sees the old one or the new one.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curvexp.errors import ConfigError
+from curvexp.record import Record
+
+SUMMARY = (  # keys that every summary has, null where they have no meaning
+    *("status", "problem", "preprocess", "optim", "seed", "steps", "parameters"),
+    *("loss", "loss_start", "rate", "rate_theory"),
+    *("lambda_max", "lambda_min", "sharpness", "threshold", "condition_number", "condition_number_positive"),
+    *("steps_to_target", "seconds", "reason", "lambda_max_start", "lambda_min_start", "sharpness_start"),
+    *("condition_number_start", "condition_number_positive_start", "versions"),
+)
+ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")
+
+
+class RunFolder:
+    """A run's folder while the run lives: `start`, then `append` and `update`, then `finish`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.summary: dict[str, Any] = dict.fromkeys(SUMMARY)
+        self._metrics: int | None = None
+        self._spectrum: int | None = None
+        self._refused = False
+
+    def start(self, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+        """Makes the folder and writes config and summary, with status `running`.
+
+        Raises:
+            ConfigError: the folder cannot be written, holds a run already, or config has a value that JSON has no form for.
+        """
+        plain = _plain(config, "")
+        self._refused = True
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._metrics = _open(self.path / "metrics.jsonl", os.O_EXCL)
+            self.update(**{**summary, "status": "running"})
+            _replace(self.path / "config.json", plain)
+            self._refused = False
+        except FileExistsError as error:
+            raise ConfigError(
+                f"hydra.run.dir={self.path}: expected a new folder, and {error.filename} exists. Choose another hydra.run.dir "
+                "(hydra.sweep.dir for a sweep), or remove it."
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"hydra.run.dir={self.path}: cannot be written ({error.strerror}). Choose another hydra.run.dir "
+                "(hydra.sweep.dir for a sweep)."
+            ) from error
+
+    def append(self, record: Record) -> None:
+        """Writes a record; on return it survives the death of this process.
+
+        Raises:
+            OSError: it could not be written as a whole; the files then end with the record before.
+        """
+        assert self._metrics is not None, "append() comes after start()"
+        reading = record.reading
+        if reading is not None:
+            line = {"step": record.step, "eigenvalues": reading.eigenvalues, "residuals": reading.residuals}
+            if reading.gradient_overlaps is not None:
+                line["gradient_overlaps"] = reading.gradient_overlaps
+            if self._spectrum is None:
+                self._spectrum = _open(self.path / "spectrum.jsonl", 0)
+            _append(self._spectrum, {**line, "complete": reading.complete, **reading.extra})
+        _append(self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
+
+    def update(self, **fields: Any) -> None:
+        """Sets these keys of the summary, and replaces the file as a whole."""
+        self.summary |= _plain(fields, "")
+        _replace(self.path / "summary.json", self.summary)
+
+    def finish(self, *, status: str, **fields: Any) -> dict[str, Any]:
+        """The summary as it was written for good: with this status, one of ENDINGS, and these keys.
+
+        A run that ends before it was started is recorded too; one whose start was refused leaves the folder as it was.
+        """
+        if status not in ENDINGS:
+            raise ValueError(f"status={status!r}: expected one of {', '.join(ENDINGS)}")
+        if self._metrics is None and not self._refused:
+            self.start({}, {})
+        if self._refused:
+            self.summary |= {"status": status, **_plain(fields, "")}
+        else:
+            self.update(status=status, **fields)
+        for file in (self._metrics, self._spectrum):
+            if file is not None:
+                os.close(file)
+        self._metrics = self._spectrum = None
+        self._refused = True
+        return dict(self.summary)
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | flags, 0o666)
+
+
+def _append(file: int, line: dict[str, Any]) -> None:
+    """One line in one write; a partial one (a full disk) is taken back, so that the next cannot run into it."""
+    data = (json.dumps(_plain(line, "")) + "\n").encode()
+    written = os.write(file, data)
+    if written != len(data):
+        os.ftruncate(file, os.fstat(file).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _replace(path: Path, value: dict[str, Any]) -> None:
+    """Writes JSON beside the file and puts it in its place, so that a reader sees the old one or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any, key: str) -> Any:
+    """The value in JSON's types: arrays as lists, paths as text.
+
+    Raises:
+        ConfigError: naming the key of a value that has no such form.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{key}[{position}]") for position, item in enumerate(value)]
+    if hasattr(value, "tolist"):
+        array = np.asarray(value)
+        if array.dtype.kind in "biuf" or array.dtype.name.startswith(("bfloat", "float")):
+            return array.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ConfigError(f"{key}={value!r}: expected what JSON can hold, got {type(value).__name__}. Change {key}.")

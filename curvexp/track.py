@@ -1,0 +1,225 @@
+"""Where a run is shown besides its own files: Weights & Biases, or nowhere.
+
+The files never depend on it: whatever W&B raises is told once, and the run goes on without it. wandb loads when a run is tracked.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curvexp.errors import ConfigError
+from curvexp.record import Record
+
+MODES = ("auto", "online", "offline", "disabled")
+EXIT_CODES = {"failed": 1, "interrupted": 130}  # any other ending is a result, and W&B shows such a run as finished
+LOGIN = "Run `wandb login`, or set the environment variable WANDB_API_KEY"
+
+log = logging.getLogger(__name__)
+
+
+def off() -> "Tracker":
+    """Tracks nothing."""
+    return Tracker()
+
+
+def wandb(
+    *,
+    project: str = "curvexp",
+    mode: str = "auto",
+    entity: str | None = None,
+    tags: Sequence[str] = (),
+    timeout: float = 15.0,
+) -> "Tracker":
+    """Weights & Biases: every scalar against the step, the eigenvalues as histograms, config and summary.
+
+    Args:
+        project, entity, tags: as W&B names them.
+        mode: `auto` is what the environment variable WANDB_MODE says, else online where an API key is configured, else offline;
+            `online` demands a key; `offline` writes into <run folder>/wandb, for `wandb sync` later; `disabled` tracks nothing.
+        timeout: seconds to wait for the server when a run starts and when it ends. A run that cannot start online goes on offline.
+
+    Raises:
+        ConfigError: a value is wrong. That a key is missing is found by `check`.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"track.mode={mode}: expected one of {', '.join(MODES)}. Change track.mode.")
+    if not isinstance(project, str) or not 0 < len(project) <= 128 or set(project) & set("/\\#?%:"):
+        raise ConfigError(
+            f"track.project={project}: expected 1 to 128 characters, none of / \\ # ? % : among them. Change track.project."
+        )
+    if isinstance(tags, str) or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
+        raise ConfigError(f"track.tags={tags}: expected a list of texts of 1 to 64 characters. Change track.tags.")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+        raise ConfigError(f"track.timeout={timeout}: expected seconds, above 0 and up to 3600. Change track.timeout.")
+    if mode == "disabled":
+        return Tracker()
+    return _Wandb(mode, {"project": project, "entity": entity, "tags": list(tags)}, float(timeout))
+
+
+class Tracker:
+    """One run's life in a tracker: `check` before any compute, `start`, `append` each record, `finish`. This one tracks nothing."""
+
+    address: str | None = None  # where the run can be looked at, once it started: a page, or a folder
+
+    def check(self) -> None:
+        """Raises ConfigError where the run could not be tracked as asked; touches no network."""
+
+    def start(
+        self, *, config: Mapping[str, Any], folder: Path, group: str | None, job_type: str | None, name: str
+    ) -> None:
+        """Begins the run; group and job_type are a sweep's, folder is the run's own."""
+
+    def append(self, record: Record) -> None:
+        """Shows a record."""
+
+    def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
+        """Ends the run; status is one of the store's ENDINGS."""
+
+
+class _Wandb(Tracker):
+    """A W&B run."""
+
+    unreachable = False  # the server was not reached: the process's later runs do not wait for it again
+
+    def __init__(self, mode: str, names: dict[str, Any], timeout: float) -> None:
+        self.mode, self.names, self.timeout = mode, names, timeout
+        self.run: Any = None
+
+    def check(self) -> None:
+        mode = os.environ.get("WANDB_MODE", "") if self.mode == "auto" else self.mode
+        if mode in ("offline", "disabled"):
+            self.mode = mode
+            return
+        key = _has_key()
+        if mode == "online" and not key:
+            raise ConfigError(f"track.mode=online: no W&B API key is configured. {LOGIN}; or choose track.mode=auto.")
+        self.mode = "online" if key else "offline"
+
+    def start(
+        self, *, config: Mapping[str, Any], folder: Path, group: str | None, job_type: str | None, name: str
+    ) -> None:
+        self.check()
+        if self.mode == "disabled":
+            return
+        run = {**self.names, "config": dict(config), "dir": str(folder), "group": group, "job_type": job_type}
+        run["name"] = name[:128]
+        if self.mode == "online" and not _Wandb.unreachable:
+            try:
+                self._init(run, "online")
+                return
+            except Exception as error:
+                _Wandb.unreachable = True
+                log.warning("W&B cannot be reached, runs are kept offline in %s: %s", folder / "wandb", _first(error))
+        try:
+            self._init(run, "offline")
+        except Exception as error:
+            self._give_up(error)
+
+    def append(self, record: Record) -> None:
+        if self.run is None:
+            return
+        try:
+            self.run.log(_logged(record), step=record.step, commit=True)  # now: W&B keeps a line back else
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
+        if self.run is None:
+            return
+        try:
+            self.run.summary.update({**summary, "status": status})
+            self.run.finish(exit_code=EXIT_CODES.get(status, 0))
+        except Exception as error:
+            self._give_up(error)
+        self.run = None
+
+    def _init(self, run: dict[str, Any], mode: str) -> None:
+        import wandb as client
+
+        if (
+            self.mode == "offline"
+        ):  # W&B reports its own errors and timings to its server, also of a run that is offline
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        self.run = client.init(**run, mode=mode, reinit="finish_previous", settings=_settings(self.timeout))  # type: ignore[arg-type]
+        self.run.define_metric("step", hidden=True)
+        self.run.define_metric("*", step_metric="step")
+        self.address = self.run.url if mode == "online" else str(Path(self.run.dir).parent)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("W&B failed, the run goes on without it; its own files are whole: %s", _first(error))
+        run, self.run = self.run, None
+        _leave(run)
+
+
+def _leave(run: Any) -> None:
+    """Ends W&B's service process, which may be what broke: the next run starts one of its own, and the exit of ours is quiet."""
+    import wandb as client
+
+    for end in (run.finish if run is not None else lambda: None, client.teardown):
+        try:
+            end()
+        except Exception as error:
+            log.debug("W&B did not end in order: %s", _first(error))
+
+
+def _settings(timeout: float) -> Any:
+    """What W&B is not to do: print, run git, watch the machine, list packages, wait for ever."""
+    import wandb as client
+
+    return client.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        init_timeout=timeout,
+        finish_timeout=timeout,
+        finish_timeout_raises=True,
+    )
+
+
+def _has_key() -> bool:
+    """Whether W&B finds a key in the environment or its files; asks neither the person nor the server."""
+    import wandb as client
+
+    client.setup(settings=client.Settings(silent=True))
+    try:
+        return client.login(prompt=False, verify=False)
+    except client.errors.AuthenticationError as error:
+        raise ConfigError(f"track: {_first(error)} {LOGIN}; or choose track.mode=offline.") from error
+
+
+def _logged(record: Record) -> dict[str, Any]:
+    """What W&B gets of a record: step, seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
+    was measured, such as trace.mean."""
+    values: dict[str, Any] = {"step": record.step, "seconds": record.seconds, **record.scalars}
+    if record.reading is not None:
+        import wandb as client
+
+        if len(record.reading.eigenvalues):
+            values["eigenvalues"] = client.Histogram(np_histogram=_histogram(record.reading.eigenvalues))
+        for key, value in record.reading.extra.items():
+            for name, item in value.items() if isinstance(value, Mapping) else [("", value)]:
+                if np.ndim(item) == 0:
+                    values[f"{key}.{name}".rstrip(".")] = item
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and edges over the finite values; values that differ by rounding alone share a bin."""
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
+    margin = max(1e-9 * max(abs(low), abs(high)), np.finfo(np.float64).tiny * bins)
+    if high - low < margin:
+        low, high = low - margin, high + margin
+    return np.histogram(values, bins=bins, range=(low, high))
+
+
+def _first(error: BaseException) -> str:
+    """The first line of an error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

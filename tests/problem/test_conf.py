@@ -1,0 +1,140 @@
+"""The contract of a problem, held against every file under conf/problem with every file under conf/preprocess."""
+
+import math
+from pathlib import Path
+
+import hydra
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from jax.flatten_util import ravel_pytree
+from omegaconf import OmegaConf
+
+from curvexp.errors import Unsupported
+from curvexp.problem import Problem
+from curvexp.problem.data import Dataset
+
+CONF = Path(__file__).parents[2] / "conf"
+PROBLEMS = sorted(path.stem for path in (CONF / "problem").glob("*.yaml"))
+DATA = sorted(path.stem for path in (CONF / "problem" / "data").glob("*.yaml"))
+PREPROCESS = sorted(path.stem for path in (CONF / "preprocess").glob("*.yaml"))
+UNSUPPORTED = {
+    (problem, prepare)
+    for problem in ("quadratic", "bowl", "dome", "saddle", "valley", "rosenbrock", "himmelblau", "monkey_saddle")
+    for prepare in ("batchnorm", "centered", "whitened")
+} | {(problem, "normalized") for problem in ("rosenbrock", "himmelblau", "monkey_saddle", "dome", "saddle")}
+DENSE_LIMIT = 200  # parameters
+
+
+def compose(*overrides: str):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(overrides=[f"+{o}" if o.startswith(("problem=", "preprocess=")) else o for o in overrides])
+
+
+def build(*overrides: str, dtype=jnp.float64) -> Problem:
+    cfg = compose(*overrides)
+    return instantiate(cfg.problem)(preprocess=instantiate(cfg.preprocess), dtype=dtype)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("prepare", PREPROCESS)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_problem_with_every_preprocessing_keeps_the_contract(name, prepare) -> None:
+    if (name, prepare) in UNSUPPORTED:
+        with pytest.raises(Unsupported, match=f"preprocess={prepare}"):
+            build(f"problem={name}", f"preprocess={prepare}")
+        return
+    problem = build(f"problem={name}", f"preprocess={prepare}")
+    assert problem.name == name
+    init = jax.jit(problem.init)
+    params = init(jax.random.key(3))
+    assert all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(init(jax.random.key(3)))))
+    value, gradient = jax.jit(jax.value_and_grad(problem.loss))(params, problem.data)
+    assert value.shape == ()
+    assert value.dtype == np.float64
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert jax.tree.structure(gradient) == jax.tree.structure(params)
+    examples = problem.examples
+    assert examples is None or all(len(leaf) == examples for leaf in jax.tree.leaves(problem.data))
+    for test in (problem.test, None) if problem.evaluate else ():
+        for score in jax.jit(problem.evaluate)(params, problem.data, test).values():
+            assert score.shape == ()
+            assert np.isfinite(score)
+    known = problem.known
+    if known.minimum is None:
+        assert problem.lower_bound is not None
+    else:
+        assert value >= known.minimum
+    if known.optimum is not None:
+        optimum = jax.tree.map(jnp.asarray, known.optimum)
+        assert jax.tree.map(jnp.shape, optimum) == jax.tree.map(jnp.shape, params)
+        assert math.isclose(problem.loss(optimum, problem.data), known.minimum, rel_tol=1e-12, abs_tol=1e-300)
+    flat, unravel = ravel_pytree(params)
+    if known.eigenvalues is not None and len(flat) <= DENSE_LIMIT:
+        hessian = jax.jit(jax.hessian(lambda x: problem.loss(unravel(x), problem.data)))(flat)
+        exact = np.linalg.eigvalsh(hessian)
+        # Weyl: rounding in the Hessian's sums over up to 500 terms, and LAPACK's own n·eps·λmax
+        assert np.abs(known.eigenvalues - exact).max() <= 1000 * np.finfo(np.float64).eps * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", ["mlp", "least_squares", "quadratic"])
+def test_float32_gives_float32(name) -> None:
+    problem = build(f"problem={name}", "preprocess=normalized", dtype=jnp.float32)
+    params = problem.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, problem.loss(params, problem.data)))} == {
+        np.dtype(np.float32)
+    }
+
+
+@pytest.mark.parametrize("data", [name for name in DATA if name != "openml"])
+def test_every_data_file_serves_every_problem_on_data(data) -> None:
+    for name in ("mlp", "least_squares"):
+        problem = build(
+            f"problem={name}", "preprocess=normalized", f"problem/data={data}", "problem.data.seed=1", dtype=jnp.float32
+        )
+        found = instantiate(compose(f"problem={name}", f"problem/data={data}", "problem.data.seed=1").problem.data)
+        assert isinstance(found, Dataset)
+        assert len(problem.data.inputs) == len(found.inputs)
+        assert np.isfinite(problem.loss(problem.init(jax.random.key(0)), problem.data))
+
+
+def test_options_of_the_data_are_set_under_the_problem() -> None:
+    cfg = compose("problem=mlp", "problem/data=gaussian", "problem.data.mean=3", "problem.hidden=[8,8]")
+    assert cfg.problem.data.mean == 3
+    assert list(cfg.problem.hidden) == [8, 8]
+    partial = instantiate(cfg.problem)
+    assert abs(partial.keywords["data"].inputs.mean() - 3) < 0.1  # deviations up to 1, 20 000 numbers
+    assert compose("problem=mlp").problem.data._target_ == "curvexp.problem.data.digits"
+
+
+def test_openml_needs_a_name_and_has_every_option_of_its_builder() -> None:
+    cfg = compose("problem=mlp", "problem/data=openml")
+    assert OmegaConf.is_missing(cfg.problem.data, "name")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.glob("problem/**/*.yaml")) + sorted(CONF.glob("preprocess/*.yaml")), ids=lambda p: p.stem
+)
+def test_every_file_states_every_option_of_its_builder_with_its_default(path) -> None:
+    import inspect
+
+    from hydra.utils import get_method
+
+    stated = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(stated, dict)
+    options = {
+        key: parameter.default
+        for key, parameter in inspect.signature(get_method(stated["_target_"])).parameters.items()
+        if key not in ("preprocess", "dtype", "data", "options") and not (key == "name" and path.stem != "openml")
+    }
+    written = {k: v for k, v in stated.items() if k not in ("_target_", "_partial_", "defaults")}
+    if path.stem in ("bowl", "dome", "saddle", "valley"):  # the rest of their options are the quadratic's
+        assert {"b": None, "start": "random", "basis_seed": 0}.items() <= written.items()
+        written = {"eigenvalues": written["eigenvalues"]}
+    as_lists = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in options.items() if v is not inspect.Parameter.empty
+    }
+    assert {k: v for k, v in written.items() if v != "???"} == as_lists

@@ -1,0 +1,357 @@
+"""The command line as a person uses it: every refusal names the key, every job leaves its records."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curvexp.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["problem.dimension=10", "steps=20"]
+
+
+def command(*arguments, cwd, check=None, env=None, timeout=240):
+    found = subprocess.run(
+        [sys.executable, "-m", "curvexp", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160", **(env or {})},
+        stdin=subprocess.DEVNULL,
+    )
+    if check is not None:
+        assert found.returncode == check, found.stdout + found.stderr
+    return found
+
+
+def call(*arguments):
+    """The exit code of the command line, run in this process."""
+    before = sys.argv
+    sys.argv = ["curvexp"]
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def summaries(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("summary.json"), key=_job_number)]
+
+
+def _job_number(path):
+    return int(path.parent.name) if path.parent.name.isdigit() else -1
+
+
+REFUSALS = [  # what is typed, what the message must hold
+    (["optim=sdg"], r"optim=sdg: .*adam.*Did you mean sgd"),
+    (["problm=mlp"], r"problm=mlp: unknown key.*Did you mean problem"),
+    (["optim.momentun=0.9", "optim=momentum"], r"optim\.momentun=0\.9: unknown key.*Did you mean optim\.momentum"),
+    (["+optim.momentun=0.9", "optim=momentum"], r"optim\.momentun=0\.9: unknown key.*Did you mean momentum"),
+    (["+stepz=3"], r"stepz: unknown key.*Did you mean steps"),
+    (["+problem.dimensions=3"], r"problem\.dimensions=3.*Did you mean dimension"),
+    (["problem=mlp", "problem.data=wines"], r"problem/data=wines.*Did you mean wine"),
+    (["optim=sgd,momentum"], r"optim: several values.*-m"),
+    (["optim.lr=-1"], r"optim\.lr=-1: expected"),
+    (["optim.lr=0"], r"optim\.lr=0: expected"),
+    (["optim.lr=nan"], r"optim\.lr=nan: expected"),
+    (["optim.lr=1e30"], r"optim\.lr=1e\+30: expected"),
+    (["steps=0"], r"steps=0: expected"),
+    (["steps=-3"], r"steps=-3: expected"),
+    (["steps=nan"], r"steps=nan: expected"),
+    (["steps=10000000000"], r"steps=10000000000: expected"),
+    (["seed=-1"], r"seed=-1: expected"),
+    (["precision=float16"], r"precision=float16: expected float32 or float64"),
+    (["probe.k=0"], r"probe\.k=0: expected"),
+    (["probe.k=11"], r"probe\.k=11: expected 1 <= k <= 10, the number of parameters"),
+    (["probe.every=0"], r"probe\.every=0: expected"),
+    (["probe.tol=-1"], r"probe\.tol=-1: expected"),
+    (["batch_size=4"], r"batch_size=4: .*no examples"),
+    (["problem=mlp", "batch_size=100000"], r"batch_size=100000: expected an integer from 1 to 1437"),
+    (["problem=mlp", "problem.hidden=[0]"], r"problem\.hidden"),
+    (["problem.matrix=[[1,2],[3,4]]"], r"problem\.matrix"),
+    (["problem.matrix=[[1,nan],[nan,4]]"], r"problem\.matrix"),
+    (["problem.eigenvalues=[1,2,3]"], r"problem\.(eigenvalues|dimension)"),
+    (["preprocess=batchnorm"], r"preprocess=batchnorm"),
+    (["problem=mlp", "probe=exact", "probe.limit=100"], r"probe\.limit=100.*probe=top"),
+    (["problem=mlp", "problem.data=openml", "problem.data.name=nothing-of-this-name"], r"openml"),
+    (["track=wandb", "track.mode=online"], r"track\.mode=online"),
+    (["hydra.run.dir=/proc/nowhere/x"], r"hydra\.run\.dir=/proc/nowhere/x"),
+    (["optim._target_=optax.nothing"], r"optim\._target_=optax\.nothing: cannot be imported"),
+    (["steps=${nowhere}"], r"nowhere"),
+    (["steps"], r"steps"),
+    (["target=-1"], r"target=-1: expected"),
+    (["diverge_at=0"], r"diverge_at=0: expected"),
+    (["--config-dir=/nowhere"], r"--config-dir=/nowhere"),
+]
+
+
+@pytest.mark.parametrize("typed, expected", REFUSALS, ids=[" ".join(typed) for typed, _ in REFUSALS])
+def test_bad_input_is_refused_by_its_key_with_exit_code_2_and_nothing_written(
+    typed, expected, here, capsys, monkeypatch
+):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(here))
+    small = ["problem.dimension=10"] if not any("problem" in word for word in typed) else []
+    small = ["problem.dimension=10"] if typed == ["problem.eigenvalues=[1,2,3]"] else small
+    before = sorted(here.rglob("*"))
+    assert call(*small, *typed) == 2
+    shown = capsys.readouterr()
+    assert re.search(expected, shown.err.replace("\n", " ")), shown.err
+    assert "Traceback" not in shown.out + shown.err
+    assert [path for path in sorted(here.rglob("*")) if not {".cache", "scikit_learn_data"} & {*path.parts}] == before
+
+
+def test_a_run_leaves_config_summary_metrics_and_spectrum(here, capsys):
+    assert call(*SMALL, "probe.every=10", "hydra.run.dir=out", "precision=float64", "seed=3") == 0
+    shown = capsys.readouterr().out
+    for word in ("completed", "rate", "theory", "λmax", "threshold", "condition number", "out"):
+        assert word in shown
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert (summary["status"], summary["problem"], summary["optim"], summary["seed"]) == (
+        "completed",
+        "quadratic",
+        "sgd",
+        3,
+    )
+    assert (summary["steps"], summary["parameters"]) == (20, 10)
+    assert summary["condition_number"] == pytest.approx(100, rel=1e-10)
+    assert summary["lambda_max_start"] == pytest.approx(summary["lambda_max"], rel=1e-12)
+    assert json.loads(Path("out/config.json").read_text())["steps"] == 20
+    metrics = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [0, 10, 20]
+    spectrum = [json.loads(line) for line in Path("out/spectrum.jsonl").read_text().splitlines()]
+    assert np.allclose(spectrum[-1]["eigenvalues"], np.linspace(1, 100, 10), rtol=1e-10)
+    assert Path("out/.hydra/overrides.yaml").is_file()
+
+
+def test_precision_is_set_for_each_job(here):
+    assert call("-m", *SMALL, "precision=float64,float32,float64") == 0
+    one, two, three = (summary["loss"] for summary in summaries(here))
+    assert one == three
+    assert np.float32(two) == two
+    assert np.float32(one) != one
+
+
+def test_a_sweep_records_skips_and_failures_runs_the_rest_and_exits_with_1(here, capsys):
+    assert call("-m", *SMALL, "preprocess=raw,batchnorm", "optim.lr=auto,-1") == 1
+    found = summaries(here)
+    assert [summary["status"] for summary in found] == ["completed", "failed", "skipped", "failed"]
+    assert "optim.lr=-1" in found[1]["reason"]
+    shown = capsys.readouterr()
+    assert "batchnorm" in shown.out
+    assert "Traceback" not in shown.out + shown.err
+    assert list(here.rglob("report.csv"))
+
+
+def test_a_sweep_of_meaningless_combinations_alone_is_no_failure(here):
+    assert call("-m", *SMALL, "preprocess=batchnorm", "seed=0,1") == 0
+    assert [summary["status"] for summary in summaries(here)] == ["skipped", "skipped"]
+
+
+def test_a_sweep_refuses_what_is_wrong_with_all_its_jobs(here, capsys):
+    assert call("-m", "optim.lr=-1", "seed=0,1") == 2
+    assert call("-m", "optim=sgd,adma", "seed=0,1") == 2
+    assert "Did you mean adam" in capsys.readouterr().err
+    assert not list(here.rglob("summary.json"))
+
+
+def test_divergence_is_a_result(here, capsys):
+    assert call("problem.dimension=10", "optim.lr=1", "steps=300", "hydra.run.dir=out") == 0
+    assert json.loads(Path("out/summary.json").read_text())["status"] == "diverged"
+    assert "diverged" in capsys.readouterr().out
+
+
+USER_PACKAGE = """
+import jax.numpy as jnp, optax
+from curvexp.optim import Optimizer
+from curvexp.probe import Probe
+from curvexp.preprocess import Preprocess
+from curvexp.problem import Problem
+from curvexp.record import Reading
+import numpy as np
+
+def init(key):
+    return jnp.ones(3)
+
+def loss(params, data):
+    return (params**4).sum() / 4
+
+def quartic(*, scale=1.0, preprocess, dtype):
+    return Problem("quartic", init, loss, (), lower_bound=0.0)
+
+def raising(*, preprocess, dtype):
+    raise RuntimeError("the disk of my lab is full")
+
+def sign(lr=0.1, schedule=None):
+    return optax.sign_sgd(lr)
+
+def halved():
+    return Preprocess("halved", lambda inputs: lambda x: x / 2)
+
+def gradient_only(every=5):
+    def measure(loss, params, state, key):
+        return Reading(np.zeros(0), np.zeros(0), None, complete=False, scalars={"mine": 7.0}, extra={}), state
+    return Probe("gradient_only", measure, every)
+"""
+
+
+@pytest.fixture
+def package(here, monkeypatch):
+    (here / "mylab.py").write_text(USER_PACKAGE)
+    for group, name, target in [
+        ("problem", "quartic", "quartic"),
+        ("problem", "raising", "raising"),
+        ("optim", "sign", "sign"),
+        ("preprocess", "halved", "halved"),
+        ("probe", "mine", "gradient_only"),
+    ]:
+        file = here / "myconf" / group / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        extra = (
+            "scale: 2.0\n_partial_: true\n" if name == "quartic" else "_partial_: true\n" if name == "raising" else ""
+        )
+        file.write_text(f"_target_: mylab.{target}\n{extra}")
+    monkeypatch.syspath_prepend(str(here))
+    return here
+
+
+def test_a_problem_optimizer_and_probe_of_ones_own(package):
+    typed = ["--config-dir", "myconf", "problem=quartic", "optim=sign", "probe=mine", "steps=10", "hydra.run.dir=out"]
+    assert call(*typed) == 0
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert (summary["problem"], summary["optim"], summary["mine"]) == ("quartic", "sign", 7.0)
+    assert summary["loss"] < summary["loss_start"]
+
+
+def test_a_preprocessing_of_ones_own(package):
+    typed = ["--config-dir", "myconf", "problem=least_squares", "problem.data=wine", "preprocess=halved", "steps=10"]
+    assert call(*typed, "hydra.run.dir=out") == 0
+    assert json.loads(Path("out/summary.json").read_text())["preprocess"] == "halved"
+
+
+def test_a_users_problem_that_raises_leaves_its_traceback_in_its_folder(package, capsys):
+    assert call("--config-dir", "myconf", "-m", "problem=quartic,raising", "probe=off", "optim.lr=0.1", "steps=5") == 1
+    good, bad = summaries(package)
+    assert (good["status"], bad["status"]) == ("completed", "failed")
+    assert "the disk of my lab is full" in bad["reason"]
+    (trace,) = package.rglob("traceback.txt")
+    assert "mylab.py" in trace.read_text()
+    assert "Traceback" not in capsys.readouterr().err
+    assert call("--config-dir", "myconf", "problem=raising", "hydra.run.dir=alone") == 1
+    assert "the disk of my lab is full" in capsys.readouterr().err
+
+
+def test_any_optax_optimizer_and_schedule_from_the_command_line(here):
+    typed = [*SMALL, "optim=adamw", "optim.learning_rate=0.05", "optim.schedule=cosine", "hydra.run.dir=out"]
+    assert call(*typed) == 0
+    metrics = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in metrics] == pytest.approx([0.05, 0.025, 0.0], abs=1e-8)
+
+
+def test_help_and_cfg_load_no_jax(here):
+    script = (
+        "import sys; sys.argv = ['curvexp', *{!r}]\n"
+        "from curvexp.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('jax' in sys.modules, 'pandas' in sys.modules, 'wandb' in sys.modules)"
+    )
+    for typed in (["--help"], ["--cfg", "job"]):
+        found = subprocess.run(
+            [sys.executable, "-c", script.format(typed)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+            timeout=60,
+        )
+        assert found.stdout.splitlines()[-1] == "False False False"
+
+
+def test_import_is_light():
+    script = "import sys, curvexp; print([m for m in ('hydra', 'wandb', 'pandas', 'altair', 'plotly', 'jax') if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+    )
+    assert found.stdout.strip() == "[]"
+    script = (
+        "import sys, curvexp\n"
+        "[getattr(curvexp, name) for name in curvexp.__all__]\n"
+        "print([m for m in ('hydra', 'wandb', 'pandas', 'plotly') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+    )
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_ends_the_run_as_interrupted(here, number, code):
+    process = _running(here)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    (summary,) = summaries(here)
+    assert summary["status"] == "interrupted"
+
+
+def test_kill_leaves_every_shown_record_readable_and_the_report_says_not_finished(here):
+    process = _running(here)
+    lines = next(here.rglob("metrics.jsonl")).read_bytes().count(b"\n")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    import curvexp
+
+    runs = curvexp.load_runs(here)
+    assert runs.runs["status"].tolist() == ["running"]
+    assert len(runs.metrics) >= lines > 0
+    report = subprocess.run(
+        [sys.executable, "-m", "curvexp.report", str(here)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert report.returncode == 0
+    assert "running or killed" in report.stdout
+
+
+def _running(here):
+    """A long run, already recording."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "curvexp", "problem.dimension=30", "steps=100000000", "hydra.run.dir=out"],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        metrics = here / "out" / "metrics.jsonl"
+        if metrics.exists() and metrics.read_bytes().count(b"\n") > 5:
+            return process
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError("the run did not begin in 120 s")
