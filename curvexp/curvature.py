@@ -13,7 +13,7 @@ compiled program serves all parameters and all data of the same shapes.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +112,125 @@ def ggn(
     return Operator(_Chunked(_ggn_product, chunk), space_of(params), (head, params, (inputs, targets)))
 
 
+def fisher(
+    model: Callable[..., Any],
+    log_likelihood: Literal["softmax", "gaussian"],
+    params: Any,
+    inputs: Any,
+    *,
+    kind: Literal["true", "sampled", "empirical"] = "true",
+    targets: Any = None,
+    samples: int = 1,
+    key: Any = None,
+    chunk: int | None = None,
+) -> Operator:
+    """Fisher information of a model's predictive distribution, a mean over the examples; positive semidefinite.
+
+    Args:
+        model: model(params, inputs) -> (P, K): logits for "softmax"; means of a unit-variance normal for "gaussian" (½ squared error).
+        inputs: (P, ...).
+        kind: true, E_y over the model's own distribution, exact; sampled, `samples` labels drawn from it for each example with `key`,
+            unbiased; empirical, with the data's `targets` ((P,) integer, or (P, K)), which is no Fisher but the second moment of the
+            examples' gradients.
+        chunk: examples taken at once.
+
+    Raises:
+        ValueError: a kind without what it needs.
+
+    Source: Martens 2020, sec. 9 to 11; Kunstner et al. 2019 on the empirical one.
+    """
+    if log_likelihood not in ("softmax", "gaussian"):
+        raise ValueError(f"log_likelihood={log_likelihood!r}: expected 'softmax' or 'gaussian'.")
+    bound = _partial(model)
+    if kind == "true":
+        examples: Any = (inputs,)
+        product: Callable[[Any, Any], Any] = _TrueFisher(log_likelihood)
+    elif kind == "sampled":
+        if key is None:
+            raise ValueError("fisher(kind='sampled') draws labels: expected key=jax.random.key(...).")
+        examples = (inputs, _scores(bound, params, inputs, key, samples=samples, family=log_likelihood))
+        product = _outer_product
+    elif kind == "empirical":
+        if targets is None:
+            raise ValueError("fisher(kind='empirical') takes the data's labels: expected targets=.")
+        outputs = bound(params, inputs)
+        at = jax.nn.one_hot(targets, outputs.shape[-1]) if log_likelihood == "softmax" else targets
+        mean = jax.nn.softmax(outputs) if log_likelihood == "softmax" else outputs
+        examples = (inputs, (mean - at)[:, None])
+        product = _outer_product
+    else:
+        raise ValueError(f"kind={kind!r}: expected 'true', 'sampled' or 'empirical'.")
+    if chunk is not None:
+        product = _Chunked(product, chunk)
+    return Operator(product, space_of(params), (bound, params, examples))
+
+
+def gradient_covariance(
+    model: Callable[..., Any],
+    criterion: Callable[[Any, Any], Any],
+    params: Any,
+    inputs: Any,
+    targets: Any,
+) -> Operator:
+    """Covariance of the single examples' gradients: their second moment less the outer product of their mean.
+
+    Args:
+        criterion: mean over the examples; each example's own loss is taken as criterion on that example alone.
+
+    Source: Jastrzębski et al. 2020, sec. 2.
+    """
+    head = (_partial(model), _partial(criterion))
+    return Operator(_covariance_product, space_of(params), (head, params, (inputs, targets)))
+
+
+def scaled(op: Operator, factor: Any) -> Operator:
+    """factor·A; negated for factor −1. The factor is an array for jit: one program serves all."""
+    return Operator(_scaled_product, op.space, (op, jnp.asarray(factor, op.dtype)))
+
+
+def shifted(op: Operator, shift: Any) -> Operator:
+    """A + shift·I."""
+    return Operator(_shifted_product, op.space, (op, jnp.asarray(shift, op.dtype)))
+
+
+def difference(left: Operator, right: Operator) -> Operator:
+    """A − B on one space; the residual part of the Hessian is difference(hessian, ggn)."""
+    _same_space(left, right.like, "right")
+    return Operator(_difference_product, left.space, (left, right))
+
+
+def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
+    """The diagonal block of A on some of the parameters: rows and columns of the leaves that are chosen.
+
+    Args:
+        chosen: a predicate on a leaf's path, written as "layer/kernel"; or a prefix of paths, "layer".
+
+    Returns:
+        Operator on a dict {path: array}.
+
+    Raises:
+        ValueError: no leaf is chosen; the message lists the paths.
+    """
+    paths = _paths(op.space)
+
+    def takes(path: str) -> bool:
+        return path == chosen or path.startswith(f"{chosen}/") if isinstance(chosen, str) else bool(chosen(path))
+
+    picked = tuple(i for i, path in enumerate(paths) if takes(path))
+    if not picked:
+        raise ValueError(f"block: no parameter is chosen; expected some of {', '.join(paths)}.")
+    leaves = jax.tree.leaves(op.like)
+    domain = {paths[i]: leaves[i] for i in picked}
+    return Operator(_Block(tuple(paths), tuple(paths[i] for i in picked)), space_of(domain), op)
+
+
+def layers(op: Operator) -> dict[str, Operator]:
+    """The diagonal blocks by layer: {the path without its last name: block}."""
+    paths = _paths(op.space)
+    names = dict.fromkeys(path.rpartition("/")[0] or path for path in paths)
+    return {name: block(op, name) for name in names}
+
+
 def preconditioned(op: Operator, preconditioner: Any) -> Operator:
     """P^(-1/2) A P^(-1/2): what decides the stability of an adaptive optimizer that divides its step by P.
 
@@ -141,6 +260,81 @@ def _ggn_product(operands: Any, v: Any) -> Any:
     outputs, tangent = jax.jvp(forward, (params,), (v,))
     curved = jax.jvp(jax.grad(lambda f: criterion(f, targets)), (outputs,), (tangent,))[1]
     return jax.vjp(forward, params)[1](curved)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrueFisher:
+    """J' E[∇²(−log p)] J: diag(p) − pp' for softmax, I for a unit normal, over the number of examples."""
+
+    family: str
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        model, params, (inputs,) = operands
+        outputs, tangent = jax.jvp(lambda p: model(p, inputs), (params,), (v,))
+        if self.family == "softmax":
+            p = jax.nn.softmax(outputs)
+            tangent = p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))
+        return jax.vjp(lambda p: model(p, inputs), params)[1](tangent / len(inputs))[0]
+
+
+def _outer_product(operands: Any, v: Any) -> Any:
+    """Mean over examples and samples of J's s'J v, with the scores s = ∂(−log p)/∂outputs, (P, samples, K)."""
+    model, params, (inputs, scores) = operands
+    _, tangent = jax.jvp(lambda p: model(p, inputs), (params,), (v,))
+    along = jnp.einsum("psk,pk->ps", scores, tangent)
+    weighted = jnp.einsum("ps,psk->pk", along, scores) / (scores.shape[0] * scores.shape[1])
+    return jax.vjp(lambda p: model(p, inputs), params)[1](weighted)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("samples", "family"))
+def _scores(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: str) -> Any:
+    outputs = model(params, inputs)
+    shape = (outputs.shape[0], samples, outputs.shape[-1])
+    if family == "gaussian":
+        return -jax.random.normal(key, shape, outputs.dtype)
+    labels = jax.random.categorical(key, outputs[:, None, :], shape=shape[:2])
+    return jax.nn.softmax(outputs)[:, None] - jax.nn.one_hot(labels, shape[-1], dtype=outputs.dtype)
+
+
+def _covariance_product(operands: Any, v: Any) -> Any:
+    (model, criterion), params, (inputs, targets) = operands
+
+    def each(p: Any) -> Any:
+        one = jax.vmap(lambda x, y: criterion(model(p, x[None]), y[None]))
+        return one(inputs, targets)
+
+    losses, tangent = jax.jvp(each, (params,), (v,))
+    return jax.vjp(each, params)[1]((tangent - tangent.mean()) / len(losses))[0]
+
+
+def _scaled_product(operands: Any, v: Any) -> Any:
+    op, factor = operands
+    return jax.tree.map(lambda a: factor.astype(a.dtype) * a, op(v))
+
+
+def _shifted_product(operands: Any, v: Any) -> Any:
+    op, shift = operands
+    return jax.tree.map(lambda a, b: a + shift.astype(b.dtype) * b, op(v), v)
+
+
+def _difference_product(operands: Any, v: Any) -> Any:
+    left, right = operands
+    return jax.tree.map(jnp.subtract, left(v), right(v))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """Zero-padded to the whole space, multiplied, and cut out again."""
+
+    paths: tuple[str, ...]
+    chosen: tuple[str, ...]
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        op = operands
+        zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(op.like)]
+        padded = [v.get(path, zero) for path, zero in zip(self.paths, zeros, strict=True)]
+        image = jax.tree.leaves(op(jax.tree.unflatten(op.space.treedef, padded)))
+        return {path: leaf for path, leaf in zip(self.paths, image, strict=True) if path in self.chosen}
 
 
 def _preconditioned_product(operands: Any, v: Any) -> Any:
@@ -182,6 +376,11 @@ def _partial(function: Callable[..., Any]) -> Any:
     if isinstance(function, jax.tree_util.Partial):
         return function
     return jax.tree_util.Partial(function)
+
+
+def _paths(space: Space) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(space.like())
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def _composed(head: Any, params: Any, inputs: Any, targets: Any) -> Any:

@@ -207,13 +207,18 @@ def from_optax(
 
 
 def resolve(
-    optimizer: Optimizer, *, eigenvalues: Any | None = None, sharpness: float | None = None
+    optimizer: Optimizer,
+    *,
+    eigenvalues: Any | None = None,
+    sharpness: float | None = None,
+    eps: float = float(np.finfo(np.float64).eps),
 ) -> tuple[Optimizer, str | None]:
     """The optimizer with a number wherever `auto` stood, and a sentence on how it was chosen (None where nothing was auto).
 
     Args:
-        eigenvalues: the constant Hessian's, where the problem knows it, (n,): theory's best step for the extreme nonzero ones.
+        eigenvalues: the constant Hessian's, where the problem knows it, (n,): theory's best step for the extreme ones above rounding.
         sharpness: largest eigenvalue measured at the start, else: `fraction` of the stability threshold.
+        eps: machine epsilon of the run's precision: what cannot be told from zero in it is no part of the condition number.
 
     Raises:
         ConfigError: nothing positive to scale lr by.
@@ -226,9 +231,7 @@ def resolve(
         return optimizer._replace(hyper=hyper), f"momentum={FALLBACK_MOMENTUM} (momentum=auto beside a given lr)"
     given = hyper.get("momentum")
     if eigenvalues is not None and optimizer.best is not None:
-        values = np.asarray(eigenvalues, np.float64)
-        floor = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
-        nonzero = values[np.abs(values) > floor]
+        nonzero = theory.above_rounding(eigenvalues, eps=eps)
         if len(nonzero) and nonzero.min() > 0:
             found = optimizer.best(nonzero.min(), nonzero.max(), None if given in (None, "auto") else given)
             hyper |= {"lr": found.lr} | ({"momentum": found.momentum} if "momentum" in hyper else {})

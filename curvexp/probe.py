@@ -133,12 +133,12 @@ def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
     """
     values = np.asarray(eigenvalues, np.float64)
     sizes = np.abs(values)
-    floor = len(values) * eps * sizes.max()
+    floor = theory.rounding_floor(values, eps=eps)
     positive = values[values > floor]
     return {
         "condition_number": float(sizes.max() / sizes.min()) if sizes.min() > floor else math.inf,
         "condition_number_positive": float(positive.max() / positive.min()) if len(positive) else math.nan,
-        "floor": float(floor),
+        "floor": floor,
         "below_floor": int((sizes <= floor).sum()),
         "negative": int((values < -floor).sum()),
     }

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from curvexp import optim
+from curvexp import optim, theory
 from curvexp import probe as probes
 from curvexp.curvature import hessian
 from curvexp.errors import ConfigError
@@ -202,7 +202,7 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
         return optimizer, None
     known = problem.known.eigenvalues
     if known is not None and optimizer.best is not None:
-        return optim.resolve(optimizer, eigenvalues=known)
+        return optim.resolve(optimizer, eigenvalues=known, eps=_eps(params))
     if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
         return optim.resolve(optimizer)
     whole = jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
@@ -267,12 +267,12 @@ def _rates(
     rate = measured_rate(
         np.array(losses),
         minimum=limits.minimum,
-        eps=float(jnp.finfo(state.loss.dtype).eps),
+        eps=_eps(state.params),
         double_root=hyper.get("momentum", 0) > 0,
     )
     values, theory_rate = problem.known.eigenvalues, None
     if values is not None and optimizer.rate is not None and optimizer.schedule is None:
-        nonzero = values[np.abs(values) > len(values) * np.finfo(np.float64).eps * np.abs(values).max()]
+        nonzero = theory.above_rounding(values, eps=_eps(state.params))
         theory_rate = float(optimizer.rate(hyper, nonzero).max()) if len(nonzero) else None
     return {"rate": rate, "rate_theory": theory_rate}
 
@@ -342,6 +342,10 @@ _norm = jax.jit(optax.tree.norm)
 def _on(loss: Callable[[Any, Any], Any], data: Any, params: Any) -> Any:
     """The loss on all training data, as a function of params alone: bound by Partial, so that data stays an argument of jit."""
     return loss(params, data)
+
+
+def _eps(params: Any) -> float:
+    return float(jnp.finfo(optax.tree.dtype(params, "highest")).eps)
 
 
 def _next(done: int, every: int) -> int:

@@ -153,6 +153,24 @@ def best_step_along_gradient(gradient_squared: ArrayLike, curvature: ArrayLike) 
     return np.where(h > 0, g / np.where(h > 0, h, 1), np.inf)
 
 
+def rounding_floor(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.float64).eps)) -> float:
+    """Size n·eps·max|λ| below which an eigenvalue of an n x n matrix cannot be told from zero.
+
+    Args:
+        eigenvalues: all of them, (n,). eps: machine epsilon of the precision that the matrix is computed in.
+
+    Source: the numerical rank of LAPACK and numpy.linalg.matrix_rank.
+    """
+    values = np.abs(np.asarray(eigenvalues, np.float64))
+    return float(values.size * eps * values.max(initial=0.0))
+
+
+def above_rounding(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.float64).eps)) -> Array:
+    """The eigenvalues that are not zero to rounding, |λ| > `rounding_floor`, (m,) with m <= n, in their order."""
+    values = np.asarray(eigenvalues, np.float64)
+    return values[np.abs(values) > rounding_floor(values, eps=eps)]
+
+
 def _spectral_radius(*, trace: Array, determinant: Array) -> Array:
     """Largest |z| with z² − trace·z + determinant = 0; √determinant where the roots are complex.
 

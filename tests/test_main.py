@@ -147,8 +147,8 @@ def test_precision_is_set_for_each_job(here):
     assert call("-m", *SMALL, "precision=float64,float32,float64") == 0
     one, two, three = (summary["loss"] for summary in summaries(here))
     assert one == three
-    assert np.float32(two) == two
-    assert np.float32(one) != one
+    assert float(np.float32(two)) == two
+    assert float(np.float32(one)) != one
 
 
 def test_a_sweep_records_skips_and_failures_runs_the_rest_and_exits_with_1(here, capsys):

@@ -24,6 +24,18 @@ def network(**options):
     return problems.mlp(preprocess=preprocess.normalized(), dtype=jnp.float32, data=data, hidden=[8], **options)
 
 
+def network_x64():
+    data = problems.data.wine()
+    return problems.mlp(preprocess=preprocess.normalized(), dtype=jnp.float64, data=data, hidden=[5])
+
+
+def dense_hessian(problem, params):
+    """By jax.hessian, independent of curvexp's operators."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    dense = np.asarray(jax.jit(jax.hessian(lambda x: problem.loss(unravel(x), problem.data)))(flat))
+    return (dense + dense.T) / 2
+
+
 def train(problem, optimizer, measure=None, *, seed=0, **options):
     return list(runner.run(problem, optimizer, measure, key=jax.random.key(seed), **{"steps": 60, **options}))
 
@@ -114,16 +126,9 @@ def test_exact_probe_is_lapack_on_the_dense_hessian():
     assert [record.step for record in records if record.reading] == [0, 25, 50]
     for record in records:
         if record.reading:
-            flat, unravel = jax.flatten_util.ravel_pytree(record.state.params)
-            dense = np.asarray(jax.hessian(lambda x, f=unravel: problem.loss(f(x), problem.data))(flat))
-            exact = np.linalg.eigvalsh((dense + dense.T) / 2)
+            exact = np.linalg.eigvalsh(dense_hessian(problem, record.state.params))
             assert np.abs(record.reading.eigenvalues - exact).max() <= 1e-10 * np.abs(exact).max()
             assert record.reading.gradient_overlaps.sum() == pytest.approx(1, rel=1e-9)  # a complete basis
-
-
-def network_x64():
-    data = problems.data.wine()
-    return problems.mlp(preprocess=preprocess.normalized(), dtype=jnp.float64, data=data, hidden=[5])
 
 
 @pytest.mark.usefixtures("x64")
@@ -132,9 +137,7 @@ def test_top_probe_lies_within_its_residuals_and_misses_none():
     records = train(problem, optim.sgd(), probe.top(k=3, every=25, dense_below=0), steps=50)
     for record in records:
         if record.reading:
-            flat, unravel = jax.flatten_util.ravel_pytree(record.state.params)
-            dense = np.asarray(jax.hessian(lambda x, f=unravel: problem.loss(f(x), problem.data))(flat))
-            exact = np.linalg.eigvalsh((dense + dense.T) / 2)
+            exact = np.linalg.eigvalsh(dense_hessian(problem, record.state.params))
             wanted = np.concatenate([exact[:3], exact[-3:]])
             slack = record.reading.residuals + 1e-10 * np.abs(exact).max()
             assert (np.abs(record.reading.eigenvalues - wanted) <= slack).all()
@@ -172,9 +175,7 @@ def test_sharpness_of_adam_is_that_of_the_preconditioned_hessian():
     state = records[-1].state
     _, stepped = optimizer.transform.update(state.gradient, state.opt_state, state.params)
     p = np.asarray(jax.flatten_util.ravel_pytree(optimizer.preconditioner(stepped))[0])
-    flat, unravel = jax.flatten_util.ravel_pytree(state.params)
-    dense = np.asarray(jax.hessian(lambda x: problem.loss(unravel(x), problem.data))(flat))
-    exact = np.linalg.eigvalsh(dense / np.sqrt(np.outer(p, p)))
+    exact = np.linalg.eigvalsh(dense_hessian(problem, state.params) / np.sqrt(np.outer(p, p)))
     found = records[-1].scalars
     assert abs(found["sharpness"] - exact[-1]) <= found["sharpness_residual"] + 1e-9 * np.abs(exact).max()
     assert found["threshold"] == pytest.approx(38 / 0.01, rel=1e-12)

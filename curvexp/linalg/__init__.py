@@ -1,4 +1,10 @@
-"""Matrix-free symmetric linear algebra on a product v -> Av: eigenpairs."""
+"""Matrix-free symmetric linear algebra on a product v -> Av: eigenpairs, density, trace, diagonal, norm."""
 
+from curvexp.linalg.density import Density as Density
+from curvexp.linalg.density import spectral_density as spectral_density
 from curvexp.linalg.eigenpairs import Eigenpairs as Eigenpairs
 from curvexp.linalg.eigenpairs import eigsh as eigsh
+from curvexp.linalg.estimators import Estimate as Estimate
+from curvexp.linalg.estimators import diagonal as diagonal
+from curvexp.linalg.estimators import frobenius_norm as frobenius_norm
+from curvexp.linalg.estimators import trace as trace

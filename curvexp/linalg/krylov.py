@@ -78,6 +78,7 @@ class State(NamedTuple):
     passed: Any
     begun: Any
     found_end: Any
+    least: Any
 
 
 def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
@@ -96,7 +97,9 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
     state = jax.lax.while_loop(lambda s: s.status == RUNNING, round_, state)
     k = wanted.k
     chance = jnp.sqrt(2 * start.shape[1] / jnp.pi) / jnp.maximum(jnp.abs(state.polynomial[1]), 1e-30)
-    chance = jnp.where(jnp.array(_ends(wanted)), jnp.where(state.passed, jnp.minimum(chance, CONFIDENCE), chance), 0).max()
+    chance = jnp.where(
+        jnp.array(_ends(wanted)), jnp.where(state.passed, jnp.minimum(chance, CONFIDENCE), chance), 0
+    ).max()
     missed = jnp.where(state.found_end, 0.0, jnp.where(state.checking, jnp.minimum(chance, 1), jnp.nan))
     noise = jnp.where(state.products > 1, state.asymmetry, 0)
     lost = state.status == NON_FINITE
@@ -172,7 +175,9 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     full = (rows >= size) & (done < rows) & (size < n)
     spent = products >= limits.products
     due = exhausted | full | spent | (products % wanted.stride == 0)
-    due &= (done >= k) | spent
+    allowed = jnp.where(limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(6, s.begun // 8)), limits.check)
+    ended = s.checking & (jnp.all(passed) | exhausted | (products - s.begun >= allowed))
+    due = ((due | ended) & (done >= k)) | spent
     low, high = _ends(wanted)
     blank = (s.values, s.residuals, jnp.array(False), jnp.array(False))
 
@@ -187,7 +192,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
         there = jnp.arange(k) < done
         values = jnp.where(there, theta[order[:k]], jnp.nan)
         residuals = jnp.where(there, residual[order[:k]], jnp.inf)
-        accurate = jnp.all(residuals <= limits.tol * largest) & (done >= k)
+        accurate = jnp.all(residuals <= limits.tol * largest) & (done >= k) & (exhausted | (products >= s.least))
         return (
             jnp.where(s.checking, s.values, values),
             jnp.where(s.checking, s.residuals, residuals),
@@ -196,14 +201,12 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
         )
 
     values, residuals, accurate, beyond = jax.lax.cond(due, look, lambda: blank)
-    allowed = jnp.where(limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(6, s.begun // 8)), limits.check)
-    checked = s.checking & (jnp.all(passed) | exhausted | (products - s.begun >= allowed))
     everything = exhausted & (done == n)
     event = jnp.select(
         [
             ~finite,
             beyond,
-            checked,
+            ended,
             accurate & (everything | (k == n) | (limits.check == 0)),
             accurate & ~spent,
             spent,
@@ -325,6 +328,8 @@ def _first(start: Any, count: Any, key: Any, wanted: Wanted) -> State:
         passed=jnp.array([False, False]),
         begun=jnp.int32(0),
         found_end=no,
+        # after a warm start: the random row and its image are multiplied too, or a newcomer among the wanted would stay unseen
+        least=jnp.asarray(jnp.where(count > 0, 2 * rows + 2, 0), jnp.int32),
     )
 
 

@@ -83,11 +83,15 @@ def domain(op: Any, like: Any) -> tuple[Any, Space]:
         TypeError: no domain is known, or `op` cannot be called.
     """
     if not callable(op):
-        raise TypeError(f"{op!r} cannot be called: expected an Operator or a function v -> Av. For a matrix A pass lambda v: A @ v.")
+        raise TypeError(
+            f"{op!r} cannot be called: expected an Operator or a function v -> Av. For a matrix A pass lambda v: A @ v."
+        )
     if like is None:
         like = getattr(op, "like", None)
     if like is None:
-        raise TypeError("like=None: a bare function does not say what vectors it takes. Give like=, a vector or pytree of the domain.")
+        raise TypeError(
+            "like=None: a bare function does not say what vectors it takes. Give like=, a vector or pytree of the domain."
+        )
     if not _is_node(op):
         op = jax.tree_util.Partial(op)
     return op, space_of(like)
@@ -102,7 +106,10 @@ def flat_product(op: Callable[[Any], Any], space: Space) -> Callable[[Any], Any]
 
     def product(x: Any) -> Any:
         result = op(space.tree(x))
-        if jax.tree.structure(result) != space.treedef or tuple(map(jnp.shape, jax.tree.leaves(result))) != space.shapes:
+        if (
+            jax.tree.structure(result) != space.treedef
+            or tuple(map(jnp.shape, jax.tree.leaves(result))) != space.shapes
+        ):
             raise TypeError(
                 f"the operator maps {space.like()} to {jax.tree.map(jnp.shape, result)}: expected the same structure and shapes, a "
                 "symmetric map of a space into itself."

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.special
+from threadpoolctl import threadpool_limits
 
 from curvexp.errors import ConfigError
 from curvexp.preprocess import BatchNorm, Preprocess, standardize
@@ -191,6 +192,9 @@ def _least_squares_known(design: Array, targets: Array, l2: float, bias: bool) -
     return Known(np.repeat(np.sort(eigenvalues) + l2, outputs), _params(weights, bias), float(minimum)), ()
 
 
+@threadpool_limits.wrap(
+    limits=1
+)  # matrices this small are slower on more threads: on 2 half as fast, on busy cores a tenth
 def _newton(design: Array, targets: Any, outputs: int, l2: float) -> Array | None:
     """The minimiser (N, K) of `logistic_loss` by damped Newton, to rounding; None where there is none or it would take long."""
     (count, width), size = design.shape, design.shape[1] * outputs

@@ -143,10 +143,10 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def rate(value: float) -> str:
-    """A contraction a step with four digits of its distance from 1, which is what tells slow rates apart: 0.98020, 0.99997270."""
+    """A contraction a step with three digits of its distance from 1, which tells slow rates apart: 0.9802, 0.9999727."""
     if not 0 < value < 1:
         return number(value, 5)
-    return f"{value:.{min(3 - math.floor(math.log10(1 - value)), 8)}f}"
+    return f"{value:.{min(2 - math.floor(math.log10(1 - value)), 7)}f}"
 
 
 def _one_condition(row: dict, suffix: str, notes: dict[str, None]) -> str:

@@ -59,10 +59,11 @@ def test_every_problem_with_every_preprocessing_keeps_the_contract(name, prepare
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
     examples = problem.examples
     assert examples is None or all(len(leaf) == examples for leaf in jax.tree.leaves(problem.data))
-    for test in (problem.test, None) if problem.evaluate else ():
-        for score in jax.jit(problem.evaluate)(params, problem.data, test).values():
-            assert score.shape == ()
-            assert np.isfinite(score)
+    if problem.evaluate is not None:
+        scores = jax.jit(problem.evaluate)(params, problem.data, problem.test)
+        assert all(score.shape == () and np.isfinite(score) for score in scores.values())
+        assert "test_loss" in scores
+        assert set(jax.eval_shape(problem.evaluate, params, problem.data, None)) <= {"accuracy"}
     known = problem.known
     if known.minimum is None:
         assert problem.lower_bound is not None
@@ -83,22 +84,21 @@ def test_every_problem_with_every_preprocessing_keeps_the_contract(name, prepare
 @pytest.mark.parametrize("name", ["mlp", "least_squares", "quadratic"])
 def test_float32_gives_float32(name) -> None:
     problem = build(f"problem={name}", "preprocess=normalized", dtype=jnp.float32)
-    params = problem.init(jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves((params, problem.loss(params, problem.data)))} == {
-        np.dtype(np.float32)
-    }
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    loss = jax.eval_shape(problem.loss, params, problem.data)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, loss))} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("data", [name for name in DATA if name != "openml"])
 def test_every_data_file_serves_every_problem_on_data(data) -> None:
     for name in ("mlp", "least_squares"):
-        problem = build(
-            f"problem={name}", "preprocess=normalized", f"problem/data={data}", "problem.data.seed=1", dtype=jnp.float32
-        )
-        found = instantiate(compose(f"problem={name}", f"problem/data={data}", "problem.data.seed=1").problem.data)
+        chosen = f"problem={name}", "preprocess=normalized", f"problem/data={data}", "problem.data.seed=1"
+        problem = build(*chosen, dtype=jnp.float32)
+        found = instantiate(compose(*chosen).problem.data)
         assert isinstance(found, Dataset)
-        assert len(problem.data.inputs) == len(found.inputs)
-        assert np.isfinite(problem.loss(problem.init(jax.random.key(0)), problem.data))
+        assert problem.data.inputs.shape == found.inputs.shape
+        params = jax.eval_shape(problem.init, jax.random.key(0))
+        assert jax.eval_shape(problem.loss, params, problem.data).shape == ()
 
 
 def test_options_of_the_data_are_set_under_the_problem() -> None:

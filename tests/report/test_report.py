@@ -81,9 +81,9 @@ def test_every_setting_and_every_run_that_did_not_complete_is_shown(sweep):
     lines = [" ".join(line.split()) for line in text.splitlines()]
     sgd, momentum = (next(line for line in lines if line.startswith(f"raw {optim}")) for optim in ("sgd", "momentum"))
     assert sgd == (
-        "raw sgd 5, 1 failed, 1 unfinished ∞ (4.1e4⁺) → 2.1e3 123 → 17.1 0.855 137 [100, 174] 0.00123 0.998760 / 0.998010"
+        "raw sgd 5, 1 failed, 1 unfinished ∞ (4.1e4⁺) → 2.1e3 123 → 17.1 0.855 137 [100, 174] 0.00123 0.99876 / 0.99801"
     )
-    assert momentum == "raw momentum 3 ∞ (4.1e4⁺) → ≥ 1.23e3 123 → 17.1 0.855 > 1000 (0/3) 0.00123 0.998760 / 0.998010"
+    assert momentum == "raw momentum 3 ∞ (4.1e4⁺) → ≥ 1.23e3 123 → 17.1 0.855 > 1000 (0/3) 0.00123 0.99876 / 0.99801"
     assert "11 runs: 6 completed, 1 failed, 1 diverged, 1 skipped, 1 not finished, 1 unreadable" in lines
     assert lines[lines.index("diverged") + 1] == "6 logistic raw sgd seed 0: the loss is nan at step 12"
     assert lines[lines.index("failed") + 1] == "7 mlp raw sgd seed 0: RuntimeError: no"
@@ -218,9 +218,9 @@ def test_numbers_are_short(value, text):
 @pytest.mark.parametrize(
     "value, text",
     [
-        (0.5, "0.5000"),
-        (0.98019802, "0.98020"),
-        (1 - 2.73e-5, "0.99997270"),
+        (0.5, "0.500"),
+        (0.98019802, "0.9802"),
+        (1 - 2.73e-5, "0.9999727"),
         (1.25, "1.25"),
         (math.nan, "–"),
         (0.0, "0"),

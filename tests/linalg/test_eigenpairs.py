@@ -1,0 +1,250 @@
+"""eigsh against LAPACK in float64, over spectra that have broken other solvers."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curvexp.linalg import eigsh
+
+N = 60
+SPECTRA = {
+    "graded": np.logspace(-12, 0, N),
+    "clustered": np.r_[np.linspace(0, 0.5, N - 6), 1 + 1e-6 * np.arange(6)],
+    "degenerate": np.r_[np.linspace(0, 0.5, N - 6), np.ones(6)],
+    "indefinite": np.linspace(-1, 1, N),
+    "singular": np.r_[np.zeros(N // 2), np.linspace(0.1, 1, N // 2)],
+    "rank_one": np.r_[np.zeros(N - 1), 3.0],
+    "rank_three": np.r_[np.zeros(N - 3), 5.0, 7.0, 10.0],
+    "zero": np.zeros(N),
+    "identity": np.ones(N),
+    "two_values": np.r_[np.ones(N // 2), 10 * np.ones(N // 2)],
+    "negative": -np.linspace(1, 2, N),
+    "wigner": None,
+    "wishart_with_outliers": None,
+    "tiny": 1e-15 * np.linspace(-1, 1, N),
+    "huge": 1e15 * np.linspace(-1, 1, N),
+}
+
+
+def rotated(eigenvalues, seed=0):
+    eigenvalues = np.asarray(eigenvalues, np.float64)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(eigenvalues),) * 2))
+    matrix = (q * eigenvalues) @ q.T
+    return (matrix + matrix.T) / 2
+
+
+def named(name):
+    if name == "wigner":
+        g = np.random.default_rng(1).standard_normal((N, N))
+        return (g + g.T) / np.sqrt(2 * N)
+    if name == "wishart_with_outliers":
+        g = np.random.default_rng(2).standard_normal((2 * N, N))
+        g[:, :3] *= [8, 6, 4]
+        return g.T @ g / (2 * N)
+    return rotated(SPECTRA[name])
+
+
+def times(matrix, v):
+    return matrix @ v
+
+
+def nested(matrix, v):
+    image = matrix @ jnp.concatenate([v["a"].ravel(), v["b"][0]])
+    return {"a": image[:20].reshape(4, 5), "b": [image[20:]]}
+
+
+def operator(matrix, dtype=np.float64, function=times):
+    """A product whose matrix is an argument of jit: one compiled program for all spectra."""
+    return jax.tree_util.Partial(function, jnp.asarray(matrix, dtype))
+
+
+def wanted(exact, k, which):
+    if which == "LM":
+        return np.sort(np.abs(exact))[-k:]
+    low = {"LA": 0, "SA": k, "BE": k // 2}[which]
+    return np.r_[exact[:low], exact[len(exact) - (k - low) :]]
+
+
+def certified(matrix, found, *, k, which, tol, dtype=np.float64):
+    """The pairs are eigenpairs within their residuals, orthonormal, the k that were wanted, and the status says so."""
+    matrix = np.asarray(matrix, dtype).astype(np.float64)
+    exact = scipy.linalg.eigh(matrix, eigvals_only=True)
+    norm, eps = np.abs(exact).max(), np.finfo(dtype).eps
+    rounding = 30 * eps * norm  # of products with 60 terms and of the small eigenproblem
+    values, vectors = np.asarray(found.eigenvalues, np.float64), np.asarray(found.eigenvectors, np.float64)
+    residuals = np.asarray(found.residuals, np.float64)
+    assert found.converged, found.message
+    assert (np.diff(values) >= 0).all()
+    assert np.abs(vectors @ vectors.T - np.eye(k)).max() < 100 * eps
+    true = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+    assert (true <= residuals + rounding).all()
+    assert (residuals <= max(tol, 10 * eps) * norm + rounding).all()
+    assert (np.abs(exact[:, None] - values).min(axis=0) <= residuals + rounding).all()  # Parlett 1998, thm 4.5.1
+    sizes = np.sort(np.abs(values)) if which == "LM" else values
+    # none missed: the i-th found is the i-th wanted, to the tolerance
+    assert np.abs(sizes - wanted(exact, k, which)).max() <= 2 * tol * norm + rounding
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
+def test_eigsh_is_lapack_in_float64(name, which, x64):
+    matrix = named(name)
+    found = eigsh(operator(matrix), jnp.zeros(N), k=5, which=which, tol=1e-8)
+    certified(matrix, found, k=5, which=which, tol=1e-8)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_eigsh_is_lapack_in_float32(name):
+    matrix = named(name)
+    found = eigsh(operator(matrix, np.float32), jnp.zeros(N), k=4, which="BE", tol=1e-4)
+    certified(matrix, found, k=4, which="BE", tol=1e-4, dtype=np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 2, 20, N])
+def test_any_number_of_pairs(k, x64):
+    for name in ("indefinite", "degenerate", "zero"):
+        matrix = named(name)
+        found = eigsh(operator(matrix), jnp.zeros(N), k=k, which="BE", tol=1e-8)
+        certified(matrix, found, k=k, which="BE", tol=1e-8)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
+def test_one_dimension(which):
+    found = eigsh(lambda v: -3 * v, jnp.zeros(1), k=1, which=which)
+    assert found.eigenvalues[0] == -3
+    assert abs(found.eigenvectors[0, 0]) == 1
+    assert int(found.matvecs) == 1
+    assert found.missed == 0
+
+
+def test_nested_pytree_gives_what_flat_gives(x64):
+    matrix = named("indefinite")
+    like = {"a": jnp.zeros((4, 5)), "b": [jnp.zeros(40)]}
+    tree = eigsh(operator(matrix, function=nested), like, k=5, tol=1e-8)
+    flat = eigsh(operator(matrix), jnp.zeros(N), k=5, tol=1e-8)
+    np.testing.assert_array_equal(tree.eigenvalues, flat.eigenvalues)
+    assert tree.eigenvectors["a"].shape == (5, 4, 5)
+    np.testing.assert_array_equal(tree.eigenvectors["b"][0], flat.eigenvectors[:, 20:])
+
+
+def test_a_small_basis_restarts_to_the_same_answer(x64):
+    matrix = named("indefinite")
+    found = eigsh(operator(matrix), jnp.zeros(N), k=3, which="BE", tol=1e-8, basis=10)
+    certified(matrix, found, k=3, which="BE", tol=1e-8)
+
+
+def test_copies_are_found_in_a_large_space_too(x64):
+    values = np.r_[np.linspace(-1, 1, 2995), [5.0, 4.0, 4.0, 4.0, 3.0]]  # the check is short here: n > 2048
+    found = eigsh(operator(values, function=lambda d, v: d * v), jnp.zeros(3000), k=5, tol=1e-6)
+    np.testing.assert_allclose(found.eigenvalues, [3, 4, 4, 4, 5], atol=1e-5)
+    assert found.missed < 1
+
+
+def test_completeness_is_stated(x64):
+    op = operator(named("wishart_with_outliers"))
+    assert 0 <= eigsh(op, jnp.zeros(N), k=3).missed <= 1e-3
+    unchecked = eigsh(op, jnp.zeros(N), k=3, check=0)
+    assert np.isnan(unchecked.missed)
+    assert "not checked" in unchecked.message
+
+
+def test_warm_start_is_cheaper_and_sees_a_newcomer(x64):
+    matrix = named("wishart_with_outliers")
+    cold = eigsh(operator(matrix), jnp.zeros(N), k=3, tol=1e-4)
+    warm = eigsh(operator(matrix), jnp.zeros(N), k=3, tol=1e-4, start=cold.eigenvectors)
+    assert int(warm.matvecs) <= 8 < int(cold.matvecs)
+    q = np.linalg.eigh(matrix)[1][:, 10]
+    grown = matrix + 500 * np.outer(q, q)  # a new top, orthogonal to every start vector
+    found = eigsh(operator(grown), jnp.zeros(N), k=3, tol=1e-4, start=cold.eigenvectors)
+    certified(grown, found, k=3, which="LA", tol=1e-4)
+
+
+@pytest.mark.parametrize("start", [np.zeros(N), np.full(N, np.nan), np.ones(N), np.ones((7, N))])
+def test_any_start_leads_there(start, x64):
+    matrix = named("indefinite")
+    found = eigsh(operator(matrix), jnp.zeros(N), k=5, tol=1e-8, start=jnp.asarray(start))
+    certified(matrix, found, k=5, which="LA", tol=1e-8)
+
+
+def test_out_of_products_says_so(x64):
+    found = eigsh(operator(named("indefinite")), jnp.zeros(N), k=5, tol=1e-10, max_matvecs=9)
+    assert not found.converged
+    assert int(found.matvecs) == 9
+    assert "out of products" in found.message
+    assert (found.residuals > 1e-10).any()
+    assert np.isnan(eigsh(operator(named("indefinite")), jnp.zeros(N), k=5, max_matvecs=2).eigenvalues).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_product_that_is_not_finite_says_so(bad):
+    found = eigsh(lambda v: v * bad, jnp.zeros(8), k=2)
+    assert int(found.matvecs) == 1
+    assert "not finite" in found.message
+    assert np.isnan(found.eigenvalues).all()
+
+
+def test_a_tolerance_below_the_floor_says_so():
+    found = eigsh(operator(named("wishart_with_outliers"), np.float32), jnp.zeros(N), k=4, tol=1e-12)
+    assert "below floor" in found.message
+    assert 0 < found.floor < 1e-3
+
+
+def test_asymmetry_is_measured_and_warned_of(x64):
+    matrix = named("indefinite")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert eigsh(operator(matrix), jnp.zeros(N), k=5, tol=1e-8).asymmetry < 1e-14
+    matrix[0, 1:] += 1
+    with pytest.warns(RuntimeWarning, match="not symmetric"):
+        eigsh(operator(matrix), jnp.zeros(N), k=5, tol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"k": 0}, "k=0"),
+        ({"k": 9}, "k=9: expected an integer from 1 to 8"),
+        ({"k": True}, "k=True"),
+        ({"tol": -1.0}, "tol=-1.0"),
+        ({"tol": float("nan")}, "tol=nan"),
+        ({"basis": 3}, "basis=3"),
+        ({"max_matvecs": 0}, "max_matvecs=0"),
+        ({"which": "XX"}, "which='XX'"),
+        ({"start": jnp.zeros(5)}, "start has the shape"),
+        ({"start": {"a": jnp.zeros(8)}}, "start has the structure"),
+    ],
+)
+def test_bad_input_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        eigsh(lambda v: v, jnp.zeros(8), **{"k": 2, **change})
+
+
+@pytest.mark.parametrize("like", [jnp.zeros(3, int), {"w": jnp.zeros(2, complex)}, None])
+def test_a_domain_without_meaning_is_refused(like):
+    with pytest.raises(TypeError, match=r"dtype int|'w'.*complex|like=None"):
+        eigsh(lambda v: v, like, k=1)
+
+
+def test_a_product_into_another_space_is_refused():
+    with pytest.raises(TypeError, match="same structure and shapes"):
+        eigsh(lambda v: v[:2], jnp.zeros(4), k=1)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 1.0 + 1e-6, 3.0]), min_size=12, max_size=12),
+    st.floats(-5, 5),
+    st.sampled_from([1.0, -1.0, 1e-6, 1e6]),
+    st.integers(0, 99),
+)
+def test_random_spectra_shifted_and_scaled(values, shift, scale, seed):
+    with jax.enable_x64(True):
+        matrix = scale * (rotated(values, seed) + shift * np.eye(12))
+        found = eigsh(operator(matrix), jnp.zeros(12), k=3, tol=1e-9)
+        certified(matrix, found, k=3, which="LA", tol=1e-9)

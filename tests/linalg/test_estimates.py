@@ -1,0 +1,100 @@
+"""Density, trace, diagonal and norm against the dense matrix, and their stated errors against their true ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from curvexp.linalg import diagonal, frobenius_norm, spectral_density, trace
+
+pytestmark = pytest.mark.usefixtures("x64")
+N = 80
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    random = np.random.default_rng(0)
+    q, _ = np.linalg.qr(random.standard_normal((N, N)))
+    matrix = (q * np.r_[np.linspace(-1, 1, N - 3), 4.0, 6.0, 9.0]) @ q.T
+    return (matrix + matrix.T) / 2
+
+
+def operator(matrix):
+    return jax.tree_util.Partial(times, jnp.asarray(matrix))
+
+
+def times(matrix, v):
+    return matrix @ v
+
+
+@pytest.mark.parametrize("estimate, exact", [(trace, np.trace), (frobenius_norm, np.linalg.norm), (diagonal, np.diag)])
+def test_stated_errors_cover_the_truth_as_often_as_they_state(matrix, estimate, exact):
+    op, truth, within = operator(matrix), exact(matrix), []
+    for seed in range(100):
+        found = estimate(op, jnp.zeros(N), samples=40, key=jax.random.key(seed))
+        within.append(np.mean(np.abs(np.asarray(found.mean) - truth) <= 2 * np.asarray(found.stderr)))
+    # two standard errors of 40 samples hold 95 %; five deviations of a count of 100 below that is 84 %
+    assert 0.84 <= np.mean(within) <= 1
+
+
+def test_trace_is_exact_where_the_sketch_spans_the_range(matrix):
+    w, v = np.linalg.eigh(matrix)
+    low_rank = (v[:, -3:] * w[-3:]) @ v[:, -3:].T
+    found = trace(operator(low_rank), jnp.zeros(N), samples=2, rank=5)
+    assert found.mean == pytest.approx(19.0, abs=1e-10)
+    assert found.matvecs == 12
+    assert trace(operator(matrix), jnp.zeros(N), rank=10).stderr < trace(operator(matrix), jnp.zeros(N)).stderr
+
+
+def test_moments_of_the_density_are_traces(matrix):
+    found = spectral_density(operator(matrix), jnp.zeros(N), probes=60, steps=20, key=jax.random.key(1))
+    for mean, stderr, truth in (
+        (found.mean, found.mean_stderr, np.trace(matrix) / N),
+        (found.square, found.square_stderr, np.linalg.norm(matrix) ** 2 / N),
+        (found.negative, found.negative_stderr, (np.linalg.eigvalsh(matrix) < 0).mean()),
+    ):
+        # four standard errors, and for the step function what 20 Lanczos steps blur
+        assert abs(mean - truth) < 4 * stderr + 0.01
+    assert np.trapezoid(found.density, found.x) == pytest.approx(1, abs=1e-3)  # tails beyond four widths
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1, atol=1e-12)
+
+
+def test_density_comes_nearer_to_the_spectrum_with_more_probes_and_steps(matrix):
+    exact = np.linalg.eigvalsh(matrix)
+
+    def distance(probes, steps):
+        found = spectral_density(operator(matrix), jnp.zeros(N), probes=probes, steps=steps)
+        weights = np.ravel(found.weights) / probes
+        return scipy.stats.wasserstein_distance(np.ravel(found.nodes), exact, weights, np.ones(N))
+
+    assert distance(100, 40) < 0.5 * distance(4, 5)
+    assert distance(100, 40) < 0.1
+
+
+def test_density_does_not_depend_on_the_batch_and_counts_its_products(matrix):
+    one = spectral_density(operator(matrix), jnp.zeros(N), probes=5, steps=10)
+    four = spectral_density(operator(matrix), jnp.zeros(N), probes=5, steps=10, batch=4)
+    np.testing.assert_allclose(one.density, four.density, rtol=1e-8, atol=1e-12)
+    assert one.matvecs == 50
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_density_of_a_multiple_of_the_identity_is_one_spike(value):
+    found = spectral_density(operator(value * np.eye(N)), jnp.zeros(N), probes=3, steps=10)
+    assert found.mean == pytest.approx(value, abs=1e-12)
+    assert found.matvecs == 3  # every Krylov space ends after one product
+    assert np.isfinite(found.density).all()
+    assert found.negative == 0
+
+
+@pytest.mark.parametrize("call", [trace, diagonal, frobenius_norm])
+def test_one_sample_has_no_error_and_is_refused(call):
+    with pytest.raises(ValueError, match="samples=1"):
+        call(lambda v: v, jnp.zeros(3), samples=1)
+
+
+@pytest.mark.parametrize("change", [{"probes": 1}, {"steps": 0}, {"points": 1}, {"batch": 0}, {"width": -1.0}])
+def test_density_refuses_what_has_no_meaning(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        spectral_density(lambda v: v, jnp.zeros(3), **change)

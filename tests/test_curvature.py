@@ -1,0 +1,223 @@
+"""Every operator against the dense matrix that automatic differentiation gives, in float64, and the identities between them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from curvexp.curvature import (
+    block,
+    difference,
+    fisher,
+    ggn,
+    gradient_covariance,
+    hessian,
+    layers,
+    preconditioned,
+    scaled,
+    shifted,
+)
+from curvexp.linalg import eigsh
+
+pytestmark = pytest.mark.usefixtures("x64")
+P, N, K = 11, 3, 4
+EXACT = 1e-12  # relative: float64 rounding of two orders of differentiation over 11 examples
+
+
+def model(params, inputs):
+    hidden = jnp.tanh(inputs @ params["one"]["kernel"] + params["one"]["bias"])
+    return hidden @ params["two"]["kernel"]
+
+
+def linear(params, inputs):
+    return inputs @ params["w"]
+
+
+def cross_entropy(outputs, targets):
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), targets[:, None], 1))
+
+
+def squared(outputs, targets):
+    return 0.5 * jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1))
+
+
+def loss(params, inputs, targets):
+    return cross_entropy(model(params, inputs), targets)
+
+
+@pytest.fixture
+def case(x64):
+    random = np.random.default_rng(0)
+    params = {
+        "one": {"kernel": random.standard_normal((N, 5)), "bias": random.standard_normal(5)},
+        "two": {"kernel": random.standard_normal((5, K))},
+    }
+    return jax.tree.map(jnp.asarray, params), jnp.asarray(random.standard_normal((P, N))), jnp.arange(P) % K
+
+
+def dense(function, params):
+    flat, unravel = ravel_pytree(params)
+    return np.asarray(jax.jit(jax.hessian(lambda x: function(unravel(x))))(flat))
+
+
+def jacobian(function, params):
+    flat, unravel = ravel_pytree(params)
+    return np.asarray(jax.jit(jax.jacobian(lambda x: function(unravel(x))))(flat))
+
+
+def close(left, right):
+    left, right = np.asarray(left), np.asarray(right)
+    assert np.abs(left - right).max() <= EXACT * max(np.abs(right).max(), 1)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4, 11, 50])
+def test_hessian_is_that_of_jax_whole_and_in_uneven_chunks(case, chunk):
+    params, x, y = case
+    op = hessian(loss, params, x, y, chunk=chunk)
+    close(op.dense(), dense(lambda p: loss(p, x, y), params))
+    assert op.size == 40
+    assert op.dtype == np.float64
+
+
+@pytest.mark.parametrize("width", [1, 7, 40, 400])
+def test_dense_does_not_depend_on_how_many_columns_are_made_at_once(case, width):
+    params, x, y = case
+    op = hessian(loss, params, x, y)
+    close(op.dense(chunk=width), op.dense())
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_ggn_is_the_jacobian_around_the_criterions_hessian(case, chunk):
+    params, x, y = case
+    j = jacobian(lambda p: model(p, x), params).reshape(P * K, -1)
+    outputs = model(params, x)
+    inner = jax.hessian(lambda f: cross_entropy(f, y))(outputs).reshape(P * K, P * K)
+    close(ggn(model, cross_entropy, params, x, y, chunk=chunk).dense(), j.T @ inner @ j)
+
+
+def test_hessian_is_ggn_plus_residual_part(case):
+    params, x, y = case
+    h, g = hessian(loss, params, x, y), ggn(model, cross_entropy, params, x, y)
+    second = dense(lambda p: model(p, x).ravel(), params)
+    slope = np.asarray(jax.grad(lambda f: cross_entropy(f, y))(model(params, x))).ravel()
+    close(difference(h, g).dense(), np.einsum("i,iab->ab", slope, second))
+
+
+def test_ggn_of_a_linear_model_with_squared_error_is_its_hessian(case):
+    _, x, _ = case
+    params, y = {"w": jnp.ones((N, 2))}, jnp.zeros((P, 2))
+    h = hessian(lambda p: squared(linear(p, x), y), params)
+    close(ggn(linear, squared, params, x, y).dense(), h.dense())
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_true_fisher_is_the_ggn_of_its_likelihood(case, chunk):
+    params, x, y = case
+    close(fisher(model, "softmax", params, x, chunk=chunk).dense(), ggn(model, cross_entropy, params, x, y).dense())
+    real = jnp.zeros((P, K))
+    close(fisher(model, "gaussian", params, x, chunk=chunk).dense(), ggn(model, squared, params, x, real).dense())
+
+
+def test_empirical_fisher_and_covariance_are_moments_of_the_examples_gradients(case):
+    params, x, y = case
+    gradients = jacobian(lambda p: jax.vmap(lambda a, b: loss(p, a[None], b[None]))(x, y), params)
+    close(fisher(model, "softmax", params, x, kind="empirical", targets=y).dense(), gradients.T @ gradients / P)
+    centred = gradients - gradients.mean(axis=0)
+    close(gradient_covariance(model, cross_entropy, params, x, y).dense(), centred.T @ centred / P)
+
+
+def test_sampled_fisher_comes_near_the_true_one_as_samples_grow(case):
+    params, x, _ = case
+    true = fisher(model, "softmax", params, x).dense()
+
+    def error(samples):
+        key = jax.random.key(0)
+        found = fisher(model, "softmax", params, x, kind="sampled", samples=samples, key=key).dense()
+        return float(jnp.linalg.norm(found - true) / jnp.linalg.norm(true))
+
+    assert error(10000) < 0.05  # 1/√(10000·11) times a few
+    assert error(10) > 2 * error(10000)  # √1000 in expectation
+
+
+def test_preconditioned_scaled_shifted(case):
+    params, x, y = case
+    op = hessian(loss, params, x, y)
+    h = np.asarray(op.dense())
+    p = jax.tree.map(lambda leaf: 0.5 + jnp.abs(leaf), params)
+    root = np.sqrt(np.asarray(ravel_pytree(p)[0]))
+    close(preconditioned(op, p).dense(), h / np.outer(root, root))
+    close(scaled(op, -2.0).dense(), -2 * h)
+    close(shifted(op, 3.0).dense(), h + 3 * np.eye(40))
+
+
+def test_blocks_are_the_diagonal_blocks_and_interlace(case):
+    params, x, y = case
+    op = hessian(loss, params, x, y)
+    h = np.asarray(op.dense())  # leaves in the order one/bias, one/kernel, two/kernel
+    close(block(op, "two").dense(), h[20:, 20:])
+    close(block(op, lambda path: path.endswith("bias")).dense(), h[:5, :5])
+    assert {name: part.size for name, part in layers(op).items()} == {"one": 20, "two": 20}
+    whole, part = np.linalg.eigvalsh(h), np.linalg.eigvalsh(h[20:, 20:])
+    found = eigsh(block(op, "two"), k=1, tol=1e-10)
+    assert abs(float(found.eigenvalues[0]) - part[-1]) < 1e-9 * whole[-1]
+    assert whole[19] - 1e-12 <= part[0]  # Cauchy: λ_i of the whole <= λ_i of the block <= λ_(i+20)
+    assert part[-1] <= whole[-1] + 1e-12
+    with pytest.raises(ValueError, match="one/bias"):
+        block(op, "three")
+
+
+def test_stacked_vectors_are_multiplied_one_by_one(case):
+    params, x, y = case
+    op = hessian(loss, params, x, y)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), params)
+    one = ravel_pytree(op(params))[0]
+    many = jax.vmap(lambda v: ravel_pytree(v)[0])(op.many(stack))
+    close(many, np.outer([1, 2, -1], one))
+
+
+def test_one_program_serves_all_values_of_one_loss():
+    traces = []
+
+    def counted(params, scale):
+        traces.append(1)
+        return jnp.sum(scale * params["w"] ** 4)
+
+    def top(scale):
+        op = hessian(counted, {"w": jnp.arange(1.0, 9.0) * scale}, jnp.asarray(scale))
+        return float(eigsh(op, k=1, tol=1e-8).eigenvalues[0])
+
+    assert top(1.0) == pytest.approx(12 * 64, rel=1e-8)  # ∂²(s·w⁴) = 12·s·w², w = 8·s
+    first = len(traces)
+    assert top(2.0) == pytest.approx(2 * 12 * 256, rel=1e-8)
+    assert len(traces) == first > 0
+
+
+def test_an_operator_can_be_made_and_solved_inside_jit(case):
+    params, x, y = case
+    top = jax.jit(lambda p: eigsh(hessian(loss, p, x, y), k=1, tol=1e-8).eigenvalues[0])
+    assert abs(float(top(params)) - np.linalg.eigvalsh(dense(lambda p: loss(p, x, y), params))[-1]) < 1e-8
+
+
+def test_chunks_are_refused_where_the_loss_is_no_mean(case):
+    params, x, y = case
+
+    def normalized(p, inputs, targets):
+        inputs = (inputs - inputs.mean(0)) / inputs.std(0)
+        return loss(p, inputs, targets)
+
+    with pytest.raises(ValueError, match="coupled"):
+        hessian(normalized, params, x, y, chunk=8)
+    with pytest.raises(ValueError, match="leading axes"):
+        hessian(loss, params, x, y[:5], chunk=8)
+    with pytest.raises(ValueError, match="chunk=0"):
+        hessian(loss, params, x, y, chunk=0)
+
+
+def test_parameters_that_have_no_curvature_are_refused_by_name():
+    with pytest.raises(TypeError, match=r"'i'.*int"):
+        hessian(lambda p: 0.0, {"i": jnp.arange(3)})
+    with pytest.raises(TypeError, match="complex"):
+        hessian(lambda p: 0.0, {"c": jnp.ones(2, complex)})
+    with pytest.raises(ValueError, match="at least one parameter"):
+        hessian(lambda p: 0.0, {})
