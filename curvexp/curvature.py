@@ -410,7 +410,8 @@ def _check_mean(loss: Any, params: Any, args: Any, chunk: int) -> None:
     eps = float(jnp.finfo(space_of(params).dtype).eps)
     if abs(whole - mean) > 1e3 * eps * max(abs(whole), abs(mean), eps):
         raise ValueError(
-            f"chunk={chunk}: the loss of {2 * half} examples is {whole:.9g}, the mean of its halves {mean:.9g}: the examples are coupled (batch "
+            f"chunk={chunk}: the loss of {2 * half} examples is {whole:.9g}, the mean of its halves {mean:.9g}: the examples are "
+            "coupled (batch "
             "normalization), or the loss is a sum. Leave chunk out, or divide by the number of examples, or normalize by groups no larger "
             "than a chunk (ghost batches), which is another loss."
         )

@@ -65,16 +65,14 @@ class Optimizer(NamedTuple):
         injected, put = _injected(state)
         return put(injected._replace(hyperparams={**injected.hyperparams, **numbers})) if injected else state
 
+    @property
+    def numbers(self) -> Callable[[Any], dict[str, Any]]:
+        """state -> the numbers that its next update uses, as arrays, `lr` multiplied by the schedule; the same object for one kind."""
+        return _numbers(self.lr_name, self.schedule)
+
     def hyper_at(self, state: Any) -> dict[str, float]:
-        """The numbers that the next update of `state` uses, on the host; `lr` is multiplied by the schedule."""
-        injected, _ = _injected(state)
-        if injected is None:
-            return {}
-        numbers = {name: float(value) for name, value in injected.hyperparams.items()}
-        name = self.lr_name
-        if self.schedule is not None and name in numbers:
-            numbers[name] *= float(self.schedule(injected.count))
-        return numbers
+        """The numbers that the next update of `state` uses, on the host."""
+        return {name: float(value) for name, value in jax.device_get(self.numbers(state)).items()}
 
     @property
     def lr_name(self) -> str:
@@ -293,6 +291,20 @@ def _scheduled(transform: Any, schedule: Schedule | None) -> Any:
     if schedule is None:
         return optax.with_extra_args_support(transform)
     return optax.chain(transform, optax.scale_by_schedule(schedule))
+
+
+@functools.cache
+def _numbers(lr_name: str, schedule: Schedule | None) -> Callable[[Any], dict[str, Any]]:
+    def numbers(state: Any) -> dict[str, Any]:
+        injected, _ = _injected(state)
+        if injected is None:
+            return {}
+        found = dict(injected.hyperparams)
+        if schedule is not None and lr_name in found:
+            found[lr_name] = found[lr_name] * schedule(injected.count)
+        return found
+
+    return numbers
 
 
 def _injected(state: Any) -> tuple[Any, Callable[[Any], Any]]:

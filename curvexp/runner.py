@@ -50,6 +50,8 @@ class Kind(NamedTuple):
 
     loss: Callable[[Any, Any], Any]
     update: Callable[..., Any]
+    numbers: Callable[[Any], dict[str, Any]]
+    evaluate: Callable[[Any, Any, Any], dict[str, Any]] | None
     examples: int | None
     batch_size: int | None
 
@@ -97,46 +99,52 @@ def run(
         diverge_at=diverge_at,
     )
     init_key, order_key, tune_key, probe_key = jax.random.split(key, 4)
-    whole = jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
+    minibatch = batch_size is not None
     params = _init(init_key, init=problem.init)
     optimizer, choice = tune(problem, optimizer, params, key=tune_key)
-    kind = Kind(problem.loss, optimizer.transform.update, problem.examples, batch_size)
-    state = _start(params, optimizer.init(params), problem.data, order_key, kind=kind)
-
-    first = float(_value(whole, params)) if batch_size else float(state.loss)
+    kind = Kind(
+        problem.loss, optimizer.transform.update, optimizer.numbers, problem.evaluate, problem.examples, batch_size
+    )
+    state, seen = _start(params, optimizer.init(params), problem.data, problem.test, order_key, kind=kind)
+    first = float(seen["loss"])
     limits = bounds(
         first, minimum=problem.known.minimum, lower_bound=problem.lower_bound, target=target, diverge_at=diverge_at
     )
     stop_at_target = target not in ("auto", None)
     device_limits = tuple(
-        jnp.asarray(value, state.loss.dtype)
-        for value in (limits.target if stop_at_target and not batch_size else -math.inf, limits.ceiling, limits.floor)
+        np.asarray(value, state.loss.dtype)
+        for value in (limits.target if stop_at_target and not minibatch else -math.inf, limits.ceiling, limits.floor)
     )
-    meter = _Meter(problem, optimizer, probe, whole, probe_key)
-    scalars, reading = meter(state, first, probed=True)
+    meter = _Meter(problem, optimizer, probe, probe_key)
+    scalars, reading = meter(state, jax.device_get(seen), probed=True)
     yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice)
 
-    losses, reached, done, ended = [first], 0 if first <= limits.target else None, 0, None
+    keeps = not minibatch and limits.minimum is not None and math.isfinite(limits.minimum)  # losses, for the rate
+    losses, reached, done, ended = [np.array([first])], 0 if first <= limits.target else None, 0, None
     while done < steps and ended is None:
         until = min(steps, _next(done, record_every), _next(done, probe.every) if probe.measure else steps)
-        state, block = _advance(
-            state, problem.data, device_limits, until - done, kind=kind, capacity=min(record_every, steps)
+        state, *found = _advance(
+            state,
+            problem.data,
+            problem.test,
+            device_limits,
+            until - done,
+            kind=kind,
+            capacity=min(record_every, steps),
         )
-        made = int(state.step) - done
-        block = np.asarray(block[:made], np.float64)
-        if batch_size:
-            block = np.array([float(_value(whole, state.params))])
-        losses.extend(block)
+        block, made, seen = jax.device_get(found)
+        loss = float(seen["loss"])
+        block = np.array([loss]) if minibatch else block[:made].astype(np.float64)
+        if keeps:
+            losses.append(block)
         if reached is None and (block <= limits.target).any():
-            reached = done + made if batch_size else done + 1 + int((block <= limits.target).argmax())
-        done += made
-        ended = verdict(losses[-1], limits, step=done, stop_at_target=stop_at_target)
-        if ended is None and not math.isfinite(float(state.loss)):
-            ended = "diverged", f"the loss of a minibatch is {float(state.loss)} at step {done}"
+            reached = done + (made if minibatch else 1 + int((block <= limits.target).argmax()))
+        done += int(made)
+        ended = verdict(loss, limits, step=done, stop_at_target=stop_at_target)
+        if ended is None and not math.isfinite(seen["batch_loss"]):
+            ended = "diverged", f"the loss of a minibatch is {seen['batch_loss']} at step {done}"
         last = ended is not None or done == steps
-        scalars, reading = meter(
-            state, losses[-1], probed=last or (probe.measure is not None and done % probe.every == 0)
-        )
+        scalars, reading = meter(state, seen, probed=last or (probe.measure is not None and done % probe.every == 0))
         outcome = None
         if last:
             status, reason = ended or ("completed", None)
@@ -145,10 +153,10 @@ def run(
                 reason=reason,
                 steps=done,
                 loss_start=first,
-                loss=losses[-1],
+                loss=loss,
                 target_loss=limits.target if math.isfinite(limits.target) else None,
-                steps_to_target=reached,
-                **_rates(problem, optimizer, state, losses, limits, minibatch=batch_size is not None),
+                steps_to_target=None if reached is None else int(reached),
+                **_rates(problem, optimizer, state, np.concatenate(losses) if keeps else None, limits),
             )
         yield Record(step=done, scalars=scalars, reading=reading, state=state, outcome=outcome)
 
@@ -205,7 +213,7 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
         return optim.resolve(optimizer, eigenvalues=known, eps=_eps(params))
     if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
         return optim.resolve(optimizer)
-    whole = jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
+    whole = over_all_data(problem)
     if optimizer.preconditioner is None:
         found = eigsh(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
         return optim.resolve(optimizer, sharpness=float(found.eigenvalues[-1]))
@@ -217,32 +225,28 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
 
 
 class _Meter:
-    """What is measured at a record: it holds the probe's warm starts between readings."""
+    """What a record holds: it keeps the probe's warm starts between readings."""
 
-    def __init__(self, problem: Problem, optimizer: Optimizer, probe: Probe, whole: Any, key: Any) -> None:
-        self.problem, self.optimizer, self.probe, self.whole, self.key = problem, optimizer, probe, whole, key
+    def __init__(self, problem: Problem, optimizer: Optimizer, probe: Probe, key: Any) -> None:
+        self.optimizer, self.probe, self.key = optimizer, probe, key
+        self.whole = over_all_data(problem)
         self.probe_state, self.sharpest = probe.state, None
 
-    def __call__(self, state: State, loss: float, *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
+    def __call__(self, state: State, seen: dict[str, Any], *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
         """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
-        hyper = self.optimizer.hyper_at(state.opt_state)
-        scalars: dict[str, Any] = {"loss": loss, "grad_norm": float(_norm(state.gradient))}
-        scalars |= {
-            name: hyper[key] for name, key in (("lr", self.optimizer.lr_name), ("momentum", "momentum")) if key in hyper
-        }
-        if self.problem.evaluate is not None:
-            found = _evaluate(state.params, self.problem.data, self.problem.test, evaluate=self.problem.evaluate)
-            scalars |= {name: float(value) for name, value in found.items()}
+        hyper = {name: float(value) for name, value in seen["numbers"].items()}
+        scalars: dict[str, Any] = {"loss": float(seen["loss"]), "grad_norm": float(seen["grad_norm"])}
+        names = (("lr", self.optimizer.lr_name), ("momentum", "momentum"))
+        scalars |= {name: hyper[key] for name, key in names if key in hyper}
+        scalars |= {name: float(value) for name, value in seen["metrics"].items()}
         if self.optimizer.threshold is not None:
             scalars["threshold"] = float(self.optimizer.threshold(hyper))
-        if not probed or self.probe.measure is None or not math.isfinite(loss):
+        if not probed or self.probe.measure is None or not math.isfinite(scalars["loss"]):
             return scalars, None
-        reading, self.probe_state = self.probe.measure(
-            self.whole, state.params, self.probe_state, jax.random.fold_in(self.key, state.step)
-        )
-        scalars |= reading.scalars
+        key = jax.random.fold_in(self.key, state.step)
+        reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
         step, stepped = _trial(state, update=self.optimizer.transform.update)
-        scalars |= probes.along(self.whole, state.params, step)
+        scalars |= {**reading.scalars, **probes.along(self.whole, state.params, step)}
         if self.optimizer.preconditioner is not None:
             scalars["sharpness"], scalars["sharpness_residual"], self.sharpest = probes.sharpness(
                 self.whole,
@@ -250,7 +254,7 @@ class _Meter:
                 self.optimizer.preconditioner(stepped),
                 start=self.sharpest,
                 tol=self.probe.tol,
-                key=jax.random.fold_in(self.key, state.step),
+                key=key,
             )
         elif "lambda_max" in scalars:
             scalars["sharpness"] = scalars["lambda_max"]
@@ -258,31 +262,33 @@ class _Meter:
 
 
 def _rates(
-    problem: Problem, optimizer: Optimizer, state: State, losses: list[float], limits: Bounds, *, minibatch: bool
+    problem: Problem, optimizer: Optimizer, state: State, losses: np.ndarray | None, limits: Bounds
 ) -> dict[str, float | None]:
-    """Measured and theoretical contraction a step; None where they have no meaning."""
-    if minibatch:
-        return {"rate": None, "rate_theory": None}
-    hyper = optimizer.hyper_at(state.opt_state)
-    rate = measured_rate(
-        np.array(losses),
-        minimum=limits.minimum,
-        eps=_eps(state.params),
-        double_root=hyper.get("momentum", 0) > 0,
-    )
-    values, theory_rate = problem.known.eigenvalues, None
-    if values is not None and optimizer.rate is not None and optimizer.schedule is None:
-        nonzero = theory.above_rounding(values, eps=_eps(state.params))
-        theory_rate = float(optimizer.rate(hyper, nonzero).max()) if len(nonzero) else None
+    """Measured and theoretical contraction a step; None where they have no meaning: minibatches, or no known minimum or spectrum."""
+    hyper, eps = optimizer.hyper_at(state.opt_state), _eps(state.params)
+    rate = theory_rate = None
+    if losses is not None:
+        rate = measured_rate(losses, minimum=limits.minimum, eps=eps, double_root=hyper.get("momentum", 0) > 0)
+        values = problem.known.eigenvalues
+        if values is not None and optimizer.rate is not None and optimizer.schedule is None:
+            nonzero = theory.above_rounding(values, eps=eps)
+            theory_rate = float(optimizer.rate(hyper, nonzero).max()) if len(nonzero) else None
     return {"rate": rate, "rate_theory": theory_rate}
+
+
+def over_all_data(problem: Problem) -> Any:
+    """The loss over all training data, as a function of params alone: a Partial, so that under jit the data stays an argument."""
+    return jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
 
 
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "capacity"))
-def _advance(state: State, data: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int) -> tuple[State, Any]:
-    """The state after `steps` updates (fewer where the loss ends the run), and the loss after each of them, (capacity,)."""
+def _advance(
+    state: State, data: Any, test: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int
+) -> tuple[State, Any, Any, Any]:
+    """The state after `steps` updates (fewer where the loss ends the run), the loss after each, (capacity,), their number, `_look`."""
     target, ceiling, floor = limits
 
     def goes_on(carry: tuple[State, Any, Any]) -> Any:
@@ -299,16 +305,28 @@ def _advance(state: State, data: Any, limits: Any, steps: Any, *, kind: Kind, ca
         loss, gradient = jax.value_and_grad(kind.loss)(params, batch)
         return State(params, opt_state, number, loss, gradient, order, state.key), losses.at[made].set(loss), made + 1
 
-    state, losses, _ = jax.lax.while_loop(goes_on, step, (state, jnp.zeros(capacity, state.loss.dtype), 0))
-    return state, losses
+    state, losses, made = jax.lax.while_loop(goes_on, step, (state, jnp.zeros(capacity, state.loss.dtype), 0))
+    return state, losses, made, _look(state, data, test, kind)
 
 
 @functools.partial(jax.jit, static_argnames="kind")
-def _start(params: Any, opt_state: Any, data: Any, key: Any, *, kind: Kind) -> State:
+def _start(params: Any, opt_state: Any, data: Any, test: Any, key: Any, *, kind: Kind) -> tuple[State, Any]:
     order = jnp.arange(kind.examples) if kind.batch_size else ()
     batch, order = _batch(data, order, key, jnp.int32(0), kind)
     loss, gradient = jax.value_and_grad(kind.loss)(params, batch)
-    return State(params, opt_state, jnp.int32(0), loss, gradient, order, key)
+    state = State(params, opt_state, jnp.int32(0), loss, gradient, order, key)
+    return state, _look(state, data, test, kind)
+
+
+def _look(state: State, data: Any, test: Any, kind: Kind) -> dict[str, Any]:
+    """What a record shows of a state without its curvature, computed in the program that made the state."""
+    return {
+        "loss": kind.loss(state.params, data) if kind.batch_size else state.loss,
+        "batch_loss": state.loss,
+        "grad_norm": optax.tree.norm(state.gradient),
+        "numbers": kind.numbers(state.opt_state),
+        "metrics": kind.evaluate(state.params, data, test) if kind.evaluate else {},
+    }
 
 
 def _batch(data: Any, order: Any, key: Any, step: Any, kind: Kind) -> tuple[Any, Any]:
@@ -333,14 +351,10 @@ def _trial(state: State, *, update: Callable[..., Any]) -> tuple[Any, Any]:
 
 
 _init = jax.jit(lambda key, init: init(key), static_argnames="init")
-_evaluate = jax.jit(lambda params, data, test, evaluate: evaluate(params, data, test), static_argnames="evaluate")
-_value = jax.jit(lambda whole, params: whole(params))
 _gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
-_norm = jax.jit(optax.tree.norm)
 
 
 def _on(loss: Callable[[Any, Any], Any], data: Any, params: Any) -> Any:
-    """The loss on all training data, as a function of params alone: bound by Partial, so that data stays an argument of jit."""
     return loss(params, data)
 
 

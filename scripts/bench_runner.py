@@ -4,6 +4,7 @@ python scripts/bench_runner.py [--repeats 5]
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -75,7 +76,7 @@ def sweep(cwd: str) -> tuple[float, float]:
     arguments = ["problem=mlp", "optim=sgd", "probe=off", "steps=500", "seed=range(8)", "optim.lr=0.02,0.05"]
     command("-m", *arguments, f"hydra.sweep.dir={cwd}/sweep", cwd=cwd)
     ends = sorted(path.stat().st_mtime for path in Path(cwd, "sweep").glob("*/summary.json"))
-    each = statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
+    each = statistics.median(b - a for a, b in itertools.pairwise(ends))
     training = []
     for path in Path(cwd, "sweep").glob("*/metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]

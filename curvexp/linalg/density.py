@@ -1,6 +1,7 @@
 """Spectral density by stochastic Lanczos quadrature.
 
-For a random unit vector v, Lanczos gives nodes θ_i and weights τ_i with v'f(A)v ≈ Σ τ_i f(θ_i), exact for polynomials up to degree 2·steps − 1.
+For a random unit vector v, Lanczos gives nodes θ_i and weights τ_i with v'f(A)v ≈ Σ τ_i f(θ_i), exact for
+polynomials up to degree 2·steps − 1.
 The mean over v uniform on the sphere is tr f(A)/n (Golub and Welsch 1969; Lin, Saad, Yang 2016; Ghorbani, Krishnan, Xiao 2019).
 """
 
@@ -56,7 +57,8 @@ def spectral_density(
 ) -> Density:
     """Density of the eigenvalues, with its standard error.
 
-    Inexact by the number of probes, which `stderr` tells, by the number of steps, which blurs detail finer than about the range over `steps`,
+    Inexact by the number of probes, which `stderr` tells, by the number of steps, which blurs detail finer than
+    about the range over `steps`,
     and by the smoothing.
 
     Args:

@@ -97,9 +97,11 @@ def eigsh(
         like: pytree of the domain (arrays or shapes), where `op` does not say it.
         k: how many, 1 <= k <= n.
         which: LA the largest, SA the smallest, LM those of largest absolute value, BE k//2 smallest and the rest largest.
-        tol: residual asked for, relative to ‖A‖ (the largest |Ritz value|). Below the floor 10·eps it is raised to it, and the status says so.
+        tol: residual asked for, relative to ‖A‖ (the largest |Ritz value|). Below the floor 10·eps it is raised to
+            it, and the status says so.
         start: a vector, or eigenvectors with a leading axis, to begin with; a random vector always joins them.
-        basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38 or so. Memory is basis·n entries, twice at a restart.
+        basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38 or so. Memory is basis·n
+            entries, twice at a restart.
         max_matvecs: most products; default 100·(basis + k).
         check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
             6, and to the end where n <= 2048; none after a warm start.
@@ -111,7 +113,7 @@ def eigsh(
     Warns:
         RuntimeWarning: asymmetry above 1 % of ‖A‖.
 
-    Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-16 and 1e18.
+    Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-12 and 1e18.
 
     Source: Stewart 2001 (Krylov-Schur); Wu and Simon 2000 (thick restart); van Dorsselaer et al. 2000 (the check).
     """

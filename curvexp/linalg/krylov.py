@@ -5,7 +5,8 @@ rows, and what is left becomes a new row at the end (band Lanczos, Ruhe 1979). R
 
     A V_j' = V_q' T[:q, :j]        the Ritz pair (θ, V_j'y) of T[:j, :j] has the residual ‖Ax − θx‖ = ‖T[j:q, :j] y‖
 
-exactly, with no further product, and a restart to some Ritz vectors plus the waiting rows keeps this relation (Stewart 2001; for one waiting
+exactly, with no further product, and a restart to some Ritz vectors plus the waiting rows keeps this relation
+(Stewart 2001; for one waiting
 row: thick restart, Wu and Simon 2000). A start from one random vector is Lanczos; a start from several is a block method.
 
 One Krylov sequence sees a multiple eigenvalue once. So the found pairs are checked: plain Lanczos from a random vector orthogonal to them.
@@ -45,7 +46,8 @@ class Limits(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Eigenvalues (k,) ascending, vectors (k, n), residuals (k,), products made, status, chance that one was missed, asymmetry, largest ‖Av‖ seen."""
+    """Eigenvalues (k,) ascending, vectors (k, n), residuals (k,), products made, status, chance that one was
+    missed, asymmetry, largest ‖Av‖ seen."""
 
     values: Any
     vectors: Any

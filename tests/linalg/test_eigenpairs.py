@@ -27,7 +27,7 @@ SPECTRA = {
     "negative": -np.linspace(1, 2, N),
     "wigner": None,
     "wishart_with_outliers": None,
-    "tiny": 1e-15 * np.linspace(-1, 1, N),
+    "tiny": 1e-12 * np.linspace(-1, 1, N),
     "huge": 1e15 * np.linspace(-1, 1, N),
 }
 
