@@ -1,5 +1,6 @@
 """Linear models: closed forms against dense automatic differentiation, minima against scipy."""
 
+import functools
 import math
 
 import jax
@@ -44,16 +45,39 @@ def small(classes: int, count: int = 60, seed: int = 0) -> Dataset:
     return split("small", centres[targets] + random.standard_normal((count, 3)) + 1, targets, classes=classes)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(loss, params, data):
+    """Value and gradient, compiled once for each loss and shapes: problems of the same structure share theirs."""
+    return jax.value_and_grad(loss)(params, data)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def hessian_blocks(loss, params, data):
+    return jax.hessian(loss)(params, data)
+
+
 def dense_hessian(problem, params):
-    flat, unravel = ravel_pytree(params)
-    return np.asarray(jax.jit(jax.hessian(lambda x: problem.loss(unravel(x), problem.data)))(flat))
+    blocks = hessian_blocks(problem.loss, params, problem.data)
+    return np.block([[np.reshape(blocks[a][b], (params[a].size, params[b].size)) for b in params] for a in params])
+
+
+def gradient_at(problem, params):
+    return np.concatenate(
+        [np.ravel(leaf) for leaf in jax.tree.leaves(derivatives(problem.loss, params, problem.data)[1])]
+    )
+
+
+def start(problem, seed=0):
+    """Parameters of the problem's shapes, from numpy."""
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: random.standard_normal(x.shape), jax.eval_shape(problem.init, jax.random.key(0)))
 
 
 @each_preprocessing
 @pytest.mark.parametrize("data, l2", [(diabetes(), 0.0), (wine(), 0.01)], ids=["diabetes", "wine"])
 def test_least_squares_knows_the_spectrum_of_its_dense_hessian(data, l2, prepare) -> None:
     problem = build(least_squares, data, prepare, l2=l2)
-    params = problem.init(jax.random.key(0))
+    params = start(problem)
     found = np.linalg.eigvalsh(dense_hessian(problem, params))
     known = problem.known.eigenvalues
     # Weyl: forming X'X/P in floating point costs P·eps·‖X‖²/P, and LAPACK n·eps·λmax
@@ -75,11 +99,11 @@ def test_least_squares_minimum_is_numpy_lstsqs(prepare, bias) -> None:
     weights = np.linalg.lstsq(design, targets, rcond=None)[0]
     expected = 0.5 * np.square(design @ weights - targets).sum() / len(targets)
     assert np.isclose(problem.known.minimum, expected, rtol=1e-12)
-    optimum = jax.tree.map(jnp.asarray, problem.known.optimum)
-    assert np.isclose(problem.loss(optimum, problem.data), problem.known.minimum, rtol=1e-12)
+    optimum = problem.known.optimum
+    assert np.isclose(derivatives(problem.loss, optimum, problem.data)[0], problem.known.minimum, rtol=1e-12)
     # backward stable: a residual of eps·‖X‖²·‖w‖/P, times the few hundred terms of each sum
     bound = 1e3 * EPS * max(1, np.linalg.norm(design, 2) ** 2 / len(design) * np.abs(weights).max())
-    assert np.abs(ravel_pytree(jax.grad(problem.loss)(optimum, problem.data))[0]).max() < bound
+    assert np.abs(gradient_at(problem, optimum)).max() < bound
 
 
 def test_exact_null_directions_are_exact_zeros_and_the_optimum_is_the_shortest() -> None:
@@ -97,7 +121,7 @@ def test_exact_null_directions_are_exact_zeros_and_the_optimum_is_the_shortest()
 
 def test_ridge_minimum_is_where_its_gradient_vanishes_and_scipy_finds_no_lower() -> None:
     problem = build(least_squares, diabetes(), l2=0.1)
-    start, unravel = ravel_pytree(problem.init(jax.random.key(0)))
+    start, unravel = ravel_pytree(start(problem))
     value = jax.jit(jax.value_and_grad(lambda x: problem.loss(unravel(x), problem.data)))
     found = scipy.optimize.minimize(
         lambda x: tuple(map(np.asarray, value(x))), start, jac=True, method="L-BFGS-B", tol=1e-14
@@ -111,7 +135,7 @@ def test_batchnorm_on_a_linear_model_is_normalized_up_to_epsilon() -> None:
     data = breast_cancer()
     prepared = build(least_squares, data, preprocess.normalized())
     batch = build(least_squares, data, preprocess.batchnorm(epsilon=0.0))
-    params = prepared.init(jax.random.key(0))
+    params = start(prepared)
     # raw columns have mean/deviation up to 10: so many eps in each standardised number
     assert np.isclose(batch.loss(params, batch.data), prepared.loss(params, prepared.data), rtol=1e-12)
     assert np.allclose(dense_hessian(batch, params), dense_hessian(prepared, params), atol=1e-12)
@@ -170,16 +194,16 @@ def test_logistic_closed_forms_equal_automatic_differentiation(classes, l2) -> N
 @pytest.mark.parametrize("data", [breast_cancer(), wine()], ids=lambda d: d.name)
 def test_logistic_minimum_has_no_gradient_and_its_value(data, prepare) -> None:
     problem = build(logistic, data, prepare)
-    optimum = jax.tree.map(jnp.asarray, problem.known.optimum)
-    gradient = ravel_pytree(jax.grad(problem.loss)(optimum, problem.data))[0]
+    optimum = problem.known.optimum
+    gradient = gradient_at(problem, optimum)
     size = np.abs(np.asarray(problem.data.inputs)).max() if not prepare.hidden else 10.0
     assert np.abs(gradient).max() < 1e-14 * max(size, 1)  # rounding of a mean of numbers of that size
-    assert np.isclose(problem.loss(optimum, problem.data), problem.known.minimum, rtol=1e-14)
+    assert np.isclose(derivatives(problem.loss, optimum, problem.data)[0], problem.known.minimum, rtol=1e-14)
 
 
 def test_logistic_minimum_is_scipys() -> None:
     problem = build(logistic, wine(), l2=0.01)
-    start, unravel = ravel_pytree(problem.init(jax.random.key(0)))
+    start, unravel = ravel_pytree(start(problem))
     value = jax.jit(jax.value_and_grad(lambda x: problem.loss(unravel(x), problem.data)))
     found = scipy.optimize.minimize(
         lambda x: tuple(map(np.asarray, value(x))), start, jac=True, method="BFGS", tol=1e-9
@@ -189,8 +213,8 @@ def test_logistic_minimum_is_scipys() -> None:
 
 def test_digits_minimum_is_found() -> None:
     problem = build(logistic, digits())
-    optimum = jax.tree.map(jnp.asarray, problem.known.optimum)
-    assert np.abs(ravel_pytree(jax.grad(problem.loss)(optimum, problem.data))[0]).max() < 1e-14
+    optimum = problem.known.optimum
+    assert np.abs(gradient_at(problem, optimum)).max() < 1e-14
 
 
 def test_without_l2_separable_classes_have_no_minimum_and_overlapping_ones_have() -> None:
@@ -199,8 +223,8 @@ def test_without_l2_separable_classes_have_no_minimum_and_overlapping_ones_have(
     assert separable.lower_bound == 0.0
     assert "separable" in separable.notes[0]
     overlapping = build(logistic, small(3), l2=0.0)
-    optimum = jax.tree.map(jnp.asarray, overlapping.known.optimum)
-    assert np.abs(ravel_pytree(jax.grad(overlapping.loss)(optimum, overlapping.data))[0]).max() < 1e-13
+    optimum = overlapping.known.optimum
+    assert np.abs(gradient_at(overlapping, optimum)).max() < 1e-13
     assert overlapping.model is not None
 
 
@@ -208,15 +232,15 @@ def test_without_l2_separable_classes_have_no_minimum_and_overlapping_ones_have(
 @given(st.integers(0, 10_000), st.sampled_from([2, 3]), st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_no_point_lies_below_the_logistic_minimum(seed, classes, l2) -> None:
     problem = build(logistic, small(classes, seed=seed), l2=l2)
-    optimum, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.known.optimum))
+    optimum, unravel = ravel_pytree(problem.known.optimum)
     for scale in (1e-6, 1e-2, 1.0):
         point = optimum + scale * np.random.default_rng(seed).standard_normal(len(optimum))
-        assert problem.loss(unravel(point), problem.data) >= problem.known.minimum - 4 * EPS
+        assert derivatives(problem.loss, unravel(point), problem.data)[0] >= problem.known.minimum - 4 * EPS
 
 
 def test_loss_is_criterion_of_model() -> None:
     problem = build(least_squares, wine(), preprocess.batchnorm())
-    params = problem.init(jax.random.key(0))
+    params = start(problem)
     outputs = problem.model(params, problem.data.inputs)
     assert problem.loss(params, problem.data) == problem.criterion(outputs, problem.data.targets)
 

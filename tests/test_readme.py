@@ -1,0 +1,75 @@
+"""What the README says to type works as it stands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curvexp.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, block in BLOCKS
+    for line in block.splitlines()
+    if language == "sh" and line.startswith("python -m curvexp")
+]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command, here, monkeypatch):
+    """With fewer steps and one seed: what is tested is that they are accepted and end well."""
+    (here / "mylab.py").write_text(next(block for block in PYTHON if "# mylab.py" in block))
+    (here / "myconf" / "problem").mkdir(parents=True)
+    (here / "myconf" / "problem" / "quartic.yaml").write_text(
+        next(block for language, block in BLOCKS if language == "yaml")
+    )
+    monkeypatch.syspath_prepend(str(here))
+    words = [word for word in shlex.split(command)[3:] if not word.startswith("seed=")]
+    monkeypatch.setattr(sys, "argv", ["curvexp"])
+    with pytest.raises(SystemExit) if "-m" in words else _nothing():
+        main([*words, "steps=30", "probe=off"])
+    summaries = list(here.rglob("summary.json"))
+    assert summaries
+    assert all('"failed"' not in path.read_text() for path in summaries)
+
+
+class _nothing:
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *exception):
+        return False
+
+
+def test_library_example_runs():
+    (example,) = [block for block in PYTHON if "eigsh" in block]
+    found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_two_commands_are_targets_and_ci_runs_the_test_command():
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    named = re.findall(r"^make (\w+)", TEXT, flags=re.MULTILINE)
+    assert named == ["run", "test"]
+    assert set(named) <= set(targets)
+    script = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
+    assert script[-1] == "make test"
+
+
+def test_every_option_in_conf_is_named():
+    for group in ("problem", "problem/data", "preprocess", "optim", "probe", "track"):
+        for file in (ROOT / "conf" / group).glob("*.yaml"):
+            assert re.search(rf"`{file.stem}`", TEXT), f"{group}={file.stem}"
