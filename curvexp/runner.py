@@ -121,17 +121,20 @@ def run(
 
     keeps = not minibatch and limits.minimum is not None and math.isfinite(limits.minimum)  # losses, for the rate
     losses, reached, done, ended = [np.array([first])], 0 if first <= limits.target else None, 0, None
-    while done < steps and ended is None:
+
+    def advance(state: State, done: int) -> tuple[int, Any]:
         until = min(steps, _next(done, record_every), _next(done, probe.every) if probe.measure else steps)
-        state, *found = _advance(
-            state,
-            problem.data,
-            problem.test,
-            device_limits,
-            until - done,
-            kind=kind,
-            capacity=min(record_every, steps),
+        capacity = min(record_every, steps)
+        return until, _advance(
+            state, problem.data, problem.test, device_limits, until - done, kind=kind, capacity=capacity
         )
+
+    ahead = None
+    while done < steps and ended is None:
+        until, (state, *found) = ahead or advance(state, done)
+        due = probe.measure is not None and until % probe.every == 0
+        # the device goes on while the host reads this block; where the block turns out to be the last, that work is dropped
+        ahead = None if due or until == steps else advance(state, until)
         block, made, seen = jax.device_get(found)
         loss = float(seen["loss"])
         block = np.array([loss]) if minibatch else block[:made].astype(np.float64)
@@ -144,7 +147,7 @@ def run(
         if ended is None and not math.isfinite(seen["batch_loss"]):
             ended = "diverged", f"the loss of a minibatch is {seen['batch_loss']} at step {done}"
         last = ended is not None or done == steps
-        scalars, reading = meter(state, seen, probed=last or (probe.measure is not None and done % probe.every == 0))
+        scalars, reading = meter(state, seen, probed=last or due)
         outcome = None
         if last:
             status, reason = ended or ("completed", None)

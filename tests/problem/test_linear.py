@@ -121,10 +121,10 @@ def test_exact_null_directions_are_exact_zeros_and_the_optimum_is_the_shortest()
 
 def test_ridge_minimum_is_where_its_gradient_vanishes_and_scipy_finds_no_lower() -> None:
     problem = build(least_squares, diabetes(), l2=0.1)
-    start, unravel = ravel_pytree(start(problem))
+    first, unravel = ravel_pytree(start(problem))
     value = jax.jit(jax.value_and_grad(lambda x: problem.loss(unravel(x), problem.data)))
     found = scipy.optimize.minimize(
-        lambda x: tuple(map(np.asarray, value(x))), start, jac=True, method="L-BFGS-B", tol=1e-14
+        lambda x: tuple(map(np.asarray, value(x))), first, jac=True, method="L-BFGS-B", tol=1e-14
     )
     assert abs(found.fun - problem.known.minimum) < 1e-10  # L-BFGS-B's own stopping
     assert problem.known.minimum <= found.fun + 4 * EPS
@@ -203,10 +203,10 @@ def test_logistic_minimum_has_no_gradient_and_its_value(data, prepare) -> None:
 
 def test_logistic_minimum_is_scipys() -> None:
     problem = build(logistic, wine(), l2=0.01)
-    start, unravel = ravel_pytree(start(problem))
+    first, unravel = ravel_pytree(start(problem))
     value = jax.jit(jax.value_and_grad(lambda x: problem.loss(unravel(x), problem.data)))
     found = scipy.optimize.minimize(
-        lambda x: tuple(map(np.asarray, value(x))), start, jac=True, method="BFGS", tol=1e-9
+        lambda x: tuple(map(np.asarray, value(x))), first, jac=True, method="BFGS", tol=1e-9
     )
     assert abs(found.fun - problem.known.minimum) < 1e-12  # gtol²/l2 = 1e-16, and rounding
 
@@ -228,7 +228,7 @@ def test_without_l2_separable_classes_have_no_minimum_and_overlapping_ones_have(
     assert overlapping.model is not None
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([2, 3]), st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_no_point_lies_below_the_logistic_minimum(seed, classes, l2) -> None:
     problem = build(logistic, small(classes, seed=seed), l2=l2)
