@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 0, 1 where a job failed, 2 for what was refused, 130 for Ctrl-C."""
     typed = [_nested(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     flags = _flags(typed)
-    flags_first = [word for word in typed if word not in flags.overrides]  # argparse takes no overrides on both sides of a flag
+    flags_first = [
+        word for word in typed if word not in flags.overrides
+    ]  # argparse takes no overrides on both sides of a flag
     sys.argv = [sys.argv[0], *flags_first, *flags.overrides]
     try:
         if not flags.passive:
