@@ -8,7 +8,7 @@ run: .venv/.ready
 	$(BIN)/python -m curvexp problem=mlp optim=momentum
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-slow: .venv/.ready
 	$(BIN)/python -m pytest -q -m slow

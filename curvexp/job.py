@@ -48,7 +48,8 @@ def execute(config: DictConfig) -> float:
     if sweep:
         console.err().print(console.line(title, summary))
     elif summary["status"] == "failed":
-        console.refuse(f"{summary['reason']}\nThe traceback is in {folder / 'traceback.txt'}.")
+        trace = folder / "traceback.txt"
+        console.refuse(f"{summary['reason']}" + (f"\nThe traceback is in {trace}." if trace.exists() else ""))
         sys.exit(1)
     else:
         console.out().print(console.result(title, summary, _short(folder)))

@@ -319,7 +319,7 @@ def test_kill_leaves_every_shown_record_readable_and_the_report_says_not_finishe
     process = _running(here)
     lines = next(here.rglob("metrics.jsonl")).read_bytes().count(b"\n")
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)
     import curvexp
 
     runs = curvexp.load_runs(here)
