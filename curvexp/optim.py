@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.optimize import minimize_scalar
 
 from curvexp import theory
 from curvexp.errors import ConfigError
@@ -345,6 +344,7 @@ def _best_heavy_ball(smallest: float, largest: float, beta: float | None) -> the
 def _best_nesterov(smallest: float, largest: float, beta: float | None) -> theory.Optimum:
     if beta is None:
         return theory.nesterov_optimum(smallest, largest)
+    from scipy.optimize import minimize_scalar  # its import takes 0.4 s
 
     def worst(lr: float) -> float:
         return float(theory.nesterov_contraction([smallest, largest], lr=lr, momentum=beta).max())

@@ -3,9 +3,12 @@
 A data set of your own is any function that returns a Dataset, named by `_target_` in a YAML file under problem/data.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,31 +40,23 @@ class Dataset(NamedTuple):
 
 def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """1797 handwritten digits of 8x8 pixels, 10 classes (UCI, Alpaydin, Kaynak 1998)."""
-    from sklearn.datasets import load_digits
-
-    return _classes("digits", load_digits(), test_fraction, seed)
+    return _classes("digits", _shipped("digits.csv.gz", delimiter=","), test_fraction, seed)
 
 
 def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """569 tumours of 30 features on very different scales, 2 classes (UCI, Wolberg et al. 1995)."""
-    from sklearn.datasets import load_breast_cancer
-
-    return _classes("breast_cancer", load_breast_cancer(), test_fraction, seed)
+    return _classes("breast_cancer", _shipped("breast_cancer.csv", delimiter=",", skiprows=1), test_fraction, seed)
 
 
 def wine(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """178 wines of 13 chemical features, 3 classes (UCI, Aeberhard, Forina 1991)."""
-    from sklearn.datasets import load_wine
-
-    return _classes("wine", load_wine(), test_fraction, seed)
+    return _classes("wine", _shipped("wine_data.csv", delimiter=",", skiprows=1), test_fraction, seed)
 
 
 def diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """442 patients of 10 measurements in their own units, regression on the progression after a year (Efron et al. 2004)."""
-    from sklearn.datasets import load_diabetes
-
-    found = load_diabetes(scaled=False)
-    return split("diabetes", found.data, found.target, test_fraction=test_fraction, seed=seed)
+    inputs, targets = _shipped("diabetes_data_raw.csv.gz"), _shipped("diabetes_target.csv.gz")
+    return split("diabetes", inputs, targets, test_fraction=test_fraction, seed=seed)
 
 
 def gaussian(
@@ -215,8 +210,6 @@ def split(
     Args:
         inputs: (P, N) numbers. targets: (P,) integers 0 .. classes−1; or with classes=None numbers (P,) or (P, K).
     """
-    from sklearn.model_selection import train_test_split
-
     inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets)
     if classes is None:
         targets = targets.astype(np.float64).reshape(len(targets), -1)
@@ -224,16 +217,19 @@ def split(
     fraction, seed = _fraction(test_fraction), _seed(seed)
     if fraction == 0:
         return whole
-    try:
-        parts = train_test_split(
-            inputs, targets, test_size=fraction, random_state=seed, stratify=None if classes is None else targets
-        )
-    except ValueError as error:
+    # examples in random order, class after class, and of these every so many-th: each class gives its share to within one
+    order = np.random.default_rng(seed).permutation(len(inputs))
+    if classes is not None:
+        order = order[np.argsort(targets[order], kind="stable")]
+    tests = math.ceil(fraction * len(inputs))
+    chosen = ((np.arange(tests) + 0.5) * len(inputs) / tests).astype(int)
+    train, test = np.sort(np.delete(order, chosen)), np.sort(order[chosen])
+    if len(train) < 2 or (classes is not None and min(len(set(targets[side])) for side in (train, test)) < classes):
         raise ConfigError(
-            f"problem.data.test_fraction={fraction:g}: {error} Change problem.data.test_fraction."
-        ) from error
-    train_inputs, test_inputs, train_targets, test_targets = parts
-    return Dataset(name, train_inputs, train_targets, test_inputs, test_targets, classes)
+            f"problem.data.test_fraction={fraction:g}: {len(train)} examples for training and {len(test)} for testing; expected at "
+            "least two for training, and every class on both sides. Change problem.data.test_fraction."
+        )
+    return Dataset(name, inputs[train], targets[train], inputs[test], targets[test], classes)
 
 
 def checked(data: Dataset) -> Dataset:
@@ -286,10 +282,17 @@ def _check_part(key: str, part: str, inputs: Any, targets: Any, data: Dataset) -
         )
 
 
-def _classes(name: str, found: Any, test_fraction: float, seed: int) -> Dataset:
-    return split(
-        name, found.data, found.target, classes=len(found.target_names), test_fraction=test_fraction, seed=seed
-    )
+def _shipped(file: str, **layout: Any) -> Array:
+    """A table that scikit-learn ships, read without importing scikit-learn, which takes as long as all other imports together."""
+    spec = find_spec("sklearn")
+    assert spec is not None
+    (home,) = spec.submodule_search_locations or ()
+    return np.loadtxt(Path(home) / "datasets" / "data" / file, **layout)
+
+
+def _classes(name: str, table: Array, test_fraction: float, seed: int) -> Dataset:
+    targets = table[:, -1].astype(int)
+    return split(name, table[:, :-1], targets, classes=int(targets.max()) + 1, test_fraction=test_fraction, seed=seed)
 
 
 def _fraction(value: Any) -> float:

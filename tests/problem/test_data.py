@@ -32,6 +32,25 @@ def test_data_sets_have_their_sizes_and_a_seeded_split(builder, total, features,
     assert builder(test_fraction=0).test_inputs is None
 
 
+@pytest.mark.parametrize("builder", [digits, breast_cancer, wine, diabetes])
+def test_data_sets_are_scikit_learns(builder) -> None:
+    import sklearn.datasets
+
+    loader = getattr(sklearn.datasets, f"load_{builder.__name__}")
+    truth = loader(**({"scaled": False} if builder is diabetes else {}))
+    data = builder(test_fraction=0)
+    assert np.array_equal(data.inputs, truth.data)
+    assert np.array_equal(data.targets.ravel(), truth.target)
+
+
+def test_the_parts_of_a_split_make_up_the_whole() -> None:
+    inputs = np.arange(50.0)[:, None]
+    parts = split("mine", inputs, inputs[:, 0] % 7, test_fraction=0.3, seed=5)
+    assert sorted([*parts.inputs[:, 0], *parts.test_inputs[:, 0]]) == list(range(50))
+    assert np.array_equal(parts.targets, parts.inputs % 7)
+    assert np.array_equal(parts.test_targets, parts.test_inputs % 7)
+
+
 def test_diabetes_is_in_its_own_units() -> None:
     assert diabetes().inputs[:, 0].max() > 50  # years, not unit vectors
 
