@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint bench pins clean
+.PHONY: run test test-slow lint picture bench pins clean
 
 run: .venv/.ready
 	$(BIN)/python -m curvexp problem=mlp optim=momentum
@@ -17,6 +17,9 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+picture: .venv/.ready
+	$(BIN)/python scripts/picture.py docs/run.svg
 
 bench: .venv/.ready
 	$(BIN)/python scripts/bench_runner.py

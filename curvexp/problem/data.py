@@ -286,8 +286,8 @@ def _shipped(file: str, **layout: Any) -> Array:
     """A table that scikit-learn ships, read without importing scikit-learn, which takes as long as all other imports together."""
     spec = find_spec("sklearn")
     assert spec is not None
-    (home,) = spec.submodule_search_locations or ()
-    return np.loadtxt(Path(home) / "datasets" / "data" / file, **layout)
+    assert spec.origin is not None
+    return np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / file, **layout)
 
 
 def _classes(name: str, table: Array, test_fraction: float, seed: int) -> Dataset:
