@@ -238,7 +238,7 @@ def resolve(
         hyper["momentum"] = FALLBACK_MOMENTUM
     if optimizer.threshold is None or sharpness is None or not (sharpness > 0 and math.isfinite(sharpness)):
         raise ConfigError(
-            f"optim.lr=auto: no step can be derived (largest curvature {sharpness}); expected a positive curvature at the "
+            f"optim.lr=auto: no step can be derived (largest curvature {sharpness}); expected some curvature at the "
             "start. Give optim.lr a number."
         )
     unit = float(optimizer.threshold({**hyper, "lr": 1.0}))

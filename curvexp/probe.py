@@ -73,32 +73,34 @@ def exact(*, every: int = 100, limit: int = 4000) -> Probe:
     return Probe("exact", lambda loss, params, state, key: (_dense_reading(loss, params), state), every, None, check)
 
 
-def top(*, k: int = 5, every: int = 100, tol: float = 1e-3, dense_below: int = 200) -> Probe:
+def top(*, k: int | None = None, every: int = 100, tol: float = 1e-3, dense_below: int = 200) -> Probe:
     """The k largest and the k smallest eigenvalues, by Lanczos with residual bounds, warm-started from the last reading.
 
     Args:
-        k: eigenpairs from each end.
+        k: eigenpairs from each end; None: five, or all where there are fewer.
         every: steps between readings.
         tol: residual ‖Hv − λv‖ asked for, relative to ‖H‖.
-        dense_below: up to this many parameters (or where 2k covers them all) the whole spectrum is computed densely: it costs less.
+        dense_below: up to this many parameters (or where 2k cover them all) the whole spectrum is computed densely: it costs less.
     """
-    _count("k", k)
+    if k is not None:
+        _count("k", k)
+    pairs = 5 if k is None else k
     _count("every", every)
     if not _is_number(tol) or not 0 < tol < 1:
         raise ConfigError(f"probe.tol={tol}: expected a number in (0, 1), the relative residual. Change probe.tol.")
     _count("dense_below", dense_below, least=0)
 
     def check(size: int, dtype: Any) -> None:
-        if k > size:
+        if k is not None and k > size:
             raise ConfigError(
                 f"probe.k={k}: expected 1 <= k <= {size}, the number of parameters. Lower probe.k, or choose probe=exact."
             )
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        if size <= max(dense_below, 2 * k):
+        if size <= max(dense_below, 2 * pairs):
             return _dense_reading(loss, params), state
-        found = eigsh(hessian(loss, params), k=2 * k, which="BE", tol=tol, start=state, key=key)
+        found = eigsh(hessian(loss, params), k=2 * pairs, which="BE", tol=tol, start=state, key=key)
         values = np.asarray(found.eigenvalues, np.float64)
         reading = Reading(
             eigenvalues=values,

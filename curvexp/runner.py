@@ -207,7 +207,7 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
     """The optimizer with its `auto` numbers chosen, and how, in a sentence (None where nothing was auto).
 
     Theory's best where the problem knows its spectrum; else a fraction of the stability threshold for the sharpness at `params`, the
-    preconditioned one for an adaptive optimizer, measured to 1 %.
+    preconditioned one for an adaptive optimizer, measured to 1 %; for the largest |λ| where no curvature is positive.
     """
     if "auto" not in optimizer.hyper.values():
         return optimizer, None
@@ -219,7 +219,9 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
     whole = over_all_data(problem)
     if optimizer.preconditioner is None:
         found = eigsh(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
-        return optim.resolve(optimizer, sharpness=float(found.eigenvalues[-1]))
+        if found.eigenvalues[-1] <= 0:  # nothing curves upwards: the fastest curvature downwards sets the scale
+            found = eigsh(hessian(whole, params), k=1, which="LM", tol=1e-2, key=key)
+        return optim.resolve(optimizer, sharpness=abs(float(found.eigenvalues[-1])))
     trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
     gradient = _gradient(whole, params)
     _, stepped = optimizer.transform.update(gradient, trial.init(params), params)

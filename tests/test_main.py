@@ -260,6 +260,20 @@ def test_a_users_problem_that_raises_leaves_its_traceback_in_its_folder(package,
     assert "the disk of my lab is full" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "problem=" + ",".join(sorted(path.stem for path in (ROOT / "conf/problem").glob("*.yaml"))),
+        "optim=" + ",".join(sorted(path.stem for path in (ROOT / "conf/optim").glob("*.yaml"))),
+        "probe=" + ",".join(sorted(path.stem for path in (ROOT / "conf/probe").glob("*.yaml"))),
+    ],
+)
+def test_every_option_of_a_group_runs_as_it_stands(here, typed):
+    assert call("-m", typed, "steps=3") == 0
+    assert {summary["status"] for summary in summaries(here)} <= {"completed", "diverged"}
+    assert len(summaries(here)) == 1 + typed.count(",")
+
+
 def test_any_optax_optimizer_and_schedule_from_the_command_line(here):
     typed = [*SMALL, "optim=adamw", "optim.learning_rate=0.05", "optim.schedule=cosine", "hydra.run.dir=out"]
     assert call(*typed) == 0

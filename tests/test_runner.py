@@ -152,10 +152,10 @@ def test_taylor_prediction_is_exact_on_a_quadratic_and_third_order_on_a_network(
             predicted, actual = record.scalars["change_predicted"], record.scalars["change_actual"]
             assert predicted == pytest.approx(actual, rel=1e-8, abs=1e-13)  # a difference of two losses
     errors = []
-    for lr in (0.02, 0.01):
+    for lr in (0.004, 0.002):
         scalars = train(network_x64(), optim.sgd(lr=lr), probe.top(every=10), steps=1)[0].scalars
         errors.append(abs(scalars["change_predicted"] - scalars["change_actual"]))
-    assert errors[0] / errors[1] == pytest.approx(8, rel=0.1)  # ε³, up to ε⁴ terms
+    assert errors[0] / errors[1] == pytest.approx(8, rel=0.1)  # ε³; the ε⁴ term made 12 % at ε = 0.02, so 2 % here
 
 
 @pytest.mark.usefixtures("x64")
@@ -276,3 +276,11 @@ def test_a_users_probe_is_one_function():
     problem = quadratic()
     records = train(problem, optim.sgd(), laplacian(), steps=10)
     assert records[0].scalars["laplacian"] == pytest.approx(problem.known.eigenvalues.sum(), rel=1e-5)  # float32
+
+
+def test_auto_on_a_maximum_takes_its_scale_from_the_downward_curvature(x64):
+    problem = problems.himmelblau(preprocess=preprocess.raw(), dtype=jnp.float64, start=[-0.270845, -0.923039])
+    values = np.linalg.eigvalsh(jax.hessian(lambda x: problem.loss(x, problem.data))(problem.init(None)))
+    assert values.max() < 0  # Himmelblau's local maximum
+    tuned, _ = runner.tune(problem, optim.sgd(), problem.init(None), key=jax.random.key(0))
+    assert tuned.hyper["lr"] == pytest.approx(0.5 * 2 / -values.min(), rel=1e-2)  # eigsh at 1e-2
