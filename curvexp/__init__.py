@@ -9,23 +9,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curvexp.curvature import Operator as Operator
     from curvexp.curvature import block as block
+    from curvexp.curvature import difference as difference
     from curvexp.curvature import fisher as fisher
     from curvexp.curvature import ggn as ggn
+    from curvexp.curvature import gradient_covariance as gradient_covariance
     from curvexp.curvature import hessian as hessian
+    from curvexp.curvature import layers as layers
     from curvexp.curvature import preconditioned as preconditioned
+    from curvexp.curvature import sampling_error as sampling_error
+    from curvexp.curvature import scaled as scaled
+    from curvexp.curvature import shifted as shifted
     from curvexp.errors import ConfigError as ConfigError
     from curvexp.errors import Unsupported as Unsupported
     from curvexp.linalg import Density as Density
     from curvexp.linalg import Eigenpairs as Eigenpairs
     from curvexp.linalg import Estimate as Estimate
+    from curvexp.linalg import Inertia as Inertia
     from curvexp.linalg import diagonal as diagonal
     from curvexp.linalg import eigsh as eigsh
+    from curvexp.linalg import eigsh_above as eigsh_above
     from curvexp.linalg import frobenius_norm as frobenius_norm
+    from curvexp.linalg import inertia as inertia
     from curvexp.linalg import spectral_density as spectral_density
     from curvexp.linalg import trace as trace
     from curvexp.optim import Optimizer as Optimizer
+    from curvexp.optim import preconditioner as preconditioner
     from curvexp.preprocess import Preprocess as Preprocess
     from curvexp.probe import Probe as Probe
+    from curvexp.probe import condition_numbers as condition_numbers
     from curvexp.problem import Problem as Problem
     from curvexp.record import Reading as Reading
     from curvexp.record import Record as Record
@@ -36,21 +47,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "curvature": ("Operator", "block", "fisher", "ggn", "hessian", "preconditioned"),
+    "curvature": (
+        "Operator",
+        "block",
+        "difference",
+        "fisher",
+        "ggn",
+        "gradient_covariance",
+        "hessian",
+        "layers",
+        "preconditioned",
+        "sampling_error",
+        "scaled",
+        "shifted",
+    ),
     "errors": ("ConfigError", "Unsupported"),
     "linalg": (
         "Density",
         "Eigenpairs",
         "Estimate",
+        "Inertia",
         "diagonal",
         "eigsh",
+        "eigsh_above",
         "frobenius_norm",
+        "inertia",
         "spectral_density",
         "trace",
     ),
-    "optim": ("Optimizer",),
+    "optim": ("Optimizer", "preconditioner"),
     "preprocess": ("Preprocess",),
-    "probe": ("Probe",),
+    "probe": ("Probe", "condition_numbers"),
     "problem": ("Problem",),
     "record": ("Reading", "Record"),
     "runner": ("run",),

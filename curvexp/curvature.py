@@ -13,13 +13,14 @@ compiled program serves all parameters and all data of the same shapes.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp.linalg.vectors import Space, flat_product, space_of
+from curvexp.linalg import Estimate
+from curvexp.linalg.vectors import Space, dense_matrix, space_of
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("operands",), meta_fields=("product", "space"))
@@ -38,8 +39,8 @@ class Operator:
     operands: Any
 
     def __call__(self, v: Any) -> Any:
-        """Av, a pytree like v."""
-        return self.product(self.operands, v)
+        """Av, a pytree like v; compiled once for operators of equal products and shapes."""
+        return _applied(self, v)
 
     @property
     def size(self) -> int:
@@ -66,11 +67,10 @@ class Operator:
         Args:
             chunk: columns computed at once; default: as many as keep the temporary memory near 64 MB of vectors, at most n.
         """
-        width = min(self.size, chunk or max(1, min(128, 2**26 // (8 * self.size))))
-        return _dense(self, width=width)
+        return dense_matrix(self, self.space, chunk=chunk)
 
 
-def hessian(loss: Callable[..., Any], params: Any, *args: Any, chunk: int | None = None) -> Operator:
+def hessian(loss: Any, params: Any, *args: Any, chunk: int | None = None) -> Operator:
     """Hessian of `loss` at `params`: v -> ∂/∂ε ∇loss(params + εv), exact to rounding, 1 to 1.5 gradients each inside a loop.
 
     Args:
@@ -243,6 +243,68 @@ def preconditioned(op: Operator, preconditioner: Any) -> Operator:
     return Operator(_preconditioned_product, op.space, (op, preconditioner))
 
 
+class Objective(NamedTuple):
+    """A loss with all its data, as a function of the parameters: a pytree, so that under jit the data stays an argument.
+
+    Attributes:
+        loss: a jax.tree_util.Partial, (params, data) -> scalar. data: pytree.
+    """
+
+    loss: Any
+    data: Any
+
+    def __call__(self, params: Any) -> Any:
+        """The loss at params."""
+        return self.loss(params, self.data)
+
+
+def sampling_error(
+    loss: Callable[..., Any], params: Any, *args: Any, vectors: Any, groups: int = 20, population: int | None = None
+) -> Estimate:
+    """v'Hv over a sample of the examples, for each of some vectors, with its standard error as an estimate of that over all examples.
+
+    From the spread of v'Hv over equal groups of the sample, which need not be as many as examples: a product a group and vector. For v an
+    eigenvector of the sample's own Hessian this is the noise of its eigenvalue; the largest eigenvalue of a sample is biased upwards
+    besides, as it is the largest of noisy ones.
+
+    Args:
+        loss, params, args: as for `hessian`: the mean over the examples, the leading axis of every array in `args`.
+        vectors: pytree of unit vectors, each leaf with a leading axis m.
+        groups: at least 2; examples that do not fill the last one are left out.
+        population: examples that the sample was drawn from, without replacement; None: infinitely many.
+
+    Returns:
+        mean, stderr (m,).
+
+    Raises:
+        ValueError: groups below 2, or more than examples; a population smaller than the sample.
+
+    Source: Cochran 1977, sec. 2.4 (the finite population correction) and 2.14.
+    """
+    count = _examples(args)
+    if isinstance(groups, bool) or not isinstance(groups, int) or not 2 <= groups <= count:
+        raise ValueError(f"groups={groups!r}: expected an integer from 2 to {count}, the number of examples.")
+    if population is not None and population < count:
+        raise ValueError(f"population={population!r}: expected at least {count}, the size of the sample.")
+    forms = _quadratic_forms(_partial(loss), params, args, vectors, groups=groups)
+    left = 1.0 if population is None else 1 - count / population
+    stderr = forms.std(axis=0, ddof=1) * np.sqrt(left / groups)
+    return Estimate(forms.mean(axis=0), stderr, forms.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _quadratic_forms(loss: Any, params: Any, args: Any, vectors: Any, *, groups: int) -> Any:
+    """v'H_g v, (groups, m)."""
+    size = _examples(args) // groups
+    parts = jax.tree.map(lambda a: a[: groups * size].reshape(groups, size, *a.shape[1:]), args)
+
+    def one(part: Any) -> Any:
+        op = hessian(loss, params, *part)
+        return jax.lax.map(lambda v: sum(map(jnp.vdot, jax.tree.leaves(v), jax.tree.leaves(op(v)))), vectors)
+
+    return jax.lax.map(one, parts)
+
+
 # ---- products: (operands, v) -> Av ----------------------------------------------------------------------------------------------
 
 
@@ -369,11 +431,14 @@ class _Chunked:
         return total
 
 
+_applied = jax.jit(lambda op, v: op.product(op.operands, v), inline=True)
+
+
 # ---- helpers --------------------------------------------------------------------------------------------------------------------
 
 
-def _partial(function: Callable[..., Any]) -> Any:
-    if isinstance(function, jax.tree_util.Partial):
+def _partial(function: Any) -> Any:
+    if not jax.tree_util.all_leaves([function]):  # a Partial, or another pytree that can be called
         return function
     return jax.tree_util.Partial(function)
 
@@ -400,43 +465,31 @@ def _examples(args: Any) -> int:
 
 
 def _check_mean(loss: Any, params: Any, args: Any, chunk: int) -> None:
-    """Refuse a loss that is not the mean of its halves: batch normalization couples the examples of a batch, a sum is no mean."""
+    """Refuse a loss that is not the mean over its chunks: batch normalization couples the examples of a batch, a sum is no mean."""
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk={chunk!r}: expected a positive integer, the number of examples taken at once.")
-    half = min(chunk, _examples(args)) // 2
-    if half == 0 or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, args))):
+    both = min(2 * chunk, _examples(args))
+    if both <= chunk or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, args))):
         return
-    whole, mean = (float(value) for value in _halves(loss, params, args, half=half))
+    whole, mean = (float(value) for value in _two_chunks(loss, params, args, chunk=chunk, both=both))
     eps = float(jnp.finfo(space_of(params).dtype).eps)
     if abs(whole - mean) > 1e3 * eps * max(abs(whole), abs(mean), eps):
         raise ValueError(
-            f"chunk={chunk}: the loss of {2 * half} examples is {whole:.9g}, the mean of its halves {mean:.9g}: the examples are "
-            "coupled (batch "
-            "normalization), or the loss is a sum. Leave chunk out, or divide by the number of examples, or normalize by groups no larger "
-            "than a chunk (ghost batches), which is another loss."
+            f"chunk={chunk}: the loss of {both} examples is {whole:.9g}, the mean over its chunks {mean:.9g}: the examples are coupled "
+            "(batch normalization), or the loss is a sum. Leave chunk out, or divide by the number of examples, or normalize by ghost "
+            "batches, groups that a chunk is a multiple of, which is another loss."
         )
 
 
-@functools.partial(jax.jit, static_argnames="half")
-def _halves(loss: Any, params: Any, args: Any, *, half: int) -> tuple[Any, Any]:
+@functools.partial(jax.jit, static_argnames=("chunk", "both"))
+def _two_chunks(loss: Any, params: Any, args: Any, *, chunk: int, both: int) -> tuple[Any, Any]:
     def on(low: int, high: int) -> Any:
-        return loss(params, *jax.tree.map(lambda a: a[low:high], args))
+        return (high - low) / both * loss(params, *jax.tree.map(lambda a: a[low:high], args))
 
-    return on(0, 2 * half), (on(0, half) + on(half, 2 * half)) / 2
+    return on(0, both), on(0, chunk) + on(chunk, both)
 
 
 def _same_space(op: Operator, tree: Any, name: str) -> None:
     space = space_of(tree)
     if space.treedef != op.space.treedef or space.shapes != op.space.shapes:
         raise ValueError(f"{name} has the form {space.like()}: expected that of the operator's domain, {op.like}.")
-
-
-@functools.partial(jax.jit, static_argnames="width")
-def _dense(op: Operator, *, width: int) -> Any:
-    n, product = op.size, flat_product(op, op.space)
-    starts = jnp.arange(0, n, width)
-
-    def columns(first: Any) -> Any:
-        return jax.vmap(product)((jnp.arange(n)[None, :] == first + jnp.arange(width)[:, None]).astype(op.dtype))
-
-    return jax.lax.map(columns, starts).reshape(-1, n)[:n].T

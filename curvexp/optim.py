@@ -146,7 +146,7 @@ def adam(
         fraction=_fraction(fraction),
         schedule=schedule,
         threshold=lambda hyper: theory.adam_threshold(lr=hyper["lr"], b1=hyper["b1"]),
-        preconditioner=_adam_preconditioner,
+        preconditioner=preconditioner,
     )
 
 
@@ -166,7 +166,22 @@ def rmsprop(
         fraction=_fraction(fraction),
         schedule=schedule,
         threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
-        preconditioner=_rmsprop_preconditioner,
+        preconditioner=preconditioner,
+    )
+
+
+def adagrad(
+    *, lr: Number = 1e-2, eps: float = 1e-7, fraction: float = 0.5, schedule: Schedule | None = None
+) -> Optimizer:
+    """Adagrad (Duchi, Hazan, Singer 2011) as optax has it: P = √(0.1 + Σg² + eps); threshold 2/lr."""
+    return Optimizer(
+        "adagrad",
+        _transform(_adagrad, ("lr", "eps"), schedule),
+        _checked(lr=_lr(lr), eps=_positive("eps", eps)),
+        fraction=_fraction(fraction),
+        schedule=schedule,
+        threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
+        preconditioner=preconditioner,
     )
 
 
@@ -272,6 +287,10 @@ def _rmsprop(lr: Any, decay: Any, eps: Any) -> Any:
     return optax.rmsprop(lr, decay, eps)
 
 
+def _adagrad(lr: Any, eps: Any) -> Any:
+    return optax.adagrad(lr, eps=eps)
+
+
 @functools.cache
 def _transform(factory: Callable[..., Any], names: tuple[str, ...], schedule: Schedule | None) -> Any:
     """The injected transformation; its numbers are placeholders that `Optimizer.init` replaces."""
@@ -315,19 +334,43 @@ def _injected(state: Any) -> tuple[Any, Callable[[Any], Any]]:
     return None, lambda _: state
 
 
-def _adam_preconditioner(state: Any) -> Any:
-    injected, _ = _injected(state)
-    h, moments = injected.hyperparams, injected.inner_state[0]
-    t = moments.count.astype(h["b1"].dtype)
-    return jax.tree.map(
-        lambda nu: (1 - h["b1"] ** t) * (jnp.sqrt(nu / (1 - h["b2"] ** t)) + h["eps"]),
-        moments.nu,
-    )
+def preconditioner(
+    opt_state: Any, *, b1: float | None = None, b2: float | None = None, eps: float | None = None
+) -> Any:
+    """The diagonal P that an adaptive optax optimizer divided its last update by, a pytree like the parameters.
 
+        Adam     (1 − b1^t)(√(ν/(1 − b2^t)) + eps), with the correction of the first moment: the step is α/P times m, not m/(1 − b1^t)
+        RMSProp  √(ν + eps)
+        Adagrad  √(Σg² + eps)
 
-def _rmsprop_preconditioner(state: Any) -> Any:
-    injected, _ = _injected(state)
-    return jax.tree.map(lambda nu: jnp.sqrt(nu + injected.hyperparams["eps"]), injected.inner_state[0].nu)
+    Args:
+        opt_state: holds the state of scale_by_adam, scale_by_rms or scale_by_rss, however deep, and may be that of
+            optax.inject_hyperparams, whose numbers are then taken.
+        b1, b2, eps: the optimizer's numbers where the state does not hold them; default: optax's own defaults.
+
+    Raises:
+        ValueError: no such state in it.
+
+    Source: Cohen et al. 2022, sec. 2 and 3.
+    """
+    injected, _ = _injected(opt_state)
+    numbers = dict(injected.hyperparams) if injected else {}
+    numbers |= {name: value for name, value in (("b1", b1), ("b2", b2), ("eps", eps)) if value is not None}
+    kinds = (optax.ScaleByAdamState, optax.ScaleByRmsState, optax.ScaleByRssState)
+    found = [s for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, kinds)) if isinstance(s, kinds)]
+    if not found:
+        raise ValueError(
+            f"no state of adam, rmsprop or adagrad in {type(opt_state).__name__}; expected one of {', '.join(k.__name__ for k in kinds)}."
+        )
+    state = found[0]
+    if isinstance(state, optax.ScaleByAdamState):
+        first, second, small = (numbers.get(name, value) for name, value in (("b1", 0.9), ("b2", 0.999), ("eps", 1e-8)))
+        dtype = optax.tree.dtype(state.nu, "highest")
+        t = state.count.astype(dtype)
+        return jax.tree.map(lambda nu: (1 - first**t) * (jnp.sqrt(nu / (1 - second**t)) + small), state.nu)
+    if isinstance(state, optax.ScaleByRmsState):
+        return jax.tree.map(lambda nu: jnp.sqrt(nu + numbers.get("eps", 1e-8)), state.nu)
+    return jax.tree.map(lambda total: jnp.sqrt(total + numbers.get("eps", 1e-7)), state.sum_of_squares)
 
 
 # ---- the best step where momentum is given --------------------------------------------------------------------------------------

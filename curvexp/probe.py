@@ -16,12 +16,13 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
-from curvexp.curvature import hessian, preconditioned
+from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
-from curvexp.linalg import eigsh
+from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.record import Reading
 
-Loss = Callable[[Any], Any]
+Loss = Any  # an Objective: a function of the parameters over all the training data
+GROUPS = 20  # of a sample's examples, from whose spread the sampling error is told
 
 
 class Probe(NamedTuple):
@@ -29,11 +30,12 @@ class Probe(NamedTuple):
 
     Attributes:
         name: the option's name.
-        measure: (loss, params, state, key) -> (Reading, state). `loss` is a `jax.tree_util.Partial` of one argument over all the
-            training data: pass it through `jax.jit` as an argument, and one program serves every run. None measures nothing.
+        measure: (loss, params, state, key) -> (Reading, state). `loss` is a `curvexp.curvature.Objective`, a function of the parameters
+            over all the training data: pass it through `jax.jit` as an argument, and one program serves every run. None measures
+            nothing.
         every: steps between two readings; the first and the last step are always read.
         state: what `measure` gets at its first call.
-        check: (parameters, dtype) -> None, raises ConfigError where the probe cannot serve a problem of this size.
+        check: (parameters, problem) -> None, raises ConfigError where the probe cannot serve a problem of so many parameters.
         tol: relative residual asked of the sharpness of a preconditioned Hessian.
     """
 
@@ -41,7 +43,7 @@ class Probe(NamedTuple):
     measure: Callable[[Loss, Any, Any, Any], tuple[Reading, Any]] | None
     every: int = 100
     state: Any = None
-    check: Callable[[int, Any], None] = lambda size, dtype: None
+    check: Callable[[int, Any], None] = lambda size, problem: None
     tol: float = 1e-3
 
 
@@ -50,7 +52,7 @@ def off() -> Probe:
     return Probe("off", None)
 
 
-def exact(*, every: int = 100, limit: int = 4000) -> Probe:
+def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> Probe:
     """All eigenvalues of the dense Hessian, by LAPACK in float64.
 
     The Hessian itself is computed in the run's precision and is exact to its rounding; its asymmetry, which is rounding alone, enters
@@ -59,67 +61,123 @@ def exact(*, every: int = 100, limit: int = 4000) -> Probe:
     Args:
         every: steps between readings.
         limit: most parameters it accepts; n parameters take 8n² bytes three times over and n³ operations.
+        chunk: examples taken at once; None: all.
     """
     _count("every", every)
     _count("limit", limit)
+    _optional("chunk", chunk)
 
-    def check(size: int, dtype: Any) -> None:
+    def check(size: int, problem: Any) -> None:
         if size > limit:
             raise ConfigError(
                 f"probe.limit={limit}: probe=exact would need the dense Hessian of {size} parameters, "
                 f"{3 * 8 * size**2 / 2**30:.1f} GiB. Choose probe=top, or raise probe.limit."
             )
+        _check_data(problem, None, chunk)
 
-    return Probe("exact", lambda loss, params, state, key: (_dense_reading(loss, params), state), every, None, check)
+    def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
+        return _dense_reading(loss, params, _hessian(loss, params, chunk)), state
+
+    return Probe("exact", measure, every, None, check)
 
 
-def top(*, k: int | None = None, every: int = 100, tol: float = 1e-3, dense_below: int = 200) -> Probe:
+def top(
+    *,
+    k: int | None = None,
+    every: int = 100,
+    tol: float = 1e-3,
+    above: float | None = None,
+    samples: int | None = None,
+    chunk: int | None = None,
+    dense_below: int = 200,
+) -> Probe:
     """The k largest and the k smallest eigenvalues, by Lanczos with residual bounds, warm-started from the last reading.
 
     Args:
         k: eigenpairs from each end; None: five, or all where there are fewer.
         every: steps between readings.
         tol: residual ‖Hv − λv‖ asked for, relative to ‖H‖.
+        above: k is doubled, and stays so, while the smallest of the k largest stands above this; None: k it is.
+        samples: examples, drawn anew at each reading, whose Hessian is measured, its sampling error beside it; None: all of them.
+        chunk: examples taken at once; None: all. The same numbers in less memory.
         dense_below: up to this many parameters (or where 2k cover them all) the whole spectrum is computed densely: it costs less.
     """
-    if k is not None:
-        _count("k", k)
-    pairs = 5 if k is None else k
+    pairs = _pairs(k)
     _count("every", every)
-    if not _is_number(tol) or not 0 < tol < 1:
-        raise ConfigError(f"probe.tol={tol}: expected a number in (0, 1), the relative residual. Change probe.tol.")
+    _tolerance(tol)
+    _optional("samples", samples, least=2 * GROUPS)
+    _optional("chunk", chunk)
     _count("dense_below", dense_below, least=0)
+    if above is not None and not (_is_number(above) and math.isfinite(above)):
+        raise ConfigError(f"probe.above={above}: expected a number, an eigenvalue, or null. Change probe.above.")
 
-    def check(size: int, dtype: Any) -> None:
-        if k is not None and k > size:
-            raise ConfigError(
-                f"probe.k={k}: expected 1 <= k <= {size}, the number of parameters. Lower probe.k, or choose probe=exact."
-            )
+    def check(size: int, problem: Any) -> None:
+        _check_pairs(k, size)
+        _check_data(problem, samples, chunk)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        part = loss if samples is None else _sample(loss, samples, key)
+        op = _hessian(part, params, chunk)
         if size <= max(dense_below, 2 * pairs):
-            return _dense_reading(loss, params), state
-        found = eigsh(hessian(loss, params), k=2 * pairs, which="BE", tol=tol, start=state, key=key)
-        values = np.asarray(found.eigenvalues, np.float64)
-        reading = Reading(
-            eigenvalues=values,
-            residuals=np.asarray(found.residuals, np.float64),
-            gradient_overlaps=np.asarray(_overlaps(loss, params, found.eigenvectors), np.float64),
-            complete=False,
-            scalars={
-                "lambda_max": values[-1],
-                "lambda_min": values[0],
-                "lambda_max_residual": float(found.residuals[-1]),
-                "lambda_min_residual": float(found.residuals[0]),
-                "condition_number_bound": _ratio(values),
-                "hvps": int(found.matvecs),
-            },
-            extra={},
-        )
-        return reading, found.eigenvectors if np.isfinite(values).all() else None
+            return _sampled(_dense_reading(part, params, op), loss, part, params, None), state
+        found = _both_ends(op, pairs, size, tol=tol, above=above, start=state, key=key)
+        reading = _partial_reading(part, params, found)
+        return _sampled(reading, loss, part, params, found.eigenvectors), _next_start(found)
 
     return Probe("top", measure, every, None, check, tol)
+
+
+def density(
+    *,
+    k: int | None = None,
+    every: int = 100,
+    tol: float = 1e-3,
+    vectors: int = 10,
+    depth: int = 80,
+    chunk: int | None = None,
+) -> Probe:
+    """The spectral density with its standard error, and the k largest and k smallest eigenvalues one by one.
+
+    Args:
+        k, every, tol, chunk: as for `top`.
+        vectors: random vectors of the stochastic Lanczos quadrature. depth: Lanczos steps from each.
+    """
+    pairs = _pairs(k)
+    _count("every", every)
+    _tolerance(tol)
+    _count("vectors", vectors, least=2)
+    _count("depth", depth)
+    _optional("chunk", chunk)
+
+    def check(size: int, problem: Any) -> None:
+        _check_pairs(k, size)
+        if 2 * pairs >= size:
+            raise ConfigError(
+                f"probe.k={k}: {2 * pairs} eigenvalues of {size} leave nothing for a density. Lower probe.k, or choose probe=exact."
+            )
+        _check_data(problem, None, chunk)
+
+    def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
+        op = _hessian(loss, params, chunk)
+        found = _both_ends(op, pairs, op.size, tol=tol, above=None, start=state, key=key)
+        reading, start = _partial_reading(loss, params, found), _next_start(found)
+        if start is None:
+            return reading, start
+        rest = jax.device_get(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))
+        n = op.size
+        scalars = {
+            **reading.scalars,
+            "trace": n * float(rest.mean),
+            "trace_stderr": n * float(rest.mean_stderr),
+            "negative_share": float(rest.negative),
+            "negative_share_stderr": float(rest.negative_stderr),
+            "hvps": reading.scalars["hvps"] + int(rest.matvecs),
+        }
+        curve = {name: np.asarray(getattr(rest, name), np.float64) for name in ("x", "density", "stderr")}
+        return reading._replace(scalars=scalars, extra={"density": {**curve, "width": float(rest.width)}}), start
+
+    return Probe("density", measure, every, None, check, tol)
 
 
 def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
@@ -144,6 +202,17 @@ def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
         "below_floor": int((sizes <= floor).sum()),
         "negative": int((values < -floor).sum()),
     }
+
+
+def condition_number_bound(eigenvalues: Any, residuals: Any) -> float:
+    """A lower bound of the condition number max|λ| / min|λ| from some of the eigenvalues; inf where one may be zero.
+
+    Args:
+        eigenvalues: (m,). residuals: (m,): some eigenvalue lies within its residual of each.
+    """
+    sizes, residuals = np.abs(np.asarray(eigenvalues, np.float64)), np.asarray(residuals, np.float64)
+    smallest = (sizes + residuals).min()
+    return float((sizes - residuals).max() / smallest) if smallest > 0 else math.inf
 
 
 def sharpness(
@@ -205,8 +274,78 @@ def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
 _gradient = jax.jit(lambda loss, params: jax.grad(loss)(params))
 
 
-def _dense_reading(loss: Loss, params: Any) -> Reading:
-    operator = hessian(loss, params)
+def _hessian(loss: Any, params: Any, chunk: int | None) -> Operator:
+    return hessian(loss, params) if chunk is None else hessian(loss.loss, params, loss.data, chunk=chunk)
+
+
+def _sample(loss: Objective, samples: int, key: Any) -> Objective:
+    """The loss over examples drawn without replacement."""
+    count = len(jax.tree.leaves(loss.data)[0])
+    chosen = jax.random.choice(key, count, (samples,), replace=False)
+    return loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
+
+
+def _both_ends(
+    op: Operator, pairs: int, size: int, *, tol: float, above: float | None, start: Any, key: Any
+) -> Eigenpairs:
+    """`pairs` eigenpairs from each end, more where `above` or the last reading asks for them."""
+    made = 0
+    if above is not None and start is not None:
+        pairs = max(pairs, len(jax.tree.leaves(start)[0]) // 2)
+    while True:
+        found = eigsh(op, k=2 * pairs, which="BE", tol=tol, start=start, key=key)
+        made += int(found.matvecs)
+        more = above is not None and found.converged and float(found.eigenvalues[pairs]) > above and 4 * pairs < size
+        if not more:
+            return found._replace(matvecs=made)
+        pairs, start = 2 * pairs, found.eigenvectors
+
+
+def _next_start(found: Eigenpairs) -> Any:
+    return found.eigenvectors if np.isfinite(found.eigenvalues).all() else None
+
+
+def _partial_reading(loss: Loss, params: Any, found: Eigenpairs) -> Reading:
+    values, residuals = np.asarray(found.eigenvalues, np.float64), np.asarray(found.residuals, np.float64)
+    return Reading(
+        eigenvalues=values,
+        residuals=residuals,
+        gradient_overlaps=np.asarray(_overlaps(loss, params, found.eigenvectors), np.float64),
+        complete=False,
+        scalars={
+            "lambda_max": values[-1],
+            "lambda_min": values[0],
+            "lambda_max_residual": residuals[-1],
+            "lambda_min_residual": residuals[0],
+            "condition_number_bound": condition_number_bound(values, residuals),
+            "hvps": int(found.matvecs),
+        },
+        extra={},
+    )
+
+
+def _sampled(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors: Any) -> Reading:
+    """The reading of a sample of the examples, marked as such, with what the sampling makes of its eigenvalues' errors."""
+    if part is whole:
+        return reading
+    count, population = (len(jax.tree.leaves(loss.data)[0]) for loss in (part, whole))
+    extra: dict[str, Any] = {**reading.extra, "samples": count, "population": population}
+    scalars = dict(reading.scalars)
+    if eigenvectors is not None and np.isfinite(reading.eigenvalues).all():
+        found = sampling_error(
+            part.loss,
+            params,
+            part.data,
+            vectors=eigenvectors,
+            groups=GROUPS,
+            population=population,
+        )
+        extra["sampling_error"] = np.asarray(found.stderr, np.float64)
+        scalars["lambda_max_sampling_error"] = float(found.stderr[-1])
+    return reading._replace(scalars=scalars, extra=extra)
+
+
+def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
     computed = np.asarray(operator.dense(), np.float64)
     gradient = np.asarray(ravel_pytree(_gradient(loss, params))[0], np.float64)
     if not np.isfinite(computed).all():
@@ -231,10 +370,47 @@ def _dense_reading(loss: Loss, params: Any) -> Reading:
     )
 
 
-def _ratio(values: np.ndarray) -> float:
-    """max|λ| / min|λ| over the eigenvalues found: a lower bound of the condition number."""
-    sizes = np.abs(values)
-    return float(sizes.max() / sizes.min()) if sizes.min() > 0 else math.inf
+def _pairs(k: Any) -> int:
+    if k is not None:
+        _count("k", k)
+    return 5 if k is None else k
+
+
+def _tolerance(tol: Any) -> None:
+    if not _is_number(tol) or not 0 < tol < 1:
+        raise ConfigError(f"probe.tol={tol}: expected a number in (0, 1), the relative residual. Change probe.tol.")
+
+
+def _check_pairs(k: int | None, size: int) -> None:
+    if k is not None and k > size:
+        raise ConfigError(
+            f"probe.k={k}: expected 1 <= k <= {size}, the number of parameters. Lower probe.k, or choose probe=exact."
+        )
+
+
+def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:
+    """Refuses a part of the examples where there are none, or where batch statistics couple them."""
+    for name, value in (("samples", samples), ("chunk", chunk)):
+        if value is None:
+            continue
+        if problem.examples is None:
+            raise ConfigError(f"probe.{name}={value}: problem={problem.name} has no examples. Set probe.{name}=null.")
+        if name == "samples" and value > problem.examples:
+            raise ConfigError(
+                f"probe.samples={value}: expected at most {problem.examples}, the training examples. Lower probe.samples."
+            )
+        groups = problem.batchnorm.ghost if problem.batchnorm else None
+        if problem.batchnorm and (groups is None or value % groups):
+            raise ConfigError(
+                f"probe.{name}={value}: batch normalization ({problem.batchnorm}) couples the examples of a batch, so that a part of "
+                f"them has another loss. Set probe.{name}=null, or choose preprocess.mode=ghost with preprocess.ghost a divisor of "
+                f"probe.{name}."
+            )
+
+
+def _optional(key: str, value: Any, *, least: int = 1) -> None:
+    if value is not None:
+        _count(key, value, least=least)
 
 
 def _count(key: str, value: Any, *, least: int = 1) -> None:

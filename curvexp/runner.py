@@ -17,7 +17,7 @@ import optax
 
 from curvexp import optim, theory
 from curvexp import probe as probes
-from curvexp.curvature import hessian
+from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
 from curvexp.linalg import eigsh
 from curvexp.optim import Optimizer
@@ -199,7 +199,7 @@ def check(
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     leaves = jax.tree.leaves(shapes)
     size = sum(math.prod(leaf.shape) for leaf in leaves)
-    probe.check(size, leaves[0].dtype)
+    probe.check(size, problem)
     return size
 
 
@@ -234,7 +234,7 @@ class _Meter:
 
     def __init__(self, problem: Problem, optimizer: Optimizer, probe: Probe, key: Any) -> None:
         self.optimizer, self.probe, self.key = optimizer, probe, key
-        self.whole = over_all_data(problem)
+        self.whole, self.batchnorm = over_all_data(problem), problem.batchnorm
         self.probe_state, self.sharpest = probe.state, None
 
     def __call__(self, state: State, seen: dict[str, Any], *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
@@ -251,6 +251,8 @@ class _Meter:
         key = jax.random.fold_in(self.key, state.step)
         reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
         step, stepped = _trial(state, update=self.optimizer.transform.update)
+        if self.batchnorm:
+            reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.batchnorm)})
         scalars |= {**reading.scalars, **probes.along(self.whole, state.params, step)}
         if self.optimizer.preconditioner is not None:
             scalars["sharpness"], scalars["sharpness_residual"], self.sharpest = probes.sharpness(
@@ -281,9 +283,9 @@ def _rates(
     return {"rate": rate, "rate_theory": theory_rate}
 
 
-def over_all_data(problem: Problem) -> Any:
-    """The loss over all training data, as a function of params alone: a Partial, so that under jit the data stays an argument."""
-    return jax.tree_util.Partial(_on, jax.tree_util.Partial(problem.loss), problem.data)
+def over_all_data(problem: Problem) -> Objective:
+    """The loss over all training data, as a function of params alone."""
+    return Objective(jax.tree_util.Partial(problem.loss), problem.data)
 
 
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
@@ -357,10 +359,6 @@ def _trial(state: State, *, update: Callable[..., Any]) -> tuple[Any, Any]:
 
 _init = jax.jit(lambda key, init: init(key), static_argnames="init")
 _gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
-
-
-def _on(loss: Callable[[Any, Any], Any], data: Any, params: Any) -> Any:
-    return loss(params, data)
 
 
 def _eps(params: Any) -> float:

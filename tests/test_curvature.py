@@ -1,5 +1,9 @@
 """Every operator against the dense matrix that automatic differentiation gives, in float64, and the identities between them."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +19,7 @@ from curvexp.curvature import (
     hessian,
     layers,
     preconditioned,
+    sampling_error,
     scaled,
     shifted,
 )
@@ -221,3 +226,79 @@ def test_parameters_that_have_no_curvature_are_refused_by_name():
         hessian(lambda p: 0.0, {"c": jnp.ones(2, complex)})
     with pytest.raises(ValueError, match="at least one parameter"):
         hessian(lambda p: 0.0, {})
+
+
+def test_ghost_batches_are_chunked_by_their_multiples_alone(case):
+    params, inputs, targets = case
+    inputs, targets = jnp.tile(inputs, (2, 1))[:20], jnp.tile(targets, 2)[:20]
+
+    def ghost(params, inputs, targets):
+        groups = inputs.reshape(-1, 5, N)
+        standardised = (groups - groups.mean(axis=1, keepdims=True)) / groups.std(axis=1, keepdims=True)
+        return loss(params, standardised.reshape(inputs.shape), targets)
+
+    exact = dense(lambda p: ghost(p, inputs, targets), params)
+    close(hessian(ghost, params, inputs, targets, chunk=10).dense(), exact)
+    with pytest.raises(ValueError, match="coupled"):
+        hessian(lambda p, x, t: loss(p, x - x.mean(axis=0), t), params, inputs, targets, chunk=10)
+
+
+def test_sampling_error_covers_the_whole_datas_curvature_as_often_as_it_states(case):
+    params, _, _ = case
+    random = np.random.default_rng(1)
+    inputs, targets = jnp.asarray(random.standard_normal((2000, N))), jnp.asarray(random.integers(0, K, 2000))
+    whole = eigsh(hessian(loss, params, inputs, targets), k=2, tol=1e-8)
+    within = []
+    for seed in range(100):
+        chosen = jax.random.choice(jax.random.key(seed), 2000, (400,), replace=False)
+        found = sampling_error(
+            loss, params, inputs[chosen], targets[chosen], vectors=whole.eigenvectors, groups=20, population=2000
+        )
+        within.append(np.abs(np.asarray(found.mean) - np.asarray(whole.eigenvalues)) <= 2 * np.asarray(found.stderr))
+    # two standard errors from 20 groups hold 94 % (Student's t, 19 degrees); five deviations of a count of 200 below that is 86 %
+    assert 0.86 <= np.mean(within) <= 1
+    full = sampling_error(loss, params, inputs, targets, vectors=whole.eigenvectors, population=2000)
+    np.testing.assert_allclose(full.mean, whole.eigenvalues, rtol=1e-7)
+    assert (np.asarray(full.stderr) == 0).all()  # all examples: nothing is left to chance
+    with pytest.raises(ValueError, match="population=5"):
+        sampling_error(loss, params, inputs, targets, vectors=whole.eigenvectors, population=5)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from curvexp import eigsh, hessian, spectral_density
+
+assert jax.device_count() == 8
+random = np.random.default_rng(0)
+params = {"one": jnp.asarray(random.standard_normal((6, 9)), jnp.float32), "two": jnp.asarray(random.standard_normal((9, 3)), jnp.float32)}
+inputs, targets = random.standard_normal((64, 6)).astype(np.float32), random.standard_normal((64, 3)).astype(np.float32)
+
+
+def loss(params, x, t):
+    return jnp.mean((jnp.tanh(x @ params["one"]) @ params["two"] - t) ** 2)
+
+
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+split = lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("batch")))
+everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+one, eight = hessian(loss, params, inputs, targets), hessian(loss, everywhere, split(inputs), split(targets))
+assert len(split(inputs).sharding.device_set) == 8
+norm = float(jnp.abs(jnp.linalg.eigvalsh(one.dense())).max())
+# float32: sums over 64 examples in another order, through two orders of differentiation
+assert float(jnp.abs(one.dense() - eight.dense()).max()) < 1e-5 * norm
+a, b = eigsh(one, k=4, which="BE", tol=1e-4), eigsh(eight, k=4, which="BE", tol=1e-4)
+assert b.converged and float(jnp.abs(a.eigenvalues - b.eigenvalues).max()) < 2e-4 * norm
+a, b = (spectral_density(op, probes=3, steps=10) for op in (one, eight))
+assert abs(float(a.mean - b.mean)) < 1e-5 * norm
+print("equal on 8 devices")
+"""
+
+
+def test_examples_over_eight_devices_give_the_same(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    found = subprocess.run(
+        [sys.executable, "-c", SHARDED], capture_output=True, text=True, timeout=240, env={**os.environ, **flags}
+    )
+    assert found.returncode == 0, found.stderr
+    assert "equal on 8 devices" in found.stdout

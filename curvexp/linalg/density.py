@@ -6,12 +6,14 @@ The mean over v uniform on the sphere is tr f(A)/n (Golub and Welsch 1969; Lin, 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.eigenpairs import Eigenpairs
 from curvexp.linalg.krylov import orthogonalized
 from curvexp.linalg.vectors import Space, domain, flat_product
 
@@ -20,15 +22,20 @@ class Density(NamedTuple):
     """Distribution of a symmetric operator's eigenvalues, each with mass 1/n.
 
     Attributes:
-        x: (points,) ascending. density: (points,) of the eigenvalues smoothed by a normal of deviation `width`.
+        spikes, spike_residuals: (m,) eigenvalues known one by one, each a mass of 1/n, and their residuals; m may be 0.
+        x: (points,) ascending. density: (points,) of the other eigenvalues, smoothed by a normal of deviation `width`; its integral is
+            1 − m/n.
         stderr: (points,) standard error of `density` over the probe vectors.
-        nodes, weights: (probes, steps) the quadrature of each probe; weights of a row sum to 1; zero where a Krylov space ended early.
+        nodes, weights: (probes, steps) the quadrature of each probe; weights of a row sum to 1 − m/n; zero where a Krylov space ended
+            early.
         width: () deviation of the smoothing.
-        mean, mean_stderr: () of the eigenvalues, tr A/n. square, square_stderr: () of their squares.
+        mean, mean_stderr: () of all eigenvalues, tr A/n. square, square_stderr: () of their squares.
         negative, negative_stderr: () mass below zero, counting nodes under −floor.
         matvecs: () products made.
     """
 
+    spikes: Any
+    spike_residuals: Any
     x: Any
     density: Any
     stderr: Any
@@ -53,6 +60,7 @@ def spectral_density(
     points: int = 512,
     width: float | None = None,
     batch: int = 1,
+    spikes: Eigenpairs | None = None,
     key: Any = None,
 ) -> Density:
     """Density of the eigenvalues, with its standard error.
@@ -65,10 +73,12 @@ def spectral_density(
         probes: random vectors, at least 2. steps: Lanczos steps each; at most n are taken.
         width: deviation of the smoothing; default: the range of the nodes over `steps`, the resolution that Lanczos has inside.
         batch: probes multiplied at once; memory is batch·steps·n entries.
+        spikes: eigenpairs, from `eigsh`, to be shown one by one: the probes are taken orthogonal to them, which also takes their share
+            out of the variance.
         key: of the probes; default jax.random.key(0).
 
     Raises:
-        ValueError: a count out of range.
+        ValueError: a count out of range; as many spikes as dimensions.
     """
     op, space = domain(op, like)
     for name, value, least in (("probes", probes, 2), ("steps", steps, 1), ("points", points, 2), ("batch", batch, 1)):
@@ -77,21 +87,38 @@ def spectral_density(
     if width is not None and not width > 0:
         raise ValueError(f"width={width!r}: expected a positive deviation.")
     key = jax.random.key(0) if key is None else key
-    steps = min(steps, space.size)
-    return _density(
-        op, key, 0.0 if width is None else width, space=space, probes=probes, steps=steps, points=points, batch=batch
-    )
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+    known = _Known(*(jnp.zeros(shape, dtype) for shape in (0, 0, (0, space.size))))
+    if spikes is not None:
+        known = _Known(spikes.eigenvalues, spikes.residuals, jax.vmap(space.flat)(spikes.eigenvectors))
+    left = space.size - len(known.values)
+    if left < 1:
+        raise ValueError(
+            f"spikes: {len(known.values)} eigenpairs of {space.size} leave nothing for the density; expected fewer."
+        )
+    width = 0.0 if width is None else width
+    steps = min(steps, left)
+    return _density(op, key, width, known, space=space, probes=probes, steps=steps, points=points, batch=batch)
+
+
+class _Known(NamedTuple):
+    """Spikes as arrays: values (m,), residuals (m,), vectors (m, n)."""
+
+    values: Any
+    residuals: Any
+    vectors: Any
 
 
 @functools.partial(jax.jit, static_argnames=("space", "probes", "steps", "points", "batch"))
 def _density(
-    op: Any, key: Any, width: Any, *, space: Space, probes: int, steps: int, points: int, batch: int
+    op: Any, key: Any, width: Any, known: _Known, *, space: Space, probes: int, steps: int, points: int, batch: int
 ) -> Density:
-    product = flat_product(op, space)
-    quadrature = functools.partial(_quadrature, product, space=space, steps=steps)
+    quadrature = functools.partial(_quadrature, flat_product(op, space), known.vectors, space=space, steps=steps)
     nodes, weights, made = jax.lax.map(quadrature, jax.random.split(key, probes), batch_size=min(batch, probes))
+    n, m = space.size, len(known.values)
+    weights = weights * ((n - m) / n)
     low, high = nodes.min(), nodes.max()
-    largest = jnp.maximum(jnp.abs(low), jnp.abs(high))
+    largest = jnp.max(jnp.abs(jnp.concatenate([jnp.stack([low, high]), known.values])))
     floor = 10 * jnp.finfo(nodes.dtype).eps * largest
     width = jnp.where(width > 0, width, jnp.maximum((high - low) / steps, floor + jnp.finfo(nodes.dtype).tiny))
     x = jnp.linspace(low - 4 * width, high + 4 * width, points)
@@ -101,11 +128,16 @@ def _density(
         bells = jnp.exp(-0.5 * ((x[:, None] - theta[None, :]) / width) ** 2)
         return bells @ tau / (width * np.sqrt(2 * np.pi))
 
+    def moment(function: Callable[[Any], Any]) -> tuple[Any, Any]:
+        return _mean((function(nodes) * weights).sum(axis=1) + function(known.values).sum() / n)
+
     density, stderr = _mean(jax.lax.map(smooth, (nodes, weights)))
-    mean, mean_stderr = _mean((nodes * weights).sum(axis=1))
-    square, square_stderr = _mean((nodes**2 * weights).sum(axis=1))
-    negative, negative_stderr = _mean(jnp.where(nodes < -floor, weights, 0).sum(axis=1))
+    mean, mean_stderr = moment(lambda value: value)
+    square, square_stderr = moment(jnp.square)
+    negative, negative_stderr = moment(lambda value: (value < -floor).astype(value.dtype))
     return Density(
+        known.values,
+        known.residuals,
         x,
         density,
         stderr,
@@ -122,26 +154,31 @@ def _density(
     )
 
 
-def _quadrature(product: Any, key: Any, *, space: Space, steps: int) -> tuple[Any, Any, Any]:
-    """Nodes (steps,), weights (steps,) and products of Lanczos, fully reorthogonalised, from one random unit vector."""
+def _quadrature(product: Any, known: Any, key: Any, *, space: Space, steps: int) -> tuple[Any, Any, Any]:
+    """Nodes (steps,), weights (steps,) and products of Lanczos, fully reorthogonalised, from one random unit vector.
+
+    Args:
+        known: (m, n) orthonormal rows that the Krylov space stays orthogonal to.
+    """
     v = jax.random.normal(key, (space.size,), jax.dtypes.canonicalize_dtype(space.dtype))
-    eps = jnp.finfo(v.dtype).eps
-    basis = jnp.zeros((steps, space.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
+    eps, m = jnp.finfo(v.dtype).eps, len(known)
+    v, _ = orthogonalized(known, v)
+    basis = jnp.concatenate([known, jnp.zeros((steps, space.size), v.dtype)]).at[m].set(v / jnp.linalg.norm(v))
     zeros = jnp.zeros(steps, v.dtype)
 
     def step(i: Any, carry: Any) -> Any:
         basis, alphas, betas, alive, scale, made = carry
-        image = product(basis[i])
+        image = product(basis[m + i])
         scale = jnp.maximum(scale, jnp.linalg.norm(image))
         before = jnp.maximum(i - 1, 0)
-        alpha = jnp.vdot(basis[i], image)
-        rest = image - alpha * basis[i] - jnp.where(i > 0, betas[before], 0) * basis[before]
+        alpha = jnp.vdot(basis[m + i], image)
+        rest = image - alpha * basis[m + i] - jnp.where(i > 0, betas[before], 0) * basis[m + before]
         rest, c = orthogonalized(basis, rest)
         beta = jnp.linalg.norm(rest)
         goes = alive & (beta > 10 * eps * scale)
-        row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
-        basis = basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), basis[row]))
-        alphas = alphas.at[i].set(jnp.where(alive, alpha + c[i], 0))
+        row = jnp.where(goes & (i + 1 < steps), m + i + 1, m)
+        basis = basis.at[row].set(jnp.where(row > m, rest / jnp.where(beta > 0, beta, 1), basis[row]))
+        alphas = alphas.at[i].set(jnp.where(alive, alpha + c[m + i], 0))
         betas = betas.at[i].set(jnp.where(goes, beta, 0))
         return basis, alphas, betas, goes, scale, made + alive
 

@@ -100,11 +100,11 @@ def eigsh(
         tol: residual asked for, relative to ‖A‖ (the largest |Ritz value|). Below the floor 10·eps it is raised to
             it, and the status says so.
         start: a vector, or eigenvectors with a leading axis, to begin with; a random vector always joins them.
-        basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38 or so. Memory is basis·n
-            entries, twice at a restart.
+        basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38, from 20 000 parameters on 2k + 22. Memory
+            is basis·n entries, twice at a restart.
         max_matvecs: most products; default 100·(basis + k).
         check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
-            6, and to the end where n <= 2048; none after a warm start.
+            6 where n <= 20000, and to the end where n <= 2048; none after a warm start.
         key: jax.random key of the random vectors; default jax.random.key(0).
 
     Raises:
@@ -123,7 +123,7 @@ def eigsh(
     if which not in ("LA", "SA", "LM", "BE"):
         raise ValueError(f"which={which!r}: expected LA, SA, LM or BE.")
     least = min(n, 2 * k + 4)
-    size = min(n, 2 * k + 38) if basis is None else min(n, basis)
+    size = min(n, 2 * k + (38 if n <= krylov.LARGE else 22) if basis is None else basis)
     _whole("basis", size, least, n, "min(2k + 4, n) and n")
     if not (isinstance(tol, float | int) and 0 <= tol < 1):
         raise ValueError(f"tol={tol!r}: expected 0 <= tol < 1, a residual relative to the largest |eigenvalue|.")
@@ -136,7 +136,7 @@ def eigsh(
         check = -1 if start is None else 0
     limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(check))
     key = jax.random.key(0) if key is None else key
-    wanted = krylov.Wanted(k, which, size, 1 if n > 20000 else 2)
+    wanted = krylov.Wanted(k, which, size, 1 if n > krylov.LARGE else 2)
     found, vectors = _solve(op, rows, count, limits, key, space=space, wanted=wanted)
     status = jnp.where((found.status == CONVERGED) & (tol < floor), BELOW_FLOOR, found.status)
     result = Eigenpairs(
@@ -159,6 +159,44 @@ def eigsh(
                 stacklevel=2,
             )
     return result
+
+
+def eigsh_above(
+    op: Any,
+    threshold: float,
+    like: Any = None,
+    *,
+    k: int = 4,
+    tol: float = 1e-3,
+    start: Any = None,
+    most: int = 256,
+    key: Any = None,
+) -> Eigenpairs:
+    """All eigenpairs above a threshold, and at least k: k is doubled while the smallest one found stands above it.
+
+    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew.
+
+    Args:
+        threshold: for instance 1.5/lr, what is near or past the edge of stability. most: no more pairs than this.
+        others: as for `eigsh`, which says what is raised.
+
+    Returns:
+        The largest k' >= k eigenpairs, `matvecs` those of all searches; the smallest stands above the threshold only where `most` or
+        the dimension ended the search, or where it did not converge.
+    """
+    op, space = domain(op, like)
+    k = _whole("k", k, 1, space.size, "the dimension of the space")
+    most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
+    if start is not None:
+        rows = jnp.shape(jax.tree.leaves(start)[0])[: -len(space.shapes[0]) or None]
+        k = min(max([k, *rows]), most)
+    made = 0
+    while True:
+        found = eigsh(op, space.like(), k=k, tol=tol, start=start, key=key)
+        made += int(found.matvecs)
+        if not (found.converged and k < most and float(found.eigenvalues[0]) > threshold):
+            return found._replace(matvecs=made)
+        k, start = min(2 * k, most), found.eigenvectors
 
 
 @functools.partial(jax.jit, static_argnames=("space", "wanted"))
@@ -197,6 +235,7 @@ def _padded(start: Any, *, space: Space, k: int) -> tuple[Any, Any]:
     return jnp.concatenate([rows, jnp.zeros((k - count, rows.shape[1]), rows.dtype)]), jnp.int32(count)
 
 
-def _whole(name: str, value: Any, least: int, most: int, what: str) -> None:
+def _whole(name: str, value: Any, least: int, most: int, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         raise ValueError(f"{name}={value!r}: expected an integer from {least} to {most} ({what}).")
+    return int(value)

@@ -1,6 +1,8 @@
 """Random estimates of a symmetric operator's trace, diagonal and Frobenius norm, each with a standard error."""
 
 import functools
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +11,32 @@ import numpy as np
 
 from curvexp.linalg.vectors import Space, domain, flat_product
 
+MOST = 10_000  # samples, where a relative error is asked for and no other limit is given
+
 
 class Estimate(NamedTuple):
-    """A random estimate: mean (shape of what is estimated), its standard error over the samples, and the products made, ()."""
+    """A random estimate.
+
+    Attributes:
+        mean: the estimate, of the shape of what is estimated. stderr: its standard error over the samples, likewise.
+        matvecs: () products made.
+    """
 
     mean: Any
     stderr: Any
     matvecs: Any
 
 
-def trace(op: Any, like: Any = None, *, samples: int = 30, rank: int = 0, key: Any = None) -> Estimate:
+def trace(
+    op: Any,
+    like: Any = None,
+    *,
+    samples: int = 30,
+    rank: int = 0,
+    rtol: float | None = None,
+    max_samples: int = MOST,
+    key: Any = None,
+) -> Estimate:
     """Trace, by Hutchinson's estimator on what a sketch of the range leaves over (Hutch++).
 
     Unbiased; the error is of order ‖A‖_F/√samples without a sketch, ‖A − A_rank‖_F/√samples with one.
@@ -26,43 +44,75 @@ def trace(op: Any, like: Any = None, *, samples: int = 30, rank: int = 0, key: A
     Args:
         samples: Rademacher vectors, at least 2, a product each.
         rank: columns of the sketch, two products each; 0 for plain Hutchinson. With rank >= the operator's rank the result is exact.
+        rtol: more samples are drawn until stderr <= rtol·|mean|, or `max_samples` are; None: `samples` it is. The error at which one
+            chooses to stop is a little smaller than the true one.
+
+    Raises:
+        ValueError: a number out of its range.
+
+    Warns:
+        RuntimeWarning: rtol was not reached.
 
     Source: Hutchinson 1990; Meyer, Musco, Musco, Woodruff 2021, algorithm 1.
     """
     op, space = domain(op, like)
-    _samples(samples)
+    limits = _limits(samples, rtol, max_samples)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= space.size:
         raise ValueError(f"rank={rank!r}: expected an integer from 0 to {space.size}.")
-    return _trace(op, _key(key), space=space, samples=samples, rank=rank)
+    return _told(_trace(op, _key(key), limits, space=space, rank=rank), rtol)
 
 
-def diagonal(op: Any, like: Any = None, *, samples: int = 100, key: Any = None) -> Estimate:
+def diagonal(
+    op: Any,
+    like: Any = None,
+    *,
+    samples: int = 100,
+    rtol: float | None = None,
+    max_samples: int = MOST,
+    key: Any = None,
+) -> Estimate:
     """Diagonal, a pytree of the domain: the mean of z·Az over Rademacher vectors z; unbiased.
+
+    Args and errors as for `trace`; rtol is ‖stderr‖ relative to ‖mean‖.
 
     Source: Bekas, Kokiopoulou, Saad 2007.
     """
     op, space = domain(op, like)
-    _samples(samples)
-    mean, stderr = _diagonal(op, _key(key), space=space, samples=samples)
-    return Estimate(mean, stderr, samples)
+    return _told(_diagonal(op, _key(key), _limits(samples, rtol, max_samples), space=space), rtol)
 
 
-def frobenius_norm(op: Any, like: Any = None, *, samples: int = 30, key: Any = None) -> Estimate:
+def frobenius_norm(
+    op: Any,
+    like: Any = None,
+    *,
+    samples: int = 30,
+    rtol: float | None = None,
+    max_samples: int = MOST,
+    key: Any = None,
+) -> Estimate:
     """Frobenius norm: the root of the mean of ‖Az‖² over Rademacher vectors z; the square is unbiased, the root biased by O(stderr²).
+
+    Args and errors as for `trace`.
 
     Source: Hutchinson 1990, applied to A².
     """
     op, space = domain(op, like)
-    _samples(samples)
-    return _frobenius(op, _key(key), space=space, samples=samples)
+    return _told(_frobenius(op, _key(key), _limits(samples, rtol, max_samples), space=space), rtol)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "samples", "rank"))
-def _trace(op: Any, key: Any, *, space: Space, samples: int, rank: int) -> Estimate:
+class _Limits(NamedTuple):
+    """Fewest and most samples, and the relative error (0: none) at which to stop between them: arrays."""
+
+    fewest: Any
+    most: Any
+    rtol: Any
+
+
+@functools.partial(jax.jit, static_argnames=("space", "rank"))
+def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Estimate:
     product = flat_product(op, space)
     first, second = jax.random.split(key)
-    dtype = jax.dtypes.canonicalize_dtype(space.dtype)
-    known, q = jnp.zeros((), dtype), jnp.zeros((space.size, 0), dtype)
+    known, q = jnp.zeros((), _dtype(space)), jnp.zeros((space.size, 0), _dtype(space))
     if rank:
         sketch = jax.lax.map(lambda k: product(_signs(k, space)), jax.random.split(first, rank))
         q = jnp.linalg.qr(sketch.T)[0]
@@ -73,50 +123,91 @@ def _trace(op: Any, key: Any, *, space: Space, samples: int, rank: int) -> Estim
         z = z - jnp.matmul(q, jnp.matmul(q.T, z, precision="highest"), precision="highest")
         return jnp.vdot(z, product(z))
 
-    mean, stderr = _mean(jax.lax.map(sample, jax.random.split(second, samples)))
-    return Estimate(known + mean, stderr, samples + 2 * rank)
+    mean, stderr, made = _sampled(sample, known, second, limits)
+    return Estimate(known + mean, stderr, made + 2 * rank)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "samples"))
-def _diagonal(op: Any, key: Any, *, space: Space, samples: int) -> tuple[Any, Any]:
+@functools.partial(jax.jit, static_argnames="space")
+def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
 
-    def add(carry: Any, item: Any) -> Any:
-        count, k = item
-        mean, spread = carry  # Welford's running mean and sum of squared deviations: n entries held, not samples·n
+    def sample(k: Any) -> Any:
         z = _signs(k, space)
-        value = z * product(z)
-        step = value - mean
-        mean = mean + step / count
-        return (mean, spread + step * (value - mean)), None
+        return z * product(z)
 
-    zero = jnp.zeros(space.size, jax.dtypes.canonicalize_dtype(space.dtype))
-    counts = jnp.arange(1, samples + 1, dtype=zero.dtype)
-    (mean, spread), _ = jax.lax.scan(add, (zero, zero), (counts, jax.random.split(key, samples)))
-    return space.tree(mean), space.tree(jnp.sqrt(spread / (samples * (samples - 1))))
+    mean, stderr, made = _sampled(sample, jnp.zeros(space.size, _dtype(space)), key, limits)
+    return Estimate(space.tree(mean), space.tree(stderr), made)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "samples"))
-def _frobenius(op: Any, key: Any, *, space: Space, samples: int) -> Estimate:
+@functools.partial(jax.jit, static_argnames="space")
+def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
-    squares = jax.lax.map(lambda k: jnp.sum(product(_signs(k, space)) ** 2), jax.random.split(key, samples))
-    mean, stderr = _mean(squares)
+    # of the root of the mean the relative error is half of that of the mean
+    limits = limits._replace(rtol=2 * limits.rtol)
+    zero = jnp.zeros((), _dtype(space))
+    mean, stderr, made = _sampled(lambda k: jnp.sum(product(_signs(k, space)) ** 2), zero, key, limits)
     root = jnp.sqrt(mean)
-    return Estimate(root, stderr / jnp.where(root > 0, 2 * root, 1), samples)
+    return Estimate(root, stderr / jnp.where(root > 0, 2 * root, 1), made)
+
+
+def _sampled(sample: Callable[[Any], Any], known: Any, key: Any, limits: _Limits) -> tuple[Any, Any, Any]:
+    """Mean of samples, its standard error, and their number: Welford's running sums, so that one sample is held, not all.
+
+    Args:
+        sample: key -> array like `known`. known: what is added to the mean before the error is judged relative to it.
+    """
+
+    def stderr(count: Any, spread: Any) -> Any:
+        count = count.astype(spread.dtype)
+        return jnp.sqrt(spread / jnp.maximum(count * (count - 1), 1))
+
+    def goes_on(carry: tuple[Any, Any, Any]) -> Any:
+        count, mean, spread = carry
+        far = jnp.linalg.norm(stderr(count, spread)) > limits.rtol * jnp.linalg.norm(known + mean)
+        return (count < limits.fewest) | ((limits.rtol > 0) & (count < limits.most) & far)
+
+    def add(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        count, mean, spread = carry
+        value = sample(jax.random.fold_in(key, count))
+        step = value - mean
+        mean = mean + step / (count + 1)
+        return count + 1, mean, spread + step * (value - mean)
+
+    zero = jnp.zeros_like(known)
+    count, mean, spread = jax.lax.while_loop(goes_on, add, (jnp.int32(0), zero, zero))
+    return mean, stderr(count, spread), count
+
+
+def _limits(samples: Any, rtol: Any, most: Any) -> _Limits:
+    for name, value in (("samples", samples), ("max_samples", most)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+            raise ValueError(f"{name}={value!r}: expected an integer of at least 2; a standard error needs two.")
+    if rtol is not None and not (isinstance(rtol, int | float) and 0 < rtol < 1):
+        raise ValueError(f"rtol={rtol!r}: expected a number in (0, 1), the standard error relative to the estimate.")
+    return _Limits(np.int32(samples), np.int32(max(samples, most)), np.float32(rtol or 0.0))
+
+
+def _told(found: Estimate, rtol: float | None) -> Estimate:
+    """The estimate, with a warning where the relative error that was asked for was not reached."""
+    if rtol is not None and not isinstance(found.matvecs, jax.core.Tracer):
+        sizes = [float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(tree)))) for tree in found[:2]]
+        if not sizes[1] <= 1.001 * rtol * sizes[0]:
+            warnings.warn(
+                f"rtol={rtol:g} was not reached in {int(found.matvecs)} products: the standard error is {sizes[1]:.3g} of {sizes[0]:.3g}. "
+                "Raise max_samples or rtol.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    return found
+
+
+def _dtype(space: Space) -> Any:
+    return jax.dtypes.canonicalize_dtype(space.dtype)
 
 
 def _signs(key: Any, space: Space) -> Any:
-    return jax.random.rademacher(key, (space.size,), jax.dtypes.canonicalize_dtype(space.dtype))
-
-
-def _mean(samples: Any) -> tuple[Any, Any]:
-    return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    return jax.random.rademacher(key, (space.size,), _dtype(space))
 
 
 def _key(key: Any) -> Any:
     return jax.random.key(0) if key is None else key
-
-
-def _samples(samples: Any) -> None:
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-        raise ValueError(f"samples={samples!r}: expected an integer of at least 2; a standard error needs two.")

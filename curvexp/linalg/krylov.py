@@ -25,6 +25,8 @@ import jax.numpy as jnp
 
 EXTEND, RESTART, EMPTY, CHECK, MISSED, STOP = range(6)  # what the inner loop ends with
 RUNNING, CONVERGED, BUDGET, NON_FINITE = range(4)
+LARGE = 20_000  # parameters, from which on a product costs far more than a look at the Ritz pairs
+LEAST = 6  # products of the check below that
 CONFIDENCE = 1e-3  # probability, each end, of a missed eigenvalue that the check is content with
 
 
@@ -177,7 +179,9 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     full = (rows >= size) & (done < rows) & (size < n)
     spent = products >= limits.products
     due = exhausted | full | spent | (products % wanted.stride == 0)
-    allowed = jnp.where(limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(6, s.begun // 8)), limits.check)
+    allowed = jnp.where(
+        limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(LEAST if n <= LARGE else 0, s.begun // 8)), limits.check
+    )
     ended = s.checking & (jnp.all(passed) | exhausted | (products - s.begun >= allowed))
     due = ((due | ended) & (done >= k)) | spent
     low, high = _ends(wanted)
@@ -258,7 +262,15 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
     heads = jnp.where(stays, identity, jnp.where(slides, sliding, best))
     tails = identity[:, jnp.clip(j + index - kept, 0, size - 1)]
     q = jnp.where(index < kept, heads, jnp.where(index < kept + tail, tails, 0))
-    basis = jnp.matmul(q.T, s.basis, precision="highest")
+    few = ~stays & (event != RESTART)  # only the first k columns of q are not zero
+    basis = jax.lax.switch(
+        jnp.where(stays, 0, jnp.where(few, 1, 2)),
+        [
+            lambda: s.basis,
+            lambda: jnp.zeros_like(s.basis).at[:k].set(jnp.matmul(q[:, :k].T, s.basis, precision="highest")),
+            lambda: jnp.matmul(q.T, s.basis, precision="highest"),
+        ],
+    )
     matrix = jnp.matmul(q.T, jnp.matmul(s.matrix, q, precision="highest"), precision="highest")
     matrix = (matrix + matrix.T) / 2
     block = (index[:, None] < kept) & (index[None, :] < kept)
@@ -270,8 +282,7 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
     key, sub = jax.random.split(s.key)
     adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (rows < min(size, n))
     row = jnp.where(adds, rows, 0)
-    new = _random_row(basis, sub)
-    basis = basis.at[row].set(jnp.where(adds, new, basis[row]))
+    basis = jax.lax.cond(adds, lambda: basis.at[row].set(_random_row(basis, sub)), lambda: basis)
     enters, leaves = event == CHECK, event == MISSED
     margin = limits.tol * jnp.max(jnp.abs(s.values)) + 10 * jnp.finfo(basis.dtype).eps * s.scale
     levels = _levels(s.values, margin, wanted)

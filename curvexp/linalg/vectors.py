@@ -1,5 +1,6 @@
 """Vectors of a pytree's space as flat arrays, and the linear maps between them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -117,6 +118,26 @@ def flat_product(op: Callable[[Any], Any], space: Space) -> Callable[[Any], Any]
         return space.flat(result)
 
     return product
+
+
+def dense_matrix(op: Any, space: Space, *, chunk: int | None = None) -> Any:
+    """The matrix of a symmetric map, (n, n), from n products; its asymmetry is their rounding.
+
+    Args:
+        chunk: columns computed at once; default: as many as keep the temporary memory near 64 MB of vectors, at most 128.
+    """
+    width = min(space.size, chunk or max(1, min(128, 2**26 // (8 * space.size))))
+    return _columns(op, space=space, width=width)
+
+
+@functools.partial(jax.jit, static_argnames=("space", "width"))
+def _columns(op: Any, *, space: Space, width: int) -> Any:
+    n, product = space.size, flat_product(op, space)
+
+    def columns(first: Any) -> Any:
+        return jax.vmap(product)((jnp.arange(n)[None, :] == first + jnp.arange(width)[:, None]).astype(space.dtype))
+
+    return jax.lax.map(columns, jnp.arange(0, n, width)).reshape(-1, n)[:n].T
 
 
 def _is_node(op: Any) -> bool:

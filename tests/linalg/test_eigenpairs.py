@@ -10,7 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvexp.linalg import eigsh
+from curvexp.linalg import eigsh, eigsh_above, spectral_density
 
 N = 60
 SPECTRA = {
@@ -163,6 +163,48 @@ def test_warm_start_is_cheaper_and_sees_a_newcomer(x64):
     grown = matrix + 500 * np.outer(q, q)  # a new top, orthogonal to every start vector
     found = eigsh(operator(grown), jnp.zeros(N), k=3, tol=1e-4, start=cold.eigenvectors)
     certified(grown, found, k=3, which="LA", tol=1e-4)
+
+
+def test_k_grows_until_all_above_a_threshold_are_found(x64):
+    values = np.r_[np.linspace(-1, 0.4, N - 11), np.linspace(0.6, 3, 11)]
+    matrix = rotated(values)
+    found = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8)
+    assert len(found.eigenvalues) == 12  # 3, 6, 12
+    assert (np.asarray(found.eigenvalues) > 0.5).sum() == 11
+    certified(matrix, found, k=12, which="LA", tol=1e-8)
+    again = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8, start=found.eigenvectors)
+    assert len(again.eigenvalues) == 12  # k stays as it grew
+    assert int(again.matvecs) < int(found.matvecs)
+    assert len(eigsh_above(operator(matrix), -2.0, jnp.zeros(N), k=3, most=6).eigenvalues) == 6
+    with pytest.raises(ValueError, match="k=61"):
+        eigsh_above(operator(matrix), 0.0, jnp.zeros(N), k=61)
+
+
+def test_no_ghost_copies_of_the_top(x64):
+    """Lanczos without reorthogonalization returns the converged top again and again."""
+    values = np.r_[np.linspace(0, 1, 197), 50.0, 80.0, 100.0]
+    found = eigsh(operator(rotated(values)), jnp.zeros(200), k=8, tol=1e-10)
+    assert (np.asarray(found.eigenvalues) > 2).sum() == 3
+    np.testing.assert_allclose(found.eigenvalues[-3:], [50, 80, 100], rtol=1e-9)
+    density = spectral_density(operator(rotated(values)), jnp.zeros(200), probes=2, steps=80)
+    assert ((np.asarray(density.nodes) > 2).sum(axis=1) == 3).all()
+
+
+def test_a_krylov_space_that_ends_gives_no_made_up_values(x64):
+    """A spectrum of two values ends the Krylov space after two products; going on by dividing by rounding invents values between."""
+    values = np.r_[np.ones(30), 10 * np.ones(30)]
+    found = eigsh(operator(rotated(values)), jnp.zeros(60), k=33, tol=1e-8)
+    np.testing.assert_allclose(found.eigenvalues, np.r_[np.ones(3), 10 * np.ones(30)], atol=1e-7)
+    density = spectral_density(operator(rotated(values)), jnp.zeros(60), probes=3, steps=40)
+    kept = np.asarray(density.nodes)[np.asarray(density.weights) > 0]
+    assert np.minimum(np.abs(kept - 1), np.abs(kept - 10)).max() < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_three_is_found_from_any_start(seed, x64):
+    matrix = named("rank_three")
+    found = eigsh(operator(matrix), jnp.zeros(N), k=3, tol=1e-10, key=jax.random.key(seed))
+    np.testing.assert_allclose(found.eigenvalues, [5, 7, 10], rtol=1e-10)
 
 
 @pytest.mark.parametrize("start", [np.zeros(N), np.full(N, np.nan), np.ones(N), np.ones((7, N))])

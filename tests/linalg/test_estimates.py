@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from curvexp.linalg import diagonal, frobenius_norm, spectral_density, trace
+from curvexp.linalg import diagonal, eigsh, frobenius_norm, spectral_density, trace
 
 pytestmark = pytest.mark.usefixtures("x64")
 N = 80
@@ -45,6 +45,45 @@ def test_trace_is_exact_where_the_sketch_spans_the_range(matrix):
     assert found.mean == pytest.approx(19.0, abs=1e-10)
     assert found.matvecs == 12
     assert trace(operator(matrix), jnp.zeros(N), rank=10).stderr < trace(operator(matrix), jnp.zeros(N)).stderr
+
+
+@pytest.mark.parametrize("estimate, exact", [(trace, np.trace), (frobenius_norm, np.linalg.norm), (diagonal, np.diag)])
+def test_a_relative_error_that_is_asked_for_is_reached_and_no_more(matrix, estimate, exact):
+    op, truth = operator(matrix), exact(matrix)
+    found = estimate(op, jnp.zeros(N), samples=10, rtol=0.05)
+    assert np.linalg.norm(found.stderr) <= 0.0501 * np.linalg.norm(found.mean)
+    assert np.linalg.norm(np.asarray(found.mean) - truth) <= 4 * 0.05 * np.linalg.norm(truth)  # four standard errors
+    fewer = estimate(op, jnp.zeros(N), samples=int(found.matvecs) - 1)
+    assert np.linalg.norm(fewer.stderr) > 0.0499 * np.linalg.norm(fewer.mean)
+    with pytest.warns(RuntimeWarning, match="rtol=0.0001 was not reached in 20 products"):
+        estimate(op, jnp.zeros(N), samples=10, rtol=1e-4, max_samples=20)
+
+
+def test_spikes_are_shown_one_by_one_and_out_of_the_noise(matrix):
+    op, exact = operator(matrix), np.linalg.eigvalsh(matrix)
+    spikes = eigsh(op, jnp.zeros(N), k=3, tol=1e-8)
+    found = spectral_density(op, jnp.zeros(N), probes=20, steps=30, spikes=spikes)
+    np.testing.assert_allclose(found.spikes, [4, 6, 9], atol=1e-7)
+    assert np.nanmax(np.where(found.weights > 1e-12, found.nodes, np.nan)) < 1.01  # the rest ends at 1
+    np.testing.assert_allclose(found.weights.sum(axis=1), (N - 3) / N, atol=1e-12)
+    assert np.trapezoid(found.density, found.x) == pytest.approx((N - 3) / N, abs=1e-3)  # tails beyond four widths
+    plain = spectral_density(op, jnp.zeros(N), probes=20, steps=30)
+    assert found.square_stderr < 0.5 * plain.square_stderr
+    assert abs(found.mean - exact.mean()) < 4 * found.mean_stderr
+    with pytest.raises(ValueError, match="leave nothing"):
+        spectral_density(lambda v: v, jnp.zeros(3), spikes=eigsh(lambda v: v, jnp.zeros(3), k=3))
+
+
+def test_density_covers_the_smoothed_spectrum_as_often_as_it_states(matrix):
+    op, exact, within = operator(matrix), np.linalg.eigvalsh(matrix), []
+    for seed in range(100):
+        found = spectral_density(op, jnp.zeros(N), probes=20, steps=40, width=0.5, points=64, key=jax.random.key(seed))
+        x = np.asarray(found.x)[:, None]
+        truth = np.exp(-0.5 * ((x - exact) / 0.5) ** 2).mean(axis=1) / (0.5 * np.sqrt(2 * np.pi))
+        seen = truth > 1e-3  # elsewhere there is nothing to cover
+        within.append(np.mean(np.abs(found.density - truth)[seen] <= 2 * np.asarray(found.stderr)[seen]))
+    # two standard errors of 20 probes hold 94 % (Student's t); points of one estimate go together, so 100 keys tell it to about 2 %
+    assert 0.88 <= np.mean(within) <= 0.99
 
 
 def test_moments_of_the_density_are_traces(matrix):

@@ -12,6 +12,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import curvexp
 from curvexp.errors import Unsupported
 from curvexp.problem import Problem
 from curvexp.problem.data import Dataset
@@ -106,6 +107,27 @@ def test_every_problem_with_every_preprocessing_keeps_the_contract(name, prepare
         exact = np.linalg.eigvalsh(dense(hessian_blocks(problem.loss, params, problem.data), params))
         # Weyl: rounding in the Hessian's sums over up to 500 terms, and LAPACK's own n·eps·λmax
         assert np.abs(known.eigenvalues - exact).max() <= 1000 * np.finfo(np.float64).eps * np.abs(exact).max()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_operator_of_every_problem_is_its_dense_hessian_and_eigsh_finds_its_ends(name) -> None:
+    small = {"mlp": ["problem/data=wine", "problem.hidden=[3]"], "logistic": ["problem/data=wine"]}
+    problem = build(f"problem={name}", "preprocess=raw", *small.get(name, []))
+    params = call(problem.init, jax.random.key(3))
+    exact = dense(hessian_blocks(problem.loss, params, problem.data), params)
+    operator = curvexp.hessian(problem.loss, params, problem.data)
+    norm = np.abs(np.linalg.eigvalsh(exact)).max()
+    rounding = (
+        1e4 * np.finfo(np.float64).eps * norm
+    )  # two orders of differentiation, each with sums over up to 500 examples
+    assert np.abs(np.asarray(operator.dense()) - exact).max() <= rounding
+    values = np.linalg.eigvalsh((exact + exact.T) / 2)
+    k = min(2, len(values))
+    found = curvexp.eigsh(operator, k=k, which="BE", tol=1e-8, key=jax.random.key(0))
+    assert found.converged, found.message
+    expected = values[[0, -1]] if k == 2 else values[-1:]
+    assert np.abs(np.asarray(found.eigenvalues) - expected).max() <= 1e-8 * norm + rounding
 
 
 @pytest.mark.parametrize("name", ["mlp", "least_squares", "quadratic"])

@@ -1,0 +1,126 @@
+"""Inertia: how many eigenvalues are positive, negative and zero to rounding."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from curvexp.linalg.density import spectral_density
+from curvexp.linalg.vectors import Space, dense_matrix, domain
+
+
+class Inertia(NamedTuple):
+    """Numbers of eigenvalues above, below and within ±floor.
+
+    Attributes:
+        positive, negative, zero: they sum to n. Whole where the matrix was dense, else estimates.
+        stderr: the largest of the three standard errors over the probe vectors; 0 where exact.
+        blur: how far, at most, a count of the quadrature is off for want of steps, averaged over the probes: half of the greatest mass
+            that a measure of the same moments can have at −floor and at floor (Chebyshev, Markov, Stieltjes); 0 where exact.
+        floor: |λ| up to which an eigenvalue counts as zero.
+        matvecs: products made.
+    """
+
+    positive: float
+    negative: float
+    zero: float
+    stderr: float
+    blur: float
+    floor: float
+    matvecs: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the counts are those of the dense matrix."""
+        return self.blur == 0 and self.stderr == 0
+
+
+def inertia(
+    op: Any,
+    like: Any = None,
+    *,
+    floor: float | None = None,
+    dense_below: int = 2000,
+    probes: int = 10,
+    steps: int = 80,
+    key: Any = None,
+) -> Inertia:
+    """Counts of positive, negative and (under the rounding floor) zero eigenvalues: exact up to a size, else by Lanczos quadrature.
+
+    Args:
+        floor: |λ| up to which an eigenvalue counts as zero; None: the rounding, n·eps·‖A‖, which tells zeros in a dense matrix. A
+            quadrature places a mass at zero less exactly, as its blur then says: give it a floor above its resolution.
+        dense_below: dimension up to which the matrix is made, n products, and diagonalised by LAPACK in float64.
+        probes, steps, key: of the quadrature, see `spectral_density`.
+
+    Raises:
+        ValueError: a number out of its range; a matrix that is not finite.
+
+    Source: Sylvester's law of inertia, for what is counted; Lin, Saad, Yang 2016, sec. 3, for the quadrature; Szegő 1975, sec. 3.41, and
+    Golub 1973, sec. 5, for its bounds.
+    """
+    op, space = domain(op, like)
+    n = space.size
+    if isinstance(dense_below, bool) or not isinstance(dense_below, int) or dense_below < 0:
+        raise ValueError(f"dense_below={dense_below!r}: expected an integer of at least 0.")
+    if floor is not None and not floor >= 0:
+        raise ValueError(f"floor={floor!r}: expected a number of at least 0.")
+    eps = float(jnp.finfo(space.dtype).eps)
+    if n <= dense_below:
+        values = np.linalg.eigvalsh(_dense(op, space))
+        floor = n * eps * float(np.abs(values).max()) if floor is None else floor
+        above, below = int((values > floor).sum()), int((values < -floor).sum())
+        return Inertia(above, below, n - above - below, 0.0, 0.0, floor, n)
+    found = spectral_density(op, space.like(), probes=probes, steps=steps, key=key)
+    nodes, weights = (np.asarray(part, np.float64) for part in (found.nodes, found.weights))
+    if not np.isfinite(nodes).all():
+        raise ValueError("a product with the operator is not finite: it has no inertia there.")
+    floor = n * eps * float(np.abs(nodes).max()) if floor is None else floor
+    below, error = (
+        np.array(part)
+        for part in zip(
+            *(_below(*probe, cut) for cut in (-floor, floor) for probe in zip(nodes, weights, strict=True)), strict=True
+        )
+    )
+    down, rest = below.reshape(2, -1)
+    shares = np.stack([1 - rest, down, rest - down])
+    stderr = float(n * (shares.std(axis=1, ddof=1) / np.sqrt(len(nodes))).max())
+    positive, negative, zero = n * shares.mean(axis=1)
+    blur = float(n * error.reshape(2, -1).sum(axis=0).mean())
+    return Inertia(float(positive), float(negative), float(zero), stderr, blur, floor, int(found.matvecs))
+
+
+def _below(nodes: np.ndarray, weights: np.ndarray, cut: float) -> tuple[float, float]:
+    """Mass below a cut, from the Gauss quadrature of a measure: the middle of the sharp bounds, and their half distance.
+
+    The bounds are those of the quadrature that has the cut for a node: every measure of the same moments has at least the mass of the nodes
+    below it there, at most that and the cut's own.
+    """
+    nodes, weights = nodes[weights > 0], weights[weights > 0]
+    jacobi = _jacobi(nodes, weights)
+    if len(nodes) > 1:
+        ends = np.zeros(len(nodes) - 1)
+        ends[-1] = jacobi[-1, -2] ** 2
+        shift, *_ = np.linalg.lstsq(jacobi[:-1, :-1] - cut * np.eye(len(ends)), ends)
+        jacobi[-1, -1] = cut + shift[-1]
+    else:
+        jacobi[0, 0] = cut
+    theta, y = np.linalg.eigh(jacobi)
+    at = int(np.argmin(np.abs(theta - cut)))
+    masses = y[0] ** 2
+    return float(masses[:at].sum() + masses[at] / 2), float(masses[at] / 2)
+
+
+def _jacobi(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The tridiagonal matrix whose eigenvalues are the nodes, and whose eigenvectors' first entries are the roots of the weights."""
+    q = scipy.linalg.qr(np.c_[np.sqrt(weights), np.eye(len(nodes))])[0]
+    reduced = scipy.linalg.hessenberg(q.T @ np.diag(nodes) @ q)
+    return reduced * (np.abs(np.subtract.outer(range(len(nodes)), range(len(nodes)))) <= 1)
+
+
+def _dense(op: Any, space: Space) -> np.ndarray:
+    matrix = np.asarray(dense_matrix(op, space), np.float64)
+    if not np.isfinite(matrix).all():
+        raise ValueError("a product with the operator is not finite: it has no inertia there.")
+    return (matrix + matrix.T) / 2
