@@ -77,17 +77,12 @@ def inertia(
     if not np.isfinite(nodes).all():
         raise ValueError("a product with the operator is not finite: it has no inertia there.")
     floor = n * eps * float(np.abs(nodes).max()) if floor is None else floor
-    below, error = (
-        np.array(part)
-        for part in zip(
-            *(_below(*probe, cut) for cut in (-floor, floor) for probe in zip(nodes, weights, strict=True)), strict=True
-        )
-    )
-    down, rest = below.reshape(2, -1)
-    shares = np.stack([1 - rest, down, rest - down])
+    cut = [[_below(*probe, at) for probe in zip(nodes, weights, strict=True)] for at in (-floor, floor)]
+    (down, up), errors = np.moveaxis(np.array(cut), 2, 0)
+    shares = np.stack([1 - up, down, up - down])
     stderr = float(n * (shares.std(axis=1, ddof=1) / np.sqrt(len(nodes))).max())
     positive, negative, zero = n * shares.mean(axis=1)
-    blur = float(n * error.reshape(2, -1).sum(axis=0).mean())
+    blur = float(n * errors.sum(axis=0).mean())
     return Inertia(float(positive), float(negative), float(zero), stderr, blur, floor, int(found.matvecs))
 
 
