@@ -1,0 +1,405 @@
+"""The ledger of a run: at each reading, why it is slow, or about to blow up, in figures beside what theory gives for them.
+
+Along each tracked eigendirection v of the operator A that decides stability (the Hessian H; for a method that divides its step by a
+diagonal P the preconditioned Hessian P^(-1/2) H P^(-1/2), and then all in the coordinates P^(1/2)θ, where the gradient is P^(-1/2)g):
+
+    gradient_share  ⟨v,g⟩²/‖g‖², the direction's part of the loss that a short step along −g takes away
+    loss_along      ½λ⟨v,θ−θ*⟩² where the minimum θ* is known, else ½⟨v,g⟩²/|λ|, what a Newton step along v takes away
+    contraction     measured: the factor a step by which the component shrank since the record before
+    contraction_theory  |1 − αλ|, or the spectral radius of momentum's 2 x 2 iteration
+
+With momentum the gradient's component oscillates. What is followed is then the dominant mode w's of s = (⟨v,g⟩, ⟨v,m⟩), w from theory's
+iteration at the measured λ: on a quadratic it shrinks by the spectral radius in every single step (see `theory.dominant_mode`).
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.linalg
+from jax.flatten_util import ravel_pytree
+
+from curvexp import theory
+from curvexp.curvature import Objective, hessian, preconditioned
+from curvexp.linalg import eigsh
+from curvexp.optim import Optimizer, momentum_of
+from curvexp.probe import condition_number_bound, condition_numbers, eps_of
+from curvexp.record import Reading
+
+BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
+FEWEST_BATCHES = 8  # however large a batch is
+HIDDEN = 100  # a component under so many √n·eps of the whole is rounding
+
+
+class Past(NamedTuple):
+    """What a reading looks back at.
+
+    Attributes:
+        step: of the record before. gradient, momentum: there, or None.
+        vectors: eigenvectors of the preconditioned Hessian at the last reading, the next one's warm start; or None.
+    """
+
+    step: Any = None
+    gradient: Any = None
+    momentum: Any = None
+    vectors: Any = None
+
+
+class Spectrum(NamedTuple):
+    """Eigenpairs of the operator that decides stability, as a Reading has them, and the products that they took."""
+
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    eigenvectors: Any
+    complete: bool
+    products: int
+
+
+def enter(
+    whole: Objective,
+    optimizer: Optimizer,
+    reading: Reading,
+    past: Past,
+    *,
+    state: Any,
+    step: Any,
+    stepped: Any,
+    hyper: dict[str, float],
+    loss: float,
+    base: float | None,
+    optimum: Any,
+    batch_size: int | None,
+    tol: float,
+    key: Any,
+) -> tuple[dict[str, Any], Reading, Past]:
+    """A reading's scalars, the reading with its `ledger`, and what the next one looks back at.
+
+    Args:
+        whole: the loss over all training data. reading: from the probe, with eigenvectors where it has them.
+        past: of the record before.
+        state: of the training: params, opt_state, gradient and step are read.
+        step: the change of params that the optimizer is about to make, stepped: its state after that. hyper: the numbers of that step.
+        loss: over all training data. base: the minimum, or a lower bound of it; None where neither is known.
+        optimum: parameters at the minimum, or None.
+        batch_size: of the training, None for all examples. tol: relative residual of the preconditioned Hessian's eigenvalues.
+
+    Returns:
+        scalars, each None where it has no meaning:
+            gradient_curvature g'Hg/g'g, best_lr_gradient g'g/g'Hg; for the step s that comes: change_predicted g's + ½s'Hs,
+            change_actual, best_step −g's/s'Hs in multiples of s.
+            sharpness, its residual where there is a preconditioner, stability_margin sharpness/threshold.
+            effective_condition_number, effective_condition_number_positive, or effective_condition_number_bound: of A, whose top is
+            the sharpness, as condition_number and the others are of H.
+            bottleneck_eigenvalue, _loss_share, _gradient_share, _contraction, _contraction_theory: of the direction with the most of the
+            loss; top_contraction, top_contraction_theory: of the direction of the sharpness.
+            batch_sharpness, trace_noise with their _stderr: see `noise`; for minibatches.
+            hvps: products with the Hessian over all examples that the whole reading took; one over B of P examples counts B/P.
+        reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
+            (m,), nan where unknown; operator: hessian | preconditioned; loss_from: optimum | model; since: the record measured from.
+    """
+    params = state.params
+    batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
+    gradient, forms, ratios, products = _account(whole, params, step, batches)
+    hvps = reading.scalars.get("hvps", 0) + 2
+    with np.errstate(all="ignore"):
+        scalars = _along(*(float(form) for form in jax.device_get(forms)))
+        if batches is not None:
+            (number, size), count = batches.shape, _examples(whole)
+            exact = number == math.comb(count, size)
+            scalars |= _mean("batch_sharpness", ratios, exact) | _mean("trace_noise", products, exact)
+            hvps += number * (1 + size / count)
+        divisor = optimizer.preconditioner(stepped) if optimizer.preconditioner is not None else None
+        spectrum = _spectrum(whole, params, reading, divisor, start=past.vectors, tol=tol, key=key)
+        hvps += spectrum.products
+        scalars |= _stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
+        if spectrum.eigenvectors is not None and np.isfinite(spectrum.eigenvalues).all():
+            ledger = _directions(optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum)
+            ledger["operator"] = "hessian" if divisor is None else "preconditioned"
+            scalars |= _answers(ledger)
+            reading = reading._replace(extra={**reading.extra, "ledger": ledger})
+    scalars["hvps"] = hvps
+    keep = spectrum.eigenvectors if divisor is not None and not spectrum.complete else None
+    kept = keep if np.isfinite(spectrum.eigenvalues).all() else None
+    past = Past(state.step, gradient, momentum_of(state.opt_state), kept)
+    return _without_nan(scalars), reading._replace(eigenvectors=None), past
+
+
+def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What each minibatch adds to batch sharpness and to tr(HΣ): g_B'H_B g_B/‖g_B‖² and (g_B − g)'H(g_B − g), both (M,).
+
+    Their means over all minibatches are the batch sharpness, E[g_B'H_B g_B/‖g_B‖²], and tr(HΣ) with Σ the covariance of the minibatch
+    gradient g_B: a step −αg_B raises the mean loss by ½α² tr(HΣ) over the full-batch step. Examples that do not meet in batch normalization
+    give Σ = Σ₁(P − B)/(B(P − 1)), Σ₁ the covariance of a single example's gradient.
+
+    Args:
+        loss: over all P examples. batches: indices of the examples in each, (M, B).
+
+    Source: Andreyev, Beneventano 2024 (arXiv:2412.20553); Wu, Ma, E 2018, sec. 2.
+    """
+    _, _, ratios, products = _account(loss, params, params, jnp.asarray(batches))
+    return np.asarray(ratios, np.float64), np.asarray(products, np.float64)
+
+
+def draw_batches(loss: Objective, batch_size: int, key: Any, *, most: int = BATCHES) -> Any:
+    """Indices of minibatches as the training draws them, without replacement, (M, B): all there are, where they are at most `most`."""
+    count = _examples(loss)
+    if math.comb(count, batch_size) <= most:
+        return jnp.asarray(list(itertools.combinations(range(count), batch_size)))
+    number = max(min(most, 4 * count // batch_size), FEWEST_BATCHES)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jnp.asarray(np.stack([rng.permutation(count)[:batch_size] for _ in range(number)]))
+
+
+def _examples(loss: Objective) -> int:
+    return len(jax.tree.leaves(loss.data)[0])
+
+
+# ---- figures of the whole -------------------------------------------------------------------------------------------------------
+
+
+def _along(gg: float, ghg: float, gs: float, shs: float, change: float) -> dict[str, float]:
+    """Directional curvature along the gradient, and what the coming step does to the loss beside its Taylor model."""
+    return {
+        "gradient_curvature": ghg / gg if gg > 0 else math.nan,
+        "best_lr_gradient": float(theory.best_step_along_gradient(gg, ghg)),
+        "change_predicted": float(theory.taylor_change(gs, shs)),
+        "change_actual": change,
+        "best_step": float(theory.best_step_length(gs, shs)),
+    }
+
+
+def _mean(name: str, values: Any, exact: bool) -> dict[str, float]:
+    values = np.asarray(values, np.float64)
+    stderr = 0.0 if exact else float(values.std(ddof=1) / math.sqrt(len(values)))
+    return {name: float(values.mean()), f"{name}_stderr": stderr}
+
+
+def _stability(
+    spectrum: Spectrum,
+    reading: Reading,
+    divided: bool,
+    hyper: dict[str, float],
+    optimizer: Optimizer,
+    *,
+    eps: float,
+) -> dict[str, Any]:
+    """Sharpness beside its threshold, and the condition numbers of the operator that it belongs to."""
+    scalars: dict[str, Any] = {}
+    if divided:
+        scalars = {"sharpness": spectrum.eigenvalues[-1], "sharpness_residual": spectrum.residuals[-1]}
+    elif "lambda_max" in reading.scalars:
+        scalars = {"sharpness": reading.scalars["lambda_max"]}
+    if optimizer.threshold is not None and "sharpness" in scalars:
+        scalars["stability_margin"] = scalars["sharpness"] / float(optimizer.threshold(hyper))
+    if len(spectrum.eigenvalues) and np.isfinite(spectrum.eigenvalues).all():
+        if spectrum.complete:
+            found = condition_numbers(spectrum.eigenvalues, eps=eps)
+            names = ("condition_number", "condition_number_positive")
+            scalars |= {f"effective_{name}": found[name] for name in names}
+        elif len(spectrum.eigenvalues) > 1:
+            bound = condition_number_bound(spectrum.eigenvalues, spectrum.residuals)
+            scalars["effective_condition_number_bound"] = bound
+    return scalars
+
+
+def _answers(ledger: dict[str, Any]) -> dict[str, float]:
+    """Of the direction with the most of the loss, and of the sharpest: a row of the ledger each."""
+    scalars = {f"top_{name}": ledger[name][-1] for name in ("contraction", "contraction_theory")}
+    along = np.where(np.abs(ledger["eigenvalues"]) > ledger["residuals"], ledger["loss_along"], np.nan)
+    if np.isfinite(along).any():
+        most = int(np.nanargmax(np.where(np.isfinite(along), along, np.nan)))
+        scalars["bottleneck_eigenvalue"] = ledger["eigenvalues"][most]
+        for name in ("loss_share", "gradient_share", "contraction", "contraction_theory"):
+            scalars[f"bottleneck_{name}"] = ledger[name][most]
+    return scalars
+
+
+def _without_nan(scalars: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value if value is None else _plain(value)
+        for name, value in scalars.items()
+    }
+
+
+def _plain(value: Any) -> float | int:
+    return value if isinstance(value, int | float) else float(value)
+
+
+# ---- the operator that decides stability ----------------------------------------------------------------------------------------
+
+
+def _spectrum(
+    whole: Objective, params: Any, reading: Reading, divisor: Any, *, start: Any, tol: float, key: Any
+) -> Spectrum:
+    """The reading's own eigenpairs; or as many of the preconditioned Hessian, from the reading's dense Hessian where it has one."""
+    values, residuals = reading.eigenvalues, reading.residuals
+    if divisor is None:
+        return Spectrum(values, residuals, reading.eigenvectors, reading.complete, 0)
+    if reading.complete and isinstance(reading.eigenvectors, np.ndarray) and "samples" not in reading.extra:
+        roots = np.sqrt(np.asarray(ravel_pytree(divisor)[0], np.float64))
+        matrix = (reading.eigenvectors * values) @ reading.eigenvectors.T / np.outer(roots, roots)
+        if not np.isfinite(matrix).all():
+            return Spectrum(np.full_like(values, np.nan), np.full_like(values, np.nan), None, True, 0)
+        matrix = (matrix + matrix.T) / 2
+        found, vectors = scipy.linalg.eigh(matrix)
+        return Spectrum(found, np.linalg.norm(matrix @ vectors - vectors * found, axis=0), vectors, True, 0)
+    n = sum(leaf.size for leaf in jax.tree.leaves(params))
+    k = (
+        min(len(values), n)
+        if reading.eigenvectors is not None and not isinstance(reading.eigenvectors, np.ndarray)
+        else 1
+    )
+    op = preconditioned(hessian(whole, params), divisor)
+    pairs = eigsh(op, k=k, which="BE" if k > 1 else "LA", tol=tol, start=start, key=key)
+    values, residuals = np.asarray(pairs.eigenvalues, np.float64), np.asarray(pairs.residuals, np.float64)
+    return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs))
+
+
+# ---- figures of each direction --------------------------------------------------------------------------------------------------
+
+
+def _directions(
+    optimizer: Optimizer,
+    spectrum: Spectrum,
+    gradient: Any,
+    past: Past,
+    state: Any,
+    divisor: Any,
+    hyper: dict[str, float],
+    loss: float,
+    base: float | None,
+    optimum: Any,
+) -> dict[str, Any]:
+    """The ledger's columns, each (m,)."""
+    momentum = momentum_of(state.opt_state)
+    before = (past.gradient, past.momentum) if past.step is not None else (gradient, momentum)
+    vectors = {"gradient": gradient, "momentum": momentum, "gradient_before": before[0], "momentum_before": before[1]}
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    offset = None
+    if optimum is not None:
+        offset = jax.tree.map(lambda p, q: p - jnp.asarray(q, p.dtype), state.params, optimum)
+    found, norms = _project(spectrum.eigenvectors, given, offset, divisor)
+    values = spectrum.eigenvalues
+    floor = theory.rounding_floor(values, eps=eps_of(state.params)) if spectrum.complete else spectrum.residuals
+    if optimum is not None:
+        along = 0.5 * values * found["offset"] ** 2
+    else:
+        certain = np.where(np.abs(values) > floor, np.abs(values), np.nan)
+        along = 0.5 * found["gradient"] ** 2 / certain
+    total = loss - base if base is not None and loss > base else math.nan
+    steps = 0 if past.step is None else int(state.step) - int(past.step)
+    measured, predicted = _contraction(optimizer, state.opt_state, values, found, norms, hyper, steps, state.params)
+    return {
+        "since": int(past.step) if steps else None,
+        "loss_from": "model" if optimum is None else "optimum",
+        "eigenvalues": values,
+        "residuals": spectrum.residuals,
+        "gradient_share": (found["gradient"] / norms["gradient"]) ** 2,
+        "loss_along": along,
+        "loss_share": along / total,
+        "contraction": measured,
+        "contraction_theory": predicted,
+    }
+
+
+def _contraction(
+    optimizer: Optimizer,
+    opt_state: Any,
+    values: np.ndarray,
+    found: dict[str, np.ndarray],
+    norms: dict[str, float],
+    hyper: dict[str, float],
+    steps: int,
+    params: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measured over `steps` updates, and theory's for the same ones (for the coming one where there are none)."""
+    unknown = np.full(len(values), np.nan)
+    used: dict[str, Any] = optimizer.hyper_before(opt_state, steps) if steps else dict(hyper)
+    predicted, iteration = unknown, np.zeros((len(values), 1, 1))
+    if optimizer.iteration is not None:
+        lr = np.atleast_1d(used[optimizer.lr_name])
+        each = optimizer.iteration({**used, optimizer.lr_name: lr[:, None]}, values)
+        predicted = np.exp(np.log(theory.iteration_contraction(each)).mean(axis=0))
+        iteration = optimizer.iteration({**used, optimizer.lr_name: float(lr.mean())}, values)
+    if not steps:
+        return unknown, predicted
+    follows = iteration.shape[-1] == 2 and "momentum" in found
+    ends = []
+    n = sum(leaf.size for leaf in jax.tree.leaves(params))
+    hidden = HIDDEN * math.sqrt(n) * eps_of(params)
+    for suffix in ("_before", ""):
+        part = found[f"gradient{suffix}"], found.get(f"momentum{suffix}")
+        floor = hidden * norms[f"gradient{suffix}"]
+        if follows and part[1] is not None:
+            mode = theory.dominant_mode(iteration, np.stack([part[0], part[1]], axis=-1))
+        else:
+            mode = np.abs(part[0])
+        ends.append(np.where(mode > floor, mode, np.nan))
+    return np.exp(np.log(ends[1] / ends[0]) / steps), predicted
+
+
+def _project(
+    eigenvectors: Any, vectors: dict[str, Any], offset: Any, divisor: Any
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Components along each eigenvector, (m,), and norms, in the coordinates P^(1/2)θ: `vectors` as gradients, `offset` as parameters."""
+    if isinstance(eigenvectors, np.ndarray):
+        found = {name: _flat(vector) for name, vector in vectors.items()}
+        roots = 1.0 if divisor is None else np.sqrt(_flat(divisor))
+        found = {name: vector / roots for name, vector in found.items()}
+        if offset is not None:
+            found["offset"] = _flat(offset) * roots
+        components = {name: eigenvectors.T @ vector for name, vector in found.items()}
+        return components, {name: float(np.linalg.norm(vector)) for name, vector in found.items()}
+    made, norms = jax.device_get(_projected(eigenvectors, vectors, offset, divisor))
+    return {name: np.asarray(part, np.float64) for name, part in made.items()}, {k: float(v) for k, v in norms.items()}
+
+
+def _flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+# ---- compiled programs ----------------------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _account(loss: Any, params: Any, step: Any, batches: Any) -> tuple[Any, Any, Any, Any]:
+    """The gradient; g'g, g'Hg, g's, s'Hs and the loss's change over s; `noise` for each of the batches, (M, B) or None.
+
+    One linearization of the gradient serves every product with H over all examples.
+    """
+    gradient, product = jax.linearize(jax.grad(loss), params)
+    both = jax.vmap(product)(jax.tree.map(lambda *leaves: jnp.stack(leaves), gradient, step))
+    hg, hs = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
+    dot: Callable[[Any, Any], Any] = optax.tree.vdot
+    change = loss(optax.apply_updates(params, step)) - loss(params)
+    forms = dot(gradient, gradient), dot(gradient, hg), dot(gradient, step), dot(step, hs), change
+
+    def one(chosen: Any) -> tuple[Any, Any]:
+        part = loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
+        own, along = jax.linearize(jax.grad(part), params)
+        off = optax.tree.sub(own, gradient)
+        return dot(own, along(own)) / dot(own, own), dot(off, product(off))
+
+    ratios, products = (None, None) if batches is None else jax.lax.map(one, batches)
+    return gradient, forms, ratios, products
+
+
+@jax.jit
+def _projected(eigenvectors: Any, vectors: dict[str, Any], offset: Any, divisor: Any) -> tuple[Any, Any]:
+    found = dict(vectors)
+    if divisor is not None:
+        found = {name: jax.tree.map(lambda g, p: g / jnp.sqrt(p), vector, divisor) for name, vector in found.items()}
+    if offset is not None:
+        found["offset"] = offset if divisor is None else jax.tree.map(lambda d, p: d * jnp.sqrt(p), offset, divisor)
+
+    def components(vector: Any) -> Any:
+        return jax.vmap(lambda v: optax.tree.vdot(v, vector))(eigenvectors)
+
+    return {name: components(vector) for name, vector in found.items()}, {
+        name: optax.tree.norm(vector) for name, vector in found.items()
+    }
