@@ -95,8 +95,9 @@ def enter(
             sharpness, its residual where there is a preconditioner, stability_margin sharpness/threshold.
             effective_condition_number, effective_condition_number_positive, or effective_condition_number_bound: of A, whose top is
             the sharpness, as condition_number and the others are of H.
-            bottleneck_eigenvalue, _loss_share, _gradient_share, _contraction, _contraction_theory: of the direction with the most of the
-            loss; top_contraction, top_contraction_theory: of the direction of the sharpness.
+            gradient_share_tracked: what of the gradient's energy all tracked directions hold. bottleneck_eigenvalue, _loss_share,
+            _gradient_share, _contraction, _contraction_theory: of the direction with the most of the loss among those of positive λ;
+            top_contraction, top_contraction_theory, bottom_contraction, bottom_contraction_theory: of A's largest and smallest λ.
             batch_sharpness, trace_noise with their _stderr: see `noise`; for minibatches.
             hvps: products with the Hessian over all examples that the whole reading took; one over B of P examples counts B/P.
         reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
@@ -208,14 +209,17 @@ def _stability(
 
 
 def _answers(ledger: dict[str, Any]) -> dict[str, float]:
-    """Of the direction with the most of the loss, and of the sharpest: a row of the ledger each."""
-    scalars = {f"top_{name}": ledger[name][-1] for name in ("contraction", "contraction_theory")}
-    along = np.where(np.abs(ledger["eigenvalues"]) > ledger["residuals"], ledger["loss_along"], np.nan)
-    if np.isfinite(along).any():
-        most = int(np.nanargmax(np.where(np.isfinite(along), along, np.nan)))
-        scalars["bottleneck_eigenvalue"] = ledger["eigenvalues"][most]
-        for name in ("loss_share", "gradient_share", "contraction", "contraction_theory"):
-            scalars[f"bottleneck_{name}"] = ledger[name][most]
+    """Rows of the ledger: both ends, and of those that surely curve upwards the one with the most of the loss."""
+    values, columns = ledger["eigenvalues"], ("contraction", "contraction_theory")
+    scalars = {"gradient_share_tracked": float(ledger["gradient_share"].sum())}
+    scalars |= {f"{end}_{name}": ledger[name][row] for end, row in (("top", -1), ("bottom", 0)) for name in columns}
+    along = np.where((values > ledger["residuals"]) & np.isfinite(ledger["loss_along"]), ledger["loss_along"], -np.inf)
+    most = int(along.argmax())
+    if along[most] > -np.inf:
+        names = ("loss_share", "gradient_share", *columns)
+        scalars |= {"bottleneck_eigenvalue": values[most]} | {
+            f"bottleneck_{name}": ledger[name][most] for name in names
+        }
     return scalars
 
 
