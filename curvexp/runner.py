@@ -113,10 +113,9 @@ def run(
         first, minimum=problem.known.minimum, lower_bound=problem.lower_bound, target=target, diverge_at=diverge_at
     )
     stop_at_target = target not in ("auto", None)
-    device_limits = tuple(
-        np.asarray(value, state.loss.dtype)
-        for value in (limits.target if stop_at_target and not minibatch else -math.inf, limits.ceiling, limits.floor)
-    )
+    stop = limits.target if stop_at_target and not minibatch else -math.inf
+    with np.errstate(over="ignore"):  # beyond float32 a ceiling is infinite
+        device_limits = tuple(np.asarray(value, state.loss.dtype) for value in (stop, limits.ceiling, limits.floor))
     meter = _Meter(problem, optimizer, probe, probe_key, batch_size, clock)
     scalars, reading = meter(state, jax.device_get(seen), probed=True)
     yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice)
