@@ -213,6 +213,8 @@ def _factor(summary: dict[str, Any], direction: str) -> str:
 
 
 def _contraction(value: float) -> str:
+    if not math.isfinite(value):
+        return number(value)
     return f"{value:.{min(max(2 - math.floor(math.log10(abs(1 - value) or 1e-7)), 2), 7)}f}"
 
 

@@ -74,7 +74,12 @@ def test_all_directions_are_seen_early_and_a_hidden_one_is_none_rather_than_nois
     problem = quadratic(eigenvalues=[1.0, 2.0, 16.0, 30.0], dimension=None)
     early, *_, late = read(train(problem, optim.sgd(lr=0.05), probe.exact(every=10), steps=60))
     assert np.isfinite(early.reading.extra["ledger"]["contraction"]).all()
-    assert np.isnan(late.reading.extra["ledger"]["contraction"]).tolist() == [False, False, True, True]  # 0.2^60, 0.5^60
+    assert np.isnan(late.reading.extra["ledger"]["contraction"]).tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]  # 0.2^60, 0.5^60
 
 
 @pytest.mark.usefixtures("x64")
@@ -143,7 +148,9 @@ def test_threshold_margin_and_contraction_follow_the_schedule(name):
 
 @pytest.mark.usefixtures("x64")
 def test_adagrads_directions_contract_as_theory_says_once_its_preconditioner_stands_still():
-    values = np.linspace(1, 1.5, DIMENSION)  # near each other: what P still moves would leak from slow to fast directions
+    values = np.linspace(
+        1, 1.5, DIMENSION
+    )  # near each other: what P still moves would leak from slow to fast directions
     problem, lr = quadratic(eigenvalues=list(values), dimension=None), 0.3
     (last,) = read(train(problem, optim.adagrad(lr=lr), probe.exact(every=300), steps=300))
     found = last.reading.extra["ledger"]

@@ -9,6 +9,6 @@ Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX 
 """
 
 from curvexp.store.folder import ENDINGS, SUMMARY, RunFolder
-from curvexp.store.runs import Runs, load_runs
+from curvexp.store.runs import Runs, load_ledger, load_runs
 
-__all__ = ["ENDINGS", "SUMMARY", "RunFolder", "Runs", "load_runs"]
+__all__ = ["ENDINGS", "SUMMARY", "RunFolder", "Runs", "load_ledger", "load_runs"]
