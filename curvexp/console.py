@@ -180,10 +180,14 @@ def _growth(summary: dict[str, Any]) -> str:
 
 
 def _bottleneck(summary: dict[str, Any]) -> str:
-    """The direction with the most of the loss, and how long that will take, where it shrinks."""
+    """The direction with the most of the loss, and how long that will take, where it shrinks; what is not tracked where that is more."""
+    rest = summary.get("rest_gradient_share")
+    if rest is not None and rest > 0.5:
+        found, theory = summary.get("rest_contraction"), summary.get("rest_contraction_theory")
+        where = f"the rest, {100 * rest:.4g} % of the gradient, mean λ {number(summary.get('rest_curvature'), 3)}"
+        return where if found is None and theory is None else f"{where}: {_factor(summary, 'rest')}"
     curvature, share = summary.get("bottleneck_eigenvalue"), summary.get("bottleneck_loss_share")
-    theory, found = summary.get("bottleneck_contraction_theory"), summary.get("bottleneck_contraction")
-    rate = found if found is not None else theory
+    rate = summary.get("bottleneck_contraction")
     if curvature is None or rate is None or not 0 < rate < 1:
         return ""
     text = f"λ={number(curvature)}: {_factor(summary, 'bottleneck')}, {number(-1 / math.log(rate), 3)} steps to 1/e"
@@ -225,7 +229,9 @@ def _next_step(summary: dict[str, Any]) -> str:
     if summary.get("change_predicted") is not None:
         text += f"  (predicted {summary['change_predicted']:+.3g})"
     best = summary.get("best_step")
-    return text + (f", best {number(best, 3)}× as long" if best is not None else "")
+    if best is None or math.isinf(best):
+        return text + (", downhill without an end by its model" if best == math.inf else "")
+    return f"{text}, best {number(best, 3)}× as long"
 
 
 def _index(summary: dict[str, Any]) -> str:

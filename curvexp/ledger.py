@@ -32,6 +32,7 @@ from curvexp.probe import condition_number_bound, condition_numbers, eps_of
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
+LEAST_REST = 1e-4  # of the gradient's energy; less is the float32 rounding of what is tracked
 FEWEST_BATCHES = 8  # however large a batch is
 HIDDEN = 100  # a component under so many √n·eps of the whole is rounding
 
@@ -98,6 +99,8 @@ def enter(
             gradient_share_tracked: what of the gradient's energy all tracked directions hold. bottleneck_eigenvalue, _loss_share,
             _gradient_share, _contraction, _contraction_theory: of the direction with the most of the loss among those of positive λ;
             top_contraction, top_contraction_theory, bottom_contraction, bottom_contraction_theory: of A's largest and smallest λ.
+            rest_gradient_share, rest_curvature, rest_contraction, rest_contraction_theory: where not all directions are tracked, of what
+            the gradient has outside them: its share, its mean curvature, the shrinking of its norm, theory's for that curvature.
             batch_sharpness, trace_noise with their _stderr: see `noise`; for minibatches.
             hvps: products with the Hessian over all examples that the whole reading took; one over B of P examples counts B/P.
         reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
@@ -105,23 +108,28 @@ def enter(
     """
     params = state.params
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
-    gradient, forms, ratios, products = _account(whole, params, step, batches)
-    hvps = reading.scalars.get("hvps", 0) + 2
+    divisor = optimizer.preconditioner(stepped) if optimizer.preconditioner is not None else None
+    gradient, forms, ratios, products = _account(whole, params, step, divisor, batches)
+    forms = {name: float(form) for name, form in jax.device_get(forms).items()}
+    hvps = reading.scalars.get("hvps", 0) + (2 if divisor is None else 3)
     with np.errstate(all="ignore"):
-        scalars = _along(*(float(form) for form in jax.device_get(forms)))
+        scalars = _along(forms)
         if batches is not None:
             (number, size), count = batches.shape, _examples(whole)
             exact = number == math.comb(count, size)
             scalars |= _mean("batch_sharpness", ratios, exact) | _mean("trace_noise", products, exact)
             hvps += number * (1 + size / count)
-        divisor = optimizer.preconditioner(stepped) if optimizer.preconditioner is not None else None
         spectrum = _spectrum(whole, params, reading, divisor, start=past.vectors, tol=tol, key=key)
         hvps += spectrum.products
         scalars |= _stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
         if spectrum.eigenvectors is not None and np.isfinite(spectrum.eigenvalues).all():
-            ledger = _directions(optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum)
-            ledger["operator"] = "hessian" if divisor is None else "preconditioned"
+            directions, used, rest = _directions(
+                optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum
+            )
+            ledger = {"operator": "hessian" if divisor is None else "preconditioned", **directions}
             scalars |= _answers(ledger)
+            if not spectrum.complete and "samples" not in reading.extra:
+                scalars |= _rest(optimizer, ledger, used, rest, forms["ghg_divided"] / forms["gg_divided"])
             reading = reading._replace(extra={**reading.extra, "ledger": ledger})
     scalars["hvps"] = hvps
     keep = spectrum.eigenvectors if divisor is not None and not spectrum.complete else None
@@ -142,7 +150,7 @@ def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.nd
 
     Source: Andreyev, Beneventano 2024 (arXiv:2412.20553); Wu, Ma, E 2018, sec. 2.
     """
-    _, _, ratios, products = _account(loss, params, params, jnp.asarray(batches))
+    _, _, ratios, products = _account(loss, params, params, None, jnp.asarray(batches))
     return np.asarray(ratios, np.float64), np.asarray(products, np.float64)
 
 
@@ -163,13 +171,14 @@ def _examples(loss: Objective) -> int:
 # ---- figures of the whole -------------------------------------------------------------------------------------------------------
 
 
-def _along(gg: float, ghg: float, gs: float, shs: float, change: float) -> dict[str, float]:
+def _along(forms: dict[str, float]) -> dict[str, float]:
     """Directional curvature along the gradient, and what the coming step does to the loss beside its Taylor model."""
+    gg, ghg, gs, shs = (forms[name] for name in ("gg", "ghg", "gs", "shs"))
     return {
         "gradient_curvature": ghg / gg if gg > 0 else math.nan,
         "best_lr_gradient": float(theory.best_step_along_gradient(gg, ghg)),
         "change_predicted": float(theory.taylor_change(gs, shs)),
-        "change_actual": change,
+        "change_actual": forms["change"],
         "best_step": float(theory.best_step_length(gs, shs)),
     }
 
@@ -221,6 +230,22 @@ def _answers(ledger: dict[str, Any]) -> dict[str, float]:
             f"bottleneck_{name}": ledger[name][most] for name in names
         }
     return scalars
+
+
+def _rest(
+    optimizer: Optimizer, ledger: dict[str, Any], used: dict[str, Any], shrinking: float, curvature: float
+) -> dict[str, float]:
+    """What the gradient has outside the tracked directions, from its Rayleigh quotient `curvature`."""
+    share = 1 - float(ledger["gradient_share"].sum())
+    if not share > LEAST_REST:
+        return {}
+    outside = (curvature - float(ledger["gradient_share"] @ ledger["eigenvalues"])) / share
+    return {
+        "rest_gradient_share": share,
+        "rest_curvature": outside,
+        "rest_contraction": shrinking,
+        "rest_contraction_theory": float(_predicted(optimizer, used, np.array([outside]))[0][0]),
+    }
 
 
 def _without_nan(scalars: dict[str, Any]) -> dict[str, Any]:
@@ -278,8 +303,8 @@ def _directions(
     loss: float,
     base: float | None,
     optimum: Any,
-) -> dict[str, Any]:
-    """The ledger's columns, each (m,)."""
+) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """The ledger's columns, each (m,); the numbers of the steps that they look back on; the shrinking of what is not tracked."""
     momentum = momentum_of(state.opt_state)
     before = (past.gradient, past.momentum) if past.step is not None else (gradient, momentum)
     vectors = {"gradient": gradient, "momentum": momentum, "gradient_before": before[0], "momentum_before": before[1]}
@@ -297,8 +322,15 @@ def _directions(
         along = 0.5 * found["gradient"] ** 2 / certain
     total = loss - base if base is not None and loss > base else math.nan
     steps = 0 if past.step is None else int(state.step) - int(past.step)
-    measured, predicted = _contraction(optimizer, state.opt_state, values, found, norms, hyper, steps, state.params)
-    return {
+    used: dict[str, Any] = optimizer.hyper_before(state.opt_state, steps) if steps else dict(hyper)
+    predicted, iteration = _predicted(optimizer, used, values)
+    measured, rest = np.full(len(values), np.nan), math.nan
+    if steps:
+        ends = [_modes(iteration, found, norms, suffix, state.params) for suffix in ("_before", "")]
+        measured = np.exp(np.log(ends[1] / ends[0]) / steps)
+        left = [norms[name] ** 2 - (found[name] ** 2).sum() for name in ("gradient_before", "gradient")]
+        rest = float((left[1] / left[0]) ** (0.5 / steps)) if min(left) > 0 else math.nan
+    columns = {
         "since": int(past.step) if steps else None,
         "loss_from": "model" if optimum is None else "optimum",
         "eigenvalues": values,
@@ -309,42 +341,31 @@ def _directions(
         "contraction": measured,
         "contraction_theory": predicted,
     }
+    return columns, used, rest
 
 
-def _contraction(
-    optimizer: Optimizer,
-    opt_state: Any,
-    values: np.ndarray,
-    found: dict[str, np.ndarray],
-    norms: dict[str, float],
-    hyper: dict[str, float],
-    steps: int,
-    params: Any,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Measured over `steps` updates, and theory's for the same ones (for the coming one where there are none)."""
-    unknown = np.full(len(values), np.nan)
-    used: dict[str, Any] = optimizer.hyper_before(opt_state, steps) if steps else dict(hyper)
-    predicted, iteration = unknown, np.zeros((len(values), 1, 1))
-    if optimizer.iteration is not None:
-        lr = np.atleast_1d(used[optimizer.lr_name])
-        each = optimizer.iteration({**used, optimizer.lr_name: lr[:, None]}, values)
-        predicted = np.exp(np.log(theory.iteration_contraction(each)).mean(axis=0))
-        iteration = optimizer.iteration({**used, optimizer.lr_name: float(lr.mean())}, values)
-    if not steps:
-        return unknown, predicted
-    follows = iteration.shape[-1] == 2 and "momentum" in found
-    ends = []
+def _predicted(optimizer: Optimizer, used: dict[str, Any], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Theory's contraction, the geometric mean over the steps of these numbers, (m,), and the iteration at their mean lr, (m, d, d)."""
+    if optimizer.iteration is None:
+        return np.full(len(values), np.nan), np.zeros((len(values), 1, 1))
+    lr = np.atleast_1d(used[optimizer.lr_name])
+    each = optimizer.iteration({**used, optimizer.lr_name: lr[:, None]}, values)
+    iteration = optimizer.iteration({**used, optimizer.lr_name: float(lr.mean())}, values)
+    return np.exp(np.log(theory.iteration_contraction(each)).mean(axis=0)), iteration
+
+
+def _modes(
+    iteration: np.ndarray, found: dict[str, np.ndarray], norms: dict[str, float], suffix: str, params: Any
+) -> np.ndarray:
+    """Size of each direction's dominant mode, (m,); nan where the rounding of the whole hides it."""
+    gradient, momentum = found[f"gradient{suffix}"], found.get(f"momentum{suffix}")
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
-    hidden = HIDDEN * math.sqrt(n) * eps_of(params)
-    for suffix in ("_before", ""):
-        part = found[f"gradient{suffix}"], found.get(f"momentum{suffix}")
-        floor = hidden * norms[f"gradient{suffix}"]
-        if follows and part[1] is not None:
-            mode = theory.dominant_mode(iteration, np.stack([part[0], part[1]], axis=-1))
-        else:
-            mode = np.abs(part[0])
-        ends.append(np.where(mode > floor, mode, np.nan))
-    return np.exp(np.log(ends[1] / ends[0]) / steps), predicted
+    floor = HIDDEN * math.sqrt(n) * eps_of(params) * norms[f"gradient{suffix}"]
+    if iteration.shape[-1] == 2 and momentum is not None:
+        sizes = theory.dominant_mode(iteration, np.stack([gradient, momentum], axis=-1))
+    else:
+        sizes = np.abs(gradient)
+    return np.where(sizes > floor, sizes, np.nan)
 
 
 def _project(
@@ -371,23 +392,32 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 @jax.jit
-def _account(loss: Any, params: Any, step: Any, batches: Any) -> tuple[Any, Any, Any, Any]:
-    """The gradient; g'g, g'Hg, g's, s'Hs and the loss's change over s; `noise` for each of the batches, (M, B) or None.
+def _account(loss: Any, params: Any, step: Any, divisor: Any, batches: Any) -> tuple[Any, dict[str, Any], Any, Any]:
+    """The gradient; quadratic forms of it, of the step s and of P⁻¹g, and the loss's change over s; `noise` of the batches, (M, B) or None.
 
     One linearization of the gradient serves every product with H over all examples.
     """
     gradient, product = jax.linearize(jax.grad(loss), params)
-    both = jax.vmap(product)(jax.tree.map(lambda *leaves: jnp.stack(leaves), gradient, step))
-    hg, hs = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
+    divided = () if divisor is None else (jax.tree.map(jnp.divide, gradient, divisor),)
+    vectors = (gradient, step, *divided)
+    images = jax.vmap(product)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *vectors))
+    own = [optax.tree.vdot(vector, jax.tree.map(lambda leaf, i=i: leaf[i], images)) for i, vector in enumerate(vectors)]
+    forms = {
+        "gg": optax.tree.vdot(gradient, gradient),
+        "ghg": own[0],
+        "gs": optax.tree.vdot(gradient, step),
+        "shs": own[1],
+        "change": loss(optax.apply_updates(params, step)) - loss(params),
+        "gg_divided": optax.tree.vdot(gradient, vectors[-1] if divided else gradient),  # g'P⁻¹g and, below, g'P⁻¹HP⁻¹g
+        "ghg_divided": own[-1] if divided else own[0],
+    }
     dot: Callable[[Any, Any], Any] = optax.tree.vdot
-    change = loss(optax.apply_updates(params, step)) - loss(params)
-    forms = dot(gradient, gradient), dot(gradient, hg), dot(gradient, step), dot(step, hs), change
 
     def one(chosen: Any) -> tuple[Any, Any]:
         part = loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
-        own, along = jax.linearize(jax.grad(part), params)
-        off = optax.tree.sub(own, gradient)
-        return dot(own, along(own)) / dot(own, own), dot(off, product(off))
+        found, along = jax.linearize(jax.grad(part), params)
+        off = optax.tree.sub(found, gradient)
+        return dot(found, along(found)) / dot(found, found), dot(off, product(off))
 
     ratios, products = (None, None) if batches is None else jax.lax.map(one, batches)
     return gradient, forms, ratios, products

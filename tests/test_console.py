@@ -30,8 +30,13 @@ def test_what_is_slow_and_for_how_long():
     text = shown(**SLOW)["slow along"]
     assert text == "λ=0.0123: ×0.999880 a step (theory ×0.999877), 8.33e+03 steps to 1/e, 83.1 % of the loss left"
     assert "by its local model" in shown(**{**SLOW, "bottleneck_loss_share": 7.0})["slow along"]
-    at_the_start = shown(**{**SLOW, "bottleneck_contraction": None})["slow along"]
-    assert at_the_start.startswith("λ=0.0123: ×0.999877 a step in theory, 8.14e+03 steps")
+
+
+def test_where_the_tracked_directions_hold_little_the_rest_is_what_is_slow():
+    rest = {"rest_gradient_share": 0.9698, "rest_curvature": 0.34, "rest_contraction": 0.99664}
+    text = shown(**SLOW, **rest, rest_contraction_theory=0.9966)["slow along"]
+    assert text == "the rest, 96.98 % of the gradient, mean λ 0.34: ×0.99664 a step (theory ×0.99660)"
+    assert shown(**SLOW, **{**rest, "rest_gradient_share": 0.3})["slow along"].startswith("λ=0.0123")
 
 
 def test_growth_beyond_every_number_is_shown_as_such():
@@ -39,7 +44,7 @@ def test_growth_beyond_every_number_is_shown_as_such():
     assert shown(**over)["grows along"] == "λ=49.4: ×∞ a step (theory ×3000000000.00)"
 
 
-@pytest.mark.parametrize("rate", [1.0, 1.2, 0.0, math.inf])
+@pytest.mark.parametrize("rate", [1.0, 1.2, 0.0, math.inf, None])
 def test_what_does_not_shrink_is_not_called_slow(rate):
     assert "slow along" not in shown(**{**SLOW, "bottleneck_contraction": rate})
 

@@ -215,6 +215,30 @@ def test_the_best_step_is_the_minimum_along_the_step():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("optimizer", [optim.sgd(lr=0.02), optim.rmsprop(lr=1e-3)])
+def test_what_is_not_tracked_has_its_share_curvature_and_shrinking(optimizer):
+    problem = quadratic()
+    records = train(problem, optimizer, probe.top(k=2, every=10, tol=1e-12, dense_below=0))
+    for record in read(records):
+        now, before = record.state, next(r for r in records if r.step == record.step - 5).state
+        p = np.ones(DIMENSION)
+        if optimizer.preconditioner:
+            stepped = optimizer.transform.update(now.gradient, now.opt_state, now.params)[1]
+            p = np.asarray(optimizer.preconditioner(stepped))
+        matrix = np.asarray(problem.data.matrix) / np.sqrt(np.outer(p, p))
+        bulk = np.linalg.eigh(matrix)[1][:, 2:-2]
+        g, old = (bulk.T @ (np.asarray(state.gradient) / np.sqrt(p)) for state in (now, before))
+        scalars, curvature = record.scalars, g @ bulk.T @ matrix @ bulk @ g / (g @ g)
+        assert scalars["rest_gradient_share"] == pytest.approx(
+            g @ g / np.sum(np.asarray(now.gradient) ** 2 / p), rel=1e-6
+        )
+        assert scalars["rest_curvature"] == pytest.approx(curvature, rel=1e-6)
+        assert scalars["rest_contraction"] == pytest.approx((g @ g / (old @ old)) ** 0.1, rel=1e-6)
+        assert scalars["rest_contraction_theory"] == pytest.approx(abs(1 - optimizer.hyper["lr"] * curvature), rel=1e-6)
+    assert scalars["hvps"] >= 4
+
+
+@pytest.mark.usefixtures("x64")
 def test_index_and_rank_bracket_the_truth():
     values = [-3.0, -1.0, 0.0, 0.0, *np.linspace(0.5, 20, 16)]
     problem = quadratic(eigenvalues=values, dimension=None)

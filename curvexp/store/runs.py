@@ -115,7 +115,8 @@ def load_ledger(folder: str | Path) -> "pd.DataFrame":
             if not isinstance(found, dict):
                 continue
             arrays = [_floats(found[key]) for key in LEDGER if isinstance(found.get(key), list)]
-            if len(arrays) != len(LEDGER) or len({len(array) for array in arrays}) != 1:
+            sizes = {len(array) for array in arrays}
+            if len(arrays) != len(LEDGER) or len(sizes) != 1 or 0 in sizes:
                 continue
             name = _clean(os.path.relpath(path, root))
             head = {"run": name, "step": row["step"], "since": _float(found.get("since"))}
