@@ -163,6 +163,7 @@ def test_adagrads_directions_contract_as_theory_says_once_its_preconditioner_sta
     seen = np.isfinite(found["contraction"])
     assert seen.sum() > 3
     assert found["contraction"][seen] == pytest.approx(np.abs(1 - lr * exact[seen]), rel=1e-5)
+    assert found["contraction_theory"] == pytest.approx(np.abs(1 - lr * exact), rel=1e-9)
     assert last.scalars["sharpness"] == pytest.approx(exact[-1], rel=1e-10)
     assert last.scalars["stability_margin"] == pytest.approx(exact[-1] * lr / 2, rel=1e-10)
     assert last.scalars["effective_condition_number"] == pytest.approx(exact[-1] / exact[0], rel=1e-9)
