@@ -32,8 +32,8 @@ from curvexp.probe import condition_number_bound, condition_numbers, eps_of
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
-LEAST_REST = 1e-4  # of the gradient's energy; less is the float32 rounding of what is tracked
 FEWEST_BATCHES = 8  # however large a batch is
+LEAST_REST = 1e-4  # of the gradient's energy; less is the float32 rounding of what is tracked
 HIDDEN = 100  # a component under so many √n·eps of the whole is rounding
 
 
@@ -116,7 +116,7 @@ def enter(
         scalars = _along(forms)
         if batches is not None:
             (number, size), count = batches.shape, _examples(whole)
-            exact = number == math.comb(count, size)
+            exact = number == _batches(count, size)
             scalars |= _mean("batch_sharpness", ratios, exact) | _mean("trace_noise", products, exact)
             hvps += number * (1 + size / count)
         spectrum = _spectrum(whole, params, reading, divisor, start=past.vectors, tol=tol, key=key)
@@ -157,11 +157,16 @@ def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.nd
 def draw_batches(loss: Objective, batch_size: int, key: Any, *, most: int = BATCHES) -> Any:
     """Indices of minibatches as the training draws them, without replacement, (M, B): all there are, where they are at most `most`."""
     count = _examples(loss)
-    if math.comb(count, batch_size) <= most:
+    if _batches(count, batch_size) <= most:
         return jnp.asarray(list(itertools.combinations(range(count), batch_size)))
     number = max(min(most, 4 * count // batch_size), FEWEST_BATCHES)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return jnp.asarray(np.stack([rng.permutation(count)[:batch_size] for _ in range(number)]))
+
+
+def _batches(count: int, size: int) -> float:
+    """How many minibatches there are; inf where they are more than anyone would take, whose number would cost seconds to compute."""
+    return math.comb(count, size) if count <= 100 or size == count else math.inf
 
 
 def _examples(loss: Objective) -> int:

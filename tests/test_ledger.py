@@ -319,6 +319,13 @@ def test_trace_noise_is_that_of_the_examples_scaled_to_the_batch():
     assert traces.mean() == pytest.approx(single * (count - size) / (size * (count - 1)), rel=1e-10)
 
 
+def test_a_batch_of_all_examples_is_the_one_minibatch_and_huge_ones_are_not_counted():
+    loss = Objective(jax.tree_util.Partial(squares), Data(np.zeros((200_000, 1)), np.zeros(200_000)))
+    whole = ledger.draw_batches(loss, 200_000, jax.random.key(0))
+    assert np.array_equal(np.asarray(whole), [np.arange(200_000)])
+    assert ledger.draw_batches(loss, 100_000, jax.random.key(0)).shape == (ledger.FEWEST_BATCHES, 100_000)
+
+
 @pytest.mark.usefixtures("x64")
 def test_drawn_minibatches_estimate_all_of_them_within_their_error():
     data, params = examples(40), np.array([0.3, -1.0, 2.0])

@@ -128,6 +128,15 @@ def test_the_runs_of_a_sweep_in_one_process_are_runs_of_their_own_in_one_group(h
     assert [log["exit"][-1].get("exit_code", 0) for log in logs] == list(endings.values())
 
 
+def test_of_a_ledger_no_words_and_no_columns_are_logged():
+    ledger = {"operator": "hessian", "since": 5, "contraction": np.ones(2)}
+    reading = Reading(np.ones(2), np.zeros(2), None, True, {}, {"ledger": ledger})
+    found = track._logged(
+        Record(step=3, scalars={"top_contraction": 0.5, "best_step": None}, reading=reading, state=None)
+    )
+    assert set(found) == {"step", "eigenvalues", "top_contraction", "ledger.since"}
+
+
 @pytest.mark.parametrize(
     "values",
     [[1.0], [2.0, 2.0 + 4e-16], [0.0, 0.0], [-1e300, 1e300], [5e-324, 1e-323], [1.0, np.nan, np.inf], [np.nan]],
