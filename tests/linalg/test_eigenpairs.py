@@ -10,7 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvexp.linalg import eigsh, eigsh_above, spectral_density
+from curvexp.linalg import eigsh, eigsh_above, inertia, spectral_density
 
 N = 60
 SPECTRA = {
@@ -310,3 +310,19 @@ def test_random_spectra_shifted_and_scaled(values, shift, scale, seed):
         matrix = scale * (rotated(values, seed) + shift * np.eye(12))
         found = eigsh(operator(matrix), jnp.zeros(12), k=3, tol=1e-9)
         certified(matrix, found, k=3, which="LA", tol=1e-9)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-3, 3), min_size=12, max_size=12), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_turning_the_space_changes_nothing_and_sums_are_the_trace_and_the_squared_norm(values, one, other):
+    with jax.enable_x64(True):
+        first, second = rotated(values, one), rotated(values, other)
+        found = [eigsh(operator(m), jnp.zeros(12), k=12, which="BE", tol=1e-10) for m in (first, second)]
+        # rounding of a 12 x 12 problem with entries up to 3
+        np.testing.assert_allclose(found[0].eigenvalues, found[1].eigenvalues, atol=1e-12)
+        np.testing.assert_allclose(found[0].eigenvalues, np.sort(values), atol=1e-12)
+        assert float(found[0].eigenvalues.sum()) == pytest.approx(np.trace(first), abs=1e-12)
+        assert float((found[0].eigenvalues ** 2).sum()) == pytest.approx(np.linalg.norm(first) ** 2, abs=1e-11)
+        counts = inertia(operator(first), jnp.zeros(12), floor=1e-9)
+        assert counts.positive == (np.array(values) > 1e-9).sum()
+        assert counts.negative == (np.array(values) < -1e-9).sum()
