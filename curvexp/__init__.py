@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from curvexp.record import Record as Record
     from curvexp.runner import run as run
     from curvexp.store import Runs as Runs
+    from curvexp.store import load_ledger as load_ledger
     from curvexp.store import load_runs as load_runs
 
 __version__ = "0.1.0"
@@ -81,7 +82,7 @@ _HOME = {
     "problem": ("Problem",),
     "record": ("Reading", "Record"),
     "runner": ("run",),
-    "store": ("Runs", "load_runs"),
+    "store": ("Runs", "load_ledger", "load_runs"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [

@@ -25,6 +25,7 @@ SPECTRAL = (  # what the summary has twice: at the last reading, and at the firs
     "lambda_max",
     "lambda_min",
     "sharpness",
+    "stability_margin",
     "condition_number",
     "condition_number_positive",
     "condition_number_bound",
@@ -121,7 +122,8 @@ def _train(
 
     status = "failed"
     key = jax.random.key(config["seed"])
-    for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **configs.settings(config)):
+    settings = {**configs.settings(config), "clock": time.perf_counter}
+    for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **settings):
         record = record._replace(seconds=round(time.perf_counter() - begun, 6))
         store.append(record)
         experiment.tracker.append(record)

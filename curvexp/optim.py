@@ -39,6 +39,8 @@ class Optimizer(NamedTuple):
         threshold: hyper -> largest stable curvature, or None.
         rate: (hyper, eigenvalues) -> contraction along each eigenvector, or None.
         preconditioner: state after an update -> the diagonal P that the update divided by, a pytree like params, or None.
+        iteration: (hyper, eigenvalues) -> the step as a matrix on the components of (gradient, momentum) along each eigenvector,
+            (..., d, d) with d 1 or 2, of the preconditioned Hessian where there is a preconditioner; or None.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Optimizer(NamedTuple):
     threshold: Callable[[Hyper], Any] | None = None
     rate: Callable[[Hyper, Any], Any] | None = None
     preconditioner: Callable[[Any], Any] | None = None
+    iteration: Callable[[Hyper, Any], Any] | None = None
 
     def init(self, params: Any) -> Any:
         """Optax state at `params`, holding this optimizer's numbers as arrays; `auto` numbers are to be resolved before."""
@@ -73,6 +76,20 @@ class Optimizer(NamedTuple):
         """The numbers that the next update of `state` uses, on the host."""
         return {name: float(value) for name, value in jax.device_get(self.numbers(state)).items()}
 
+    def hyper_before(self, state: Any, steps: int) -> dict[str, Any]:
+        """The numbers that the last `steps` updates up to `state` used: float64, (), or (steps,) for the lr of a schedule."""
+        injected, _ = _injected(state)
+        if injected is None:
+            return {}
+        found: dict[str, Any] = {
+            name: np.float64(value) for name, value in jax.device_get(injected.hyperparams).items()
+        }
+        if self.schedule is not None and self.lr_name in found:
+            counts = int(injected.count) - np.arange(steps, 0, -1)
+            factors = _over(np.asarray(counts, np.int32), schedule=self.schedule)
+            found[self.lr_name] = found[self.lr_name] * np.asarray(factors, np.float64)
+        return found
+
     @property
     def lr_name(self) -> str:
         """Name of the step size among the numbers: `lr` in ours, `learning_rate` in optax's own."""
@@ -90,6 +107,7 @@ def sgd(*, lr: Number = "auto", fraction: float = 0.5, schedule: Schedule | None
         best=lambda smallest, largest, _: theory.gradient_descent_optimum(smallest, largest),
         threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
         rate=lambda hyper, eigenvalues: theory.gradient_descent_contraction(eigenvalues, lr=hyper["lr"]),
+        iteration=_plain_iteration,
     )
 
 
@@ -108,6 +126,9 @@ def momentum(
         rate=lambda hyper, eigenvalues: theory.heavy_ball_contraction(
             eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
         ),
+        iteration=lambda hyper, eigenvalues: theory.heavy_ball_iteration(
+            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
+        ),
     )
 
 
@@ -124,6 +145,9 @@ def nesterov(
         best=_best_nesterov,
         threshold=lambda hyper: theory.nesterov_threshold(lr=hyper["lr"], momentum=hyper["momentum"]),
         rate=lambda hyper, eigenvalues: theory.nesterov_contraction(
+            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
+        ),
+        iteration=lambda hyper, eigenvalues: theory.nesterov_iteration(
             eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
         ),
     )
@@ -147,6 +171,7 @@ def adam(
         schedule=schedule,
         threshold=lambda hyper: theory.adam_threshold(lr=hyper["lr"], b1=hyper["b1"]),
         preconditioner=preconditioner,
+        iteration=lambda hyper, eigenvalues: theory.adam_iteration(eigenvalues, lr=hyper["lr"], b1=hyper["b1"]),
     )
 
 
@@ -167,6 +192,7 @@ def rmsprop(
         schedule=schedule,
         threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
         preconditioner=preconditioner,
+        iteration=_plain_iteration,
     )
 
 
@@ -182,6 +208,7 @@ def adagrad(
         schedule=schedule,
         threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
         preconditioner=preconditioner,
+        iteration=_plain_iteration,
     )
 
 
@@ -323,6 +350,22 @@ def _numbers(lr_name: str, schedule: Schedule | None) -> Callable[[Any], dict[st
         return found
 
     return numbers
+
+
+_over = jax.jit(lambda counts, schedule: jax.vmap(schedule)(counts), static_argnames="schedule")
+
+
+def _plain_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+    return theory.gradient_descent_iteration(eigenvalues, lr=hyper["lr"])
+
+
+def momentum_of(opt_state: Any) -> Any:
+    """The momentum m in an optax state, a pytree like the parameters: the trace of sgd, Adam's first moment; None without any."""
+    kinds = (optax.TraceState, optax.ScaleByAdamState)
+    for state in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, kinds)):
+        if isinstance(state, kinds):
+            return state.trace if isinstance(state, optax.TraceState) else state.mu
+    return None
 
 
 def _injected(state: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -121,7 +121,7 @@ def top(
         _check_data(problem, samples, chunk)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        size = _size(params)
         part = loss if samples is None else _sample(loss, samples, key)
         op = _hessian(part, params, chunk)
         if size <= max(dense_below, ends * pairs):
@@ -189,7 +189,8 @@ def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
     """Condition numbers of a complete spectrum, and what they leave out.
 
     condition_number = max|λ| / min|λ|, infinite where min|λ| is below the rounding floor n·eps·max|λ|; condition_number_positive =
-    λmax / smallest eigenvalue above the floor, nan where none is.
+    λmax / smallest eigenvalue above the floor, nan where none is; rank = how many stand above the floor in size; index = how many of them
+    are negative.
 
     Args:
         eigenvalues: all of them, (n,). eps: machine epsilon of the precision that the matrix was computed in.
@@ -205,7 +206,8 @@ def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
         "condition_number_positive": float(positive.max() / positive.min()) if len(positive) else math.nan,
         "floor": floor,
         "below_floor": int((sizes <= floor).sum()),
-        "negative": int((values < -floor).sum()),
+        "rank": int((sizes > floor).sum()),
+        "index": int((values < -floor).sum()),
     }
 
 
@@ -218,6 +220,33 @@ def condition_number_bound(eigenvalues: Any, residuals: Any) -> float:
     sizes, residuals = np.abs(np.asarray(eigenvalues, np.float64)), np.asarray(residuals, np.float64)
     smallest = (sizes + residuals).min()
     return max(1.0, float((sizes - residuals).max() / smallest)) if smallest > 0 else math.inf
+
+
+def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -> dict[str, int]:
+    """Bounds of the index (negative eigenvalues) and of the rank of an n x n matrix from Ritz values of both of its ends.
+
+    By interlacing at least as many eigenvalues are negative (positive) as Ritz values are: index_low counts those below −n·eps·max|λ|, and
+    rank_low those beyond it on either side. Where the lower end reaches up to a value that its residual keeps positive, and the solver
+    missed none of that end, what lies above is positive too: then index_high counts what lies below; else it is n less the positive ones.
+    Some eigenvalues alone never show that another is zero: the rank has no upper bound but n.
+
+    Args:
+        eigenvalues: (m,), ascending, the m//2 smallest and the largest. residuals: (m,). size: n. eps: the products' machine epsilon.
+
+    Returns:
+        index_low, index_high, rank_low; empty where a value is not finite.
+
+    Source: Parlett 1998, thm 10.1.1 (interlacing) and thm 4.5.1.
+    """
+    values, residuals = np.asarray(eigenvalues, np.float64), np.asarray(residuals, np.float64)
+    if not (len(values) and np.isfinite(values).all()):
+        return {}
+    floor = size * eps * float(np.abs(values).max())
+    negative, positive = int((values < -floor).sum()), int((values > floor).sum())
+    low = slice(0, len(values) // 2)
+    sure = values[low] > np.maximum(residuals[low], floor)
+    index_high = int((~sure).sum()) if sure.any() else size - positive
+    return {"index_low": negative, "index_high": index_high, "rank_low": negative + positive}
 
 
 def sharpness(
@@ -233,40 +262,6 @@ def sharpness(
     found = eigsh(preconditioned(hessian(loss, params), preconditioner), k=1, which="LA", tol=tol, start=start, key=key)
     value = float(found.eigenvalues[-1])
     return value, float(found.residuals[-1]), found.eigenvectors if math.isfinite(value) else None
-
-
-def along(loss: Loss, params: Any, step: Any) -> dict[str, float]:
-    """Directional curvature along the gradient, and what a step does to the loss beside what its Taylor model says.
-
-    Args:
-        step: the change of params that the optimizer is about to make, a pytree like params.
-
-    Returns:
-        gradient_curvature g'Hg/g'g, best_lr_gradient g'g/g'Hg, change_predicted g's + ½s'Hs, change_actual.
-    """
-    gg, ghg, gs, shs, change = (float(value) for value in _along(loss, params, step))
-    return {
-        "gradient_curvature": ghg / gg if gg > 0 else math.nan,
-        "best_lr_gradient": float(theory.best_step_along_gradient(gg, ghg)),
-        "change_predicted": float(theory.taylor_change(gs, shs)),
-        "change_actual": change,
-    }
-
-
-@jax.jit
-def _along(loss: Loss, params: Any, step: Any) -> tuple[Any, ...]:
-    gradient = jax.grad(loss)(params)
-
-    def product(v: Any) -> Any:
-        return jax.jvp(jax.grad(loss), (params,), (v,))[1]
-
-    return (
-        optax.tree.vdot(gradient, gradient),
-        optax.tree.vdot(gradient, product(gradient)),
-        optax.tree.vdot(gradient, step),
-        optax.tree.vdot(step, product(step)),
-        loss(optax.apply_updates(params, step)) - loss(params),
-    )
 
 
 @jax.jit
@@ -322,9 +317,11 @@ def _partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> 
             "lambda_max_residual": residuals[-1],
             **({"lambda_min": values[0], "lambda_min_residual": residuals[0]} if which == "BE" else {}),
             "condition_number_bound": condition_number_bound(values, residuals),
+            **inertia_bounds(values, residuals, size=_size(params), eps=eps_of(params)),
             "hvps": int(found.matvecs),
         },
         extra={},
+        eigenvectors=found.eigenvectors,
     )
 
 
@@ -371,7 +368,17 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
             "hvps": len(values),
         },
         extra={},
+        eigenvectors=vectors,
     )
+
+
+def eps_of(params: Any) -> float:
+    """Machine epsilon of the precision that the parameters have."""
+    return float(jnp.finfo(optax.tree.dtype(params, "highest")).eps)
+
+
+def _size(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _pairs(k: Any) -> int:

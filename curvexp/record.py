@@ -16,7 +16,9 @@ class Reading(NamedTuple):
         gradient_overlaps: (m,), ⟨g,v⟩²/‖g‖², the share of the gradient's energy along each eigenvector; or None.
         complete: True where these are all n eigenvalues, False where they are the ends only.
         scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars.
-        extra: what else the probe measured, each under its own key: density {x, density, stderr}, trace {mean, stderr}.
+        extra: what else the probe measured, each under its own key: density {x, density, stderr}, trace {mean, stderr}, ledger.
+        eigenvectors: what the ledger is kept along: a pytree like the parameters with a leading axis m, or a float64 matrix (n, m) of
+            flat columns; None from a probe that has none, and in a record.
     """
 
     eigenvalues: np.ndarray
@@ -25,6 +27,7 @@ class Reading(NamedTuple):
     complete: bool
     scalars: dict[str, float]
     extra: dict[str, Any]
+    eigenvectors: Any = None
 
 
 class Record(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from curvexp import optim, theory
+from curvexp import ledger, optim, theory
 from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
@@ -67,6 +67,7 @@ def run(
     record_every: int = 10,
     target: float | Literal["auto"] | None = "auto",
     diverge_at: float = 1e6,
+    clock: Callable[[], float] | None = None,
 ) -> Iterator[Record]:
     """Records of a training run; the last one carries its `Outcome`.
 
@@ -81,6 +82,7 @@ def run(
         target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
             steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
         diverge_at: the run ends as `diverged` when loss − f* passes this multiple of its initial value.
+        clock: seconds, such as time.perf_counter: what a reading takes of them is recorded as probe_seconds; None records none.
 
     Yields:
         Record at step 0, at every multiple of `record_every` and `probe.every`, and at the end; `state` is the training state there.
@@ -111,11 +113,10 @@ def run(
         first, minimum=problem.known.minimum, lower_bound=problem.lower_bound, target=target, diverge_at=diverge_at
     )
     stop_at_target = target not in ("auto", None)
-    device_limits = tuple(
-        np.asarray(value, state.loss.dtype)
-        for value in (limits.target if stop_at_target and not minibatch else -math.inf, limits.ceiling, limits.floor)
-    )
-    meter = _Meter(problem, optimizer, probe, probe_key)
+    stop = limits.target if stop_at_target and not minibatch else -math.inf
+    with np.errstate(over="ignore"):  # beyond float32 a ceiling is infinite
+        device_limits = tuple(np.asarray(value, state.loss.dtype) for value in (stop, limits.ceiling, limits.floor))
+    meter = _Meter(problem, optimizer, probe, probe_key, batch_size, clock)
     scalars, reading = meter(state, jax.device_get(seen), probed=True)
     yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice)
 
@@ -232,10 +233,19 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
 class _Meter:
     """What a record holds: it keeps the probe's warm starts between readings."""
 
-    def __init__(self, problem: Problem, optimizer: Optimizer, probe: Probe, key: Any) -> None:
-        self.optimizer, self.probe, self.key = optimizer, probe, key
-        self.whole, self.batchnorm = over_all_data(problem), problem.batchnorm
-        self.probe_state, self.sharpest = probe.state, None
+    def __init__(
+        self,
+        problem: Problem,
+        optimizer: Optimizer,
+        probe: Probe,
+        key: Any,
+        batch_size: int | None,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self.problem, self.optimizer, self.probe, self.key = problem, optimizer, probe, key
+        self.batch_size, self.clock = batch_size, clock
+        self.whole, self.base = over_all_data(problem), _base(problem)
+        self.probe_state, self.past = probe.state, ledger.Past()
 
     def __call__(self, state: State, seen: dict[str, Any], *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
         """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
@@ -245,27 +255,49 @@ class _Meter:
         scalars |= {name: hyper[key] for name, key in names if key in hyper}
         scalars |= {name: float(value) for name, value in seen["metrics"].items()}
         if self.optimizer.threshold is not None:
-            scalars["threshold"] = float(self.optimizer.threshold(hyper))
-        if not probed or self.probe.measure is None or not math.isfinite(scalars["loss"]):
+            with np.errstate(divide="ignore"):  # a schedule that ends at 0 leaves every curvature stable
+                scalars["threshold"] = float(self.optimizer.threshold(hyper))
+        if self.probe.measure is None:
             return scalars, None
+        if not probed or not math.isfinite(scalars["loss"]):
+            if self.batch_size is None:  # else the state's gradient is that of a minibatch
+                momentum = optim.momentum_of(state.opt_state)
+                self.past = self.past._replace(step=state.step, gradient=state.gradient, momentum=momentum)
+            return scalars, None
+        begun = self.clock() if self.clock else 0.0
         key = jax.random.fold_in(self.key, state.step)
         reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
+        if self.problem.batchnorm:
+            reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
         step, stepped = _trial(state, update=self.optimizer.transform.update)
-        if self.batchnorm:
-            reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.batchnorm)})
-        scalars |= {**reading.scalars, **probes.along(self.whole, state.params, step)}
-        if self.optimizer.preconditioner is not None:
-            scalars["sharpness"], scalars["sharpness_residual"], self.sharpest = probes.sharpness(
-                self.whole,
-                state.params,
-                self.optimizer.preconditioner(stepped),
-                start=self.sharpest,
-                tol=self.probe.tol,
-                key=key,
-            )
-        elif "lambda_max" in scalars:
-            scalars["sharpness"] = scalars["lambda_max"]
+        found, reading, self.past = ledger.enter(
+            self.whole,
+            self.optimizer,
+            reading,
+            self.past,
+            state=state,
+            step=step,
+            stepped=stepped,
+            hyper=hyper,
+            loss=scalars["loss"],
+            base=self.base,
+            optimum=self.problem.known.optimum,
+            batch_size=self.batch_size,
+            tol=self.probe.tol,
+            key=key,
+        )
+        scalars |= {**reading.scalars, **found}
+        if self.clock:
+            scalars["probe_seconds"] = round(self.clock() - begun, 6)
         return scalars, reading
+
+
+def _base(problem: Problem) -> float | None:
+    """The minimum of the loss, else what it cannot go below, else None."""
+    minimum = problem.known.minimum
+    if minimum is not None:
+        return minimum if math.isfinite(minimum) else None
+    return problem.lower_bound
 
 
 def _rates(

@@ -171,17 +171,132 @@ def above_rounding(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.flo
     return values[np.abs(values) > rounding_floor(values, eps=eps)]
 
 
-def _spectral_radius(*, trace: Array, determinant: Array) -> Array:
-    """Largest |z| with z² − trace·z + determinant = 0; √determinant where the roots are complex.
+# ---- a step as a matrix on one eigencomponent of (gradient, momentum) ------------------------------------------------------------
 
-    A discriminant within rounding of zero counts as zero: at heavy ball's optimum the roots are double, and a square root would turn
-    an error of 1e-16 there into one of 1e-8.
+
+def gradient_descent_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike) -> Array:
+    """One step of gradient descent on the gradient's component ⟨v,g⟩ along each eigenvector: the factor 1 − αλ, (..., 1, 1).
+
+    Args:
+        eigenvalues: λ of the Hessian (preconditioned where the method is), any shape. lr: α, broadcast against it.
+    """
+    a, h = _float64(lr, eigenvalues)
+    return np.asarray(1 - a * h)[..., None, None]
+
+
+def heavy_ball_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """One step of heavy ball, m ← βm + g, x ← x − αm, on (⟨v,g⟩, ⟨v,m⟩): [[1 − αλ, −αλβ], [1, β]], (..., 2, 2).
+
+    Source: Polyak 1964; the characteristic polynomial is z² − (1 + β − αλ)z + β.
+    """
+    a, b, h = _float64(lr, momentum, eigenvalues)
+    return _matrix(1 - a * h, -a * h * b, 1.0, b)
+
+
+def nesterov_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """One step of Nesterov, m ← βm + g, x ← x − α(g + βm), on (⟨v,g⟩, ⟨v,m⟩): [[1 − αλ(1+β), −αλβ²], [1, β]], (..., 2, 2).
+
+    Source: Lessard et al. 2016, prop. 1; the characteristic polynomial is z² − (1 + β)(1 − αλ)z + β(1 − αλ).
+    """
+    a, b, h = _float64(lr, momentum, eigenvalues)
+    return _matrix(1 - a * h * (1 + b), -a * h * b**2, 1.0, b)
+
+
+def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> Array:
+    """One step of Adam with its preconditioner frozen, m ← β₁m + (1−β₁)g, y ← y − αm, on (⟨u,g⟩, ⟨u,m⟩), (..., 2, 2).
+
+    Everything in the coordinates y = P^(1/2)x, where gradient and momentum are P^(-1/2)g and P^(-1/2)m. It is heavy ball's with the step
+    α(1−β₁), momentum counted in units of 1 − β₁.
+
+    Args:
+        eigenvalues: of P^(-1/2) H P^(-1/2), any shape. lr: α. b1: β₁.
+
+    Source: Cohen et al. 2022, sec. 3.
+    """
+    a, b, h = _float64(lr, b1, eigenvalues)
+    return _matrix(1 - a * h * (1 - b), -a * h * b, 1 - b, b)
+
+
+def iteration_contraction(iteration: ArrayLike) -> Array:
+    """Spectral radius of a step's matrix, (..., d, d) with d 1 or 2: the factor that an eigencomponent shrinks by, in the long run."""
+    m = np.asarray(iteration, np.float64)
+    if m.shape[-1] == 1:
+        return np.abs(m[..., 0, 0])
+    return _spectral_radius(trace=_trace(m), determinant=_determinant(m))
+
+
+def dominant_mode(iteration: ArrayLike, components: ArrayLike) -> Array:
+    """Size |w's| of the dominant mode in s = (⟨v,g⟩, ⟨v,m⟩), w the left eigenvector of the root z of largest modulus, w₁ = 1.
+
+    A step multiplies w's by z exactly, so that the ratio of two sizes is the spectral radius to the number of steps between them, also
+    where z is complex and ⟨v,g⟩ itself oscillates, and where z is a double root.
+
+    Args:
+        iteration: (..., d, d) with d 1 or 2. components: s, (..., d).
+
+    Returns:
+        (...), nan where m does not enter (iteration[1, 0] = 0).
+    """
+    m, s = np.asarray(iteration, np.float64), np.asarray(components, np.float64)
+    if m.shape[-1] == 1:
+        return np.abs(s[..., 0])
+    trace = _trace(m)
+    split = _discriminant(trace, _determinant(m))
+    root = np.sqrt(np.abs(split))
+    z = np.where(split < 0, trace + 1j * root, trace + np.where(trace < 0, -root, root)) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(s[..., 0] + (z - m[..., 0, 0]) / m[..., 1, 0] * s[..., 1])
+
+
+def best_step_length(slope: ArrayLike, curvature: ArrayLike) -> Array:
+    """Multiple ε of a step s that minimises the Taylor model g's·ε + ½ε²·s'Hs: −g's / s'Hs; at 2ε the model is level again.
+
+    Args:
+        slope: g's. curvature: s'Hs.
+
+    Returns:
+        ε, below 0 where the step leads uphill at once. Where s'Hs <= 0 the model has no minimum: +inf downhill, −inf uphill, nan where
+        both are 0.
+
+    Source: Goodfellow et al. 2016, eq. 4.10, for any step.
+    """
+    g, h = _float64(slope, curvature)
+    endless = np.where(g < 0, np.inf, np.where(g > 0, -np.inf, np.nan))
+    return np.where(h > 0, -g / np.where(h > 0, h, 1), endless)
+
+
+def _matrix(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> Array:
+    """[[a, b], [c, d]], broadcast, (..., 2, 2)."""
+    entries = np.broadcast_arrays(*_float64(a, b, c, d))
+    return np.stack(entries, axis=-1).reshape(*entries[0].shape, 2, 2)
+
+
+def _trace(m: Array) -> Array:
+    return np.asarray(m[..., 0, 0] + m[..., 1, 1])
+
+
+def _determinant(m: Array) -> Array:
+    return np.asarray(m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0])
+
+
+# ---- helpers --------------------------------------------------------------------------------------------------------------------
+
+
+def _spectral_radius(*, trace: Array, determinant: Array) -> Array:
+    """Largest |z| with z² − trace·z + determinant = 0; √determinant where the roots are complex."""
+    discriminant = _discriminant(trace, determinant)
+    real = (np.abs(trace) + np.sqrt(np.maximum(discriminant, 0))) / 2
+    return np.where(discriminant < 0, np.sqrt(np.maximum(determinant, 0)), real)
+
+
+def _discriminant(trace: Array, determinant: Array) -> Array:
+    """trace² − 4·determinant, zero where it is within rounding of zero.
+
+    At heavy ball's optimum the roots are double, and a square root would turn an error of 1e-16 there into one of 1e-8.
     """
     discriminant = trace**2 - 4 * determinant
     noise = 8 * np.finfo(np.float64).eps * (trace**2 + 4 * np.abs(determinant))
-    discriminant = np.where(np.abs(discriminant) <= noise, 0.0, discriminant)
-    real = (np.abs(trace) + np.sqrt(np.maximum(discriminant, 0))) / 2
-    return np.where(discriminant < 0, np.sqrt(np.maximum(determinant, 0)), real)
+    return np.where(np.abs(discriminant) <= noise, 0.0, discriminant)
 
 
 def _float64(*values: ArrayLike) -> tuple[Array, ...]:

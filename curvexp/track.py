@@ -205,7 +205,7 @@ def _logged(record: Record) -> dict[str, Any]:
             values["eigenvalues"] = client.Histogram(np_histogram=_histogram(record.reading.eigenvalues))
         for key, value in record.reading.extra.items():
             for name, item in value.items() if isinstance(value, Mapping) else [("", value)]:
-                if np.ndim(item) == 0:
+                if np.ndim(item) == 0 and not (name and isinstance(item, str)):
                     values[f"{key}.{name}".rstrip(".")] = item
     return {key: value for key, value in values.items() if value is not None}
 

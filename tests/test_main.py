@@ -177,7 +177,37 @@ def test_a_sweep_refuses_what_is_wrong_with_all_its_jobs(here, capsys):
 def test_divergence_is_a_result(here, capsys):
     assert call("problem.dimension=10", "optim.lr=1", "steps=300", "hydra.run.dir=out") == 0
     assert json.loads(Path("out/summary.json").read_text())["status"] == "diverged"
-    assert "diverged" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "diverged" in shown
+    assert "over the threshold" in shown
+    assert "grows along" in shown
+
+
+def test_the_ledger_stands_in_the_files_with_every_key_explained(here):
+    typed = [
+        "problem=least_squares",
+        "problem.data=diabetes",
+        "optim=adam",
+        "batch_size=100",
+        "steps=20",
+        "probe.every=10",
+    ]
+    assert call(*typed, "probe=exact", "hydra.run.dir=whole") == 0
+    assert call(*typed, "probe.dense_below=0", "probe.k=2", "hydra.run.dir=part") == 0
+    pages = (ROOT / "docs/ledger.md").read_text()
+    for folder in ("whole", "part"):
+        last = json.loads(Path(folder, "metrics.jsonl").read_text().splitlines()[-1])
+        spectrum = json.loads(Path(folder, "spectrum.jsonl").read_text().splitlines()[-1])
+        assert last["probe_seconds"] > 0
+        unexplained = {key for key in (*last, *spectrum["ledger"]) if f"`{key}`" not in pages}
+        assert unexplained == {"step", "seconds", "loss", "grad_norm", "test_loss"}
+        summary = json.loads(Path(folder, "summary.json").read_text())
+        assert summary["stability_margin"] == pytest.approx(summary["sharpness"] / summary["threshold"])
+    import curvexp
+
+    rows = curvexp.load_ledger(".")
+    assert rows.groupby(["run", "step"]).size().tolist() == [4, 4, 4, 11, 11, 11]
+    assert set(rows["operator"]) == {"preconditioned"}
 
 
 USER_PACKAGE = """

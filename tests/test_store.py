@@ -15,7 +15,7 @@ import pytest
 from curvexp import store
 from curvexp.errors import ConfigError
 from curvexp.record import Reading, Record
-from curvexp.store import SUMMARY, RunFolder, load_runs
+from curvexp.store import SUMMARY, RunFolder, load_ledger, load_runs
 
 ROOT = Path(store.__file__).parents[2]
 HEAD = {"problem": "quadratic", "preprocess": "raw", "optim": "sgd", "seed": 0}
@@ -313,3 +313,27 @@ def test_jax_and_pandas_stay_unloaded_where_runs_are_written_and_jax_where_they_
         "import curvexp.report.__main__; assert not {'jax', 'wandb', 'hydra'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_ledger_comes_back_a_row_a_direction_and_what_is_damaged_has_none(tmp_path):
+    columns = {name: np.array([0.1, np.nan]) for name in store.runs.LEDGER}
+    whole = {**columns, "eigenvalues": np.array([-1.0, 3.0]), "since": 5, "operator": "hessian", "loss_from": "model"}
+    first = {**whole, "since": None}
+    damaged = {**whole, "contraction": np.array([1.0])}
+    records = [record(i, reading=reading(-1.0, 3.0, ledger=found)) for i, found in enumerate([first, whole, damaged])]
+    write(tmp_path / "a", records=[*records, record(9, reading=reading(1.0))])
+    write(tmp_path / "b", records=[record(0, loss=1.0)])
+    (tmp_path / "b" / "spectrum.jsonl").write_text(
+        '{"step": 1, "ledger": [3]}\n{"step": 2, "ledger": {"eigenvalues": 1}}\n'
+    )
+    found = load_ledger(tmp_path)
+    assert found["run"].tolist() == ["a"] * 4
+    assert found["step"].tolist() == [0, 0, 1, 1]
+    assert found["index"].tolist() == [0, 1, 0, 1]
+    assert found["eigenvalue"].tolist() == [-1.0, 3.0] * 2
+    assert found["since"].isna().tolist() == [True, True, False, False]
+    assert found["contraction"].isna().tolist() == [False, True] * 2
+    assert set(found["operator"]) == {"hessian"}
+    assert load_ledger(tmp_path / "b").columns.tolist() == found.columns.tolist()
+    with pytest.raises(ConfigError, match="no such folder"):
+        load_ledger(tmp_path / "c")

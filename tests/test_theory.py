@@ -115,3 +115,66 @@ def test_best_step_along_gradient_minimises_the_model_and_is_infinite_downhill()
     found = scipy.optimize.minimize_scalar(lambda e: theory.taylor_change(-e * (g @ g), e * e * (g @ a @ g)))
     assert best == pytest.approx(found.x, rel=1e-6)  # a minimum's place is found to √eps
     assert theory.best_step_along_gradient([1.0, 1.0], [0.0, -3.0]).tolist() == [np.inf, np.inf]
+
+
+def steps_of(method: str, lr: float, beta: float) -> np.ndarray:
+    """One step's matrix on (g, m) at λ = 3, from running the method on the two unit vectors."""
+    columns = []
+    for g, m in ((1.0, 0.0), (0.0, 1.0)):
+        grown = beta * m + ((1 - beta) * g if method == "adam" else g)
+        step = lr * (g + beta * grown if method == "nesterov" else grown)
+        columns.append([g - 3 * step, grown])
+    return np.array(columns).T
+
+
+@given(lrs, momenta)
+def test_iterations_are_the_methods_own_steps(lr, beta):
+    made = {
+        "heavy_ball": theory.heavy_ball_iteration(3.0, lr=lr, momentum=beta),
+        "nesterov": theory.nesterov_iteration(3.0, lr=lr, momentum=beta),
+        "adam": theory.adam_iteration(3.0, lr=lr, b1=beta),
+    }
+    for method, matrix in made.items():
+        assert matrix == pytest.approx(steps_of(method, lr, beta), rel=1e-12, abs=1e-12)
+    assert theory.gradient_descent_iteration([3.0], lr=lr) == pytest.approx(np.array([[[1 - 3 * lr]]]))
+    assert theory.iteration_contraction(made["heavy_ball"]) == pytest.approx(
+        theory.heavy_ball_contraction(3.0, lr=lr, momentum=beta), rel=1e-6
+    )
+    assert theory.iteration_contraction(made["adam"]) == pytest.approx(
+        theory.heavy_ball_contraction(3.0, lr=lr * (1 - beta), momentum=beta), rel=1e-6
+    )
+
+
+@given(curvatures, lrs, momenta, st.floats(-1, 1), st.floats(-1, 1))
+def test_the_dominant_mode_shrinks_by_the_spectral_radius_in_every_step(curvature, lr, momentum, g, m):
+    for matrix in (
+        theory.heavy_ball_iteration(curvature, lr=lr, momentum=momentum),
+        theory.nesterov_iteration(curvature, lr=lr, momentum=momentum),
+    ):
+        state = np.array([g, m])
+        before, after = theory.dominant_mode(matrix, state), theory.dominant_mode(matrix, matrix @ state)
+        scale = np.abs(matrix).max() ** 2 * (
+            1 + np.abs(matrix).max()
+        )  # of the terms that cancel; √eps at a double root
+        assert after == pytest.approx(theory.iteration_contraction(matrix) * before, rel=1e-6, abs=1e-6 * scale)
+
+
+def test_adams_threshold_is_where_its_iteration_begins_to_grow():
+    top = theory.adam_threshold(lr=0.01, b1=0.9)
+    inside, outside = theory.iteration_contraction(
+        theory.adam_iteration(np.array([0.999, 1.001]) * top, lr=0.01, b1=0.9)
+    )
+    assert inside < 1 < outside
+
+
+@pytest.mark.parametrize(
+    "slope, curvature, best",
+    [(-2.0, 4.0, 0.5), (2.0, 4.0, -0.5), (-1.0, -1.0, np.inf), (1.0, 0.0, -np.inf), (-1.0, 0.0, np.inf)],
+)
+def test_best_step_length_minimises_the_taylor_model(slope, curvature, best):
+    found = theory.best_step_length(slope, curvature)
+    assert found == best
+    if np.isfinite(best):
+        grid = np.linspace(-2, 2, 4001)
+        assert grid[theory.taylor_change(slope * grid, curvature * grid**2).argmin()] == pytest.approx(best, abs=1e-3)
+    assert np.isnan(theory.best_step_length(0.0, 0.0))

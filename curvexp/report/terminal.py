@@ -86,7 +86,9 @@ def render_exceptions(runs: pd.DataFrame, console: Console) -> None:
             about = [_name(run[key]) for key in ("run", *SETTING) if isinstance(run[key], str)]
             about += [f"seed {run['seed']:.0f}"] if pd.notna(run["seed"]) else []
             at = f", last record at step {run['last_step']:.0f}" if status == "running" and run["records"] > 0 else ""
-            console.print(f"  {' '.join(about)}: {_reason(run['reason'])}{at}")
+            console.print(
+                f"  {' '.join(about)}: {_reason(run['reason'])}{at}{_over(run) if status == 'diverged' else ''}"
+            )
         if len(chosen) > LISTED:
             console.print(f"  … and {len(chosen) - LISTED} more")
 
@@ -190,6 +192,12 @@ def _name(value: object) -> str:
 def _reason(value: object) -> str:
     text = " ".join(value.split()) if isinstance(value, str) else "no reason was recorded"
     return printable(text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…")
+
+
+def _over(run: pd.Series) -> str:
+    """How far the sharpness of the last reading stood above the threshold, where it did."""
+    margin = float(run.get("stability_margin", math.nan))
+    return f"; sharpness {number(margin)}× the threshold" if margin >= 1.005 else ""
 
 
 def _print(table: Table, console: Console) -> None:

@@ -3,12 +3,12 @@
     <run>/config.json        the resolved config
     <run>/summary.json       where the run stands, replaced as a whole at each change: the keys of SUMMARY and what the run adds
     <run>/metrics.jsonl      a line a record: step, seconds, and every scalar of the record
-    <run>/spectrum.jsonl     a line a reading: step, eigenvalues, residuals, gradient_overlaps, complete, and what else was measured
+    <run>/spectrum.jsonl     a line a reading: step, eigenvalues, residuals, gradient_overlaps, complete, ledger, and what else was measured
 
 Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX here; pandas only where runs are read.
 """
 
 from curvexp.store.folder import ENDINGS, SUMMARY, RunFolder
-from curvexp.store.runs import Runs, load_runs
+from curvexp.store.runs import Runs, load_ledger, load_runs
 
-__all__ = ["ENDINGS", "SUMMARY", "RunFolder", "Runs", "load_runs"]
+__all__ = ["ENDINGS", "SUMMARY", "RunFolder", "Runs", "load_ledger", "load_runs"]

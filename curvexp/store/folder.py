@@ -19,8 +19,24 @@ from curvexp.record import Record
 SUMMARY = (  # keys that every summary has, null where they have no meaning
     *("status", "problem", "preprocess", "optim", "seed", "steps", "parameters"),
     *("loss", "loss_start", "rate", "rate_theory"),
-    *("lambda_max", "lambda_min", "sharpness", "threshold", "condition_number", "condition_number_positive"),
-    *("steps_to_target", "seconds", "reason", "lambda_max_start", "lambda_min_start", "sharpness_start"),
+    *(
+        "lambda_max",
+        "lambda_min",
+        "sharpness",
+        "threshold",
+        "stability_margin",
+        "condition_number",
+        "condition_number_positive",
+    ),
+    *(
+        "steps_to_target",
+        "seconds",
+        "reason",
+        "lambda_max_start",
+        "lambda_min_start",
+        "sharpness_start",
+        "stability_margin_start",
+    ),
     *("condition_number_start", "condition_number_positive_start", "versions"),
 )
 ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")

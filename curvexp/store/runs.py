@@ -87,6 +87,46 @@ def load_runs(folder: str | Path) -> Runs:
     return Runs(runs, metrics.frame(), spectra.frame())
 
 
+LEDGER = {  # keys of a reading's ledger, and the columns that they become
+    "eigenvalues": "eigenvalue",
+    "residuals": "residual",
+    **{name: name for name in ("gradient_share", "loss_along", "loss_share", "contraction", "contraction_theory")},
+}
+
+
+def load_ledger(folder: str | Path) -> "pd.DataFrame":
+    """The ledgers of all runs under a folder, a row a tracked direction of a reading; docs/ledger.md tells the columns.
+
+    run, step, since (the record that the contraction is measured from), operator, loss_from, index (0 for the smallest eigenvalue that was
+    measured), and the columns of LEDGER, NaN where unknown. A line without a ledger, or with a damaged one, has no row.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    import pandas as pd
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{folder}: no such folder; expected one with runs in it")
+    root, frames = root.resolve(), []
+    for path, problem in _folders(root):
+        for row in _read_lines(path / "spectrum.jsonl")[0] if problem is None else []:
+            found = row.get("ledger")
+            if not isinstance(found, dict):
+                continue
+            arrays = [_floats(found[key]) for key in LEDGER if isinstance(found.get(key), list)]
+            sizes = {len(array) for array in arrays}
+            if len(arrays) != len(LEDGER) or len(sizes) != 1 or 0 in sizes:
+                continue
+            name = _clean(os.path.relpath(path, root))
+            head = {"run": name, "step": row["step"], "since": _float(found.get("since"))}
+            head |= {key: _clean(str(found.get(key))) for key in ("operator", "loss_from")}
+            columns = dict(zip(LEDGER.values(), arrays, strict=True))
+            frames.append(pd.DataFrame({**head, "index": np.arange(len(arrays[0])), **columns}))
+    names = ["run", "step", "since", "operator", "loss_from", "index", *LEDGER.values()]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=names)
+
+
 class _Metrics:
     """The metrics of many runs, gathered and then put into one frame."""
 

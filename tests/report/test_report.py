@@ -76,6 +76,19 @@ def printed(folder, *, terminal=False, width=100):
     return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()) if terminal else stream.getvalue()
 
 
+def test_a_diverged_run_says_how_far_it_was_over_the_threshold(tmp_path):
+    write(tmp_path / "0", status="diverged", reason="the loss is nan at step 12", steps=12, stability_margin=1.27)
+    write(tmp_path / "1", status="diverged", reason="the loss is nan at step 9", steps=9, stability_margin=0.4)
+    write(tmp_path / "2", status="diverged", reason="the loss is nan at step 8", steps=8)
+    lines = printed(tmp_path).splitlines()
+    found = lines[lines.index("diverged") + 1 :]
+    assert [line.partition(" seed 0: ")[2] for line in found] == [
+        "the loss is nan at step 12; sharpness 1.27× the threshold",
+        "the loss is nan at step 9",
+        "the loss is nan at step 8",
+    ]
+
+
 def test_every_setting_and_every_run_that_did_not_complete_is_shown(sweep):
     text = printed(sweep)
     lines = [" ".join(line.split()) for line in text.splitlines()]
