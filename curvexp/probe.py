@@ -222,7 +222,7 @@ def condition_number_bound(eigenvalues: Any, residuals: Any) -> float:
     return max(1.0, float((sizes - residuals).max() / smallest)) if smallest > 0 else math.inf
 
 
-def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -> dict[str, int]:
+def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float, which: str = "BE") -> dict[str, int]:
     """Bounds of the index (negative eigenvalues) and of the rank of an n x n matrix from Ritz values of both of its ends.
 
     By interlacing at least as many eigenvalues are negative (positive) as Ritz values are: index_low counts those below −n·eps·max|λ|, and
@@ -231,7 +231,8 @@ def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -
     Some eigenvalues alone never show that another is zero: the rank has no upper bound but n.
 
     Args:
-        eigenvalues: (m,), ascending, the m//2 smallest and the largest. residuals: (m,). size: n. eps: the products' machine epsilon.
+        eigenvalues: (m,), ascending, the m//2 smallest and the largest (BE), or the largest alone (LA). residuals: (m,). size: n.
+        eps: the products' machine epsilon.
 
     Returns:
         index_low, index_high, rank_low; empty where a value is not finite.
@@ -243,7 +244,7 @@ def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -
         return {}
     floor = size * eps * float(np.abs(values).max())
     negative, positive = int((values < -floor).sum()), int((values > floor).sum())
-    low = slice(0, len(values) // 2)
+    low = slice(0, len(values) // 2 if which == "BE" else 0)
     sure = values[low] > np.maximum(residuals[low], floor)
     index_high = int((~sure).sum()) if sure.any() else size - positive
     return {"index_low": negative, "index_high": index_high, "rank_low": negative + positive}
@@ -317,7 +318,7 @@ def _partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> 
             "lambda_max_residual": residuals[-1],
             **({"lambda_min": values[0], "lambda_min_residual": residuals[0]} if which == "BE" else {}),
             "condition_number_bound": condition_number_bound(values, residuals),
-            **inertia_bounds(values, residuals, size=_size(params), eps=eps_of(params)),
+            **inertia_bounds(values, residuals, size=_size(params), eps=eps_of(params), which=which),
             "hvps": int(found.matvecs),
         },
         extra={},
