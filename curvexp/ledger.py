@@ -218,7 +218,7 @@ def _stability(
 
 
 def _answers(ledger: dict[str, Any], *, lower: bool) -> dict[str, float]:
-    """Rows of the ledger: the ends (the lower where it was looked for), and of those that surely curve upwards the one with the most of the loss."""
+    """Rows of the ledger: the ends (the lower where it was looked for), and of those that curve upwards the one with the most loss."""
     values, columns = ledger["eigenvalues"], ("contraction", "contraction_theory")
     scalars = {"gradient_share_tracked": float(ledger["gradient_share"].sum())}
     scalars |= {
