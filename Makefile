@@ -20,21 +20,23 @@ lint: .venv/.ready
 
 picture: .venv/.ready
 	$(BIN)/python scripts/picture.py docs/run.svg
+	$(BIN)/python scripts/picture_spectra.py docs/spectra.svg
 
 bench: .venv/.ready
 	$(BIN)/python scripts/bench_runner.py
+	$(BIN)/python scripts/bench_spectrum.py
 
-# Pins for reproduction: every package at the version that the tests ran with.
+# Pins for reproduction: every package at the version that the tests ran with. The peers of the benchmark are left free: it is of their newest.
 pins:
-	uv pip compile pyproject.toml --all-extras --no-annotate --no-header --universal --output-file constraints.txt
+	uv pip compile pyproject.toml --extra test --extra docs --no-annotate --no-header --universal --output-file constraints.txt
 
 .venv/.ready: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-		uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[test]'; \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[test,docs]'; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'; \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'; \
 	fi
 	@touch $@
 

@@ -127,7 +127,7 @@ def enter(
                 optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum
             )
             ledger = {"operator": "hessian" if divisor is None else "preconditioned", **directions}
-            scalars |= _answers(ledger)
+            scalars |= _answers(ledger, lower="lambda_min" in reading.scalars and len(spectrum.eigenvalues) > 1)
             if not spectrum.complete and "samples" not in reading.extra:
                 scalars |= _rest(optimizer, ledger, used, rest, forms["ghg_divided"] / forms["gg_divided"])
             reading = reading._replace(extra={**reading.extra, "ledger": ledger})
@@ -222,11 +222,13 @@ def _stability(
     return scalars
 
 
-def _answers(ledger: dict[str, Any]) -> dict[str, float]:
-    """Rows of the ledger: both ends, and of those that surely curve upwards the one with the most of the loss."""
+def _answers(ledger: dict[str, Any], *, lower: bool) -> dict[str, float]:
+    """Rows of the ledger: the ends (the lower where it was looked for), and of those that curve upwards the one with the most loss."""
     values, columns = ledger["eigenvalues"], ("contraction", "contraction_theory")
     scalars = {"gradient_share_tracked": float(ledger["gradient_share"].sum())}
-    scalars |= {f"{end}_{name}": ledger[name][row] for end, row in (("top", -1), ("bottom", 0)) for name in columns}
+    scalars |= {
+        f"{end}_{name}": ledger[name][row] for end, row in (("top", -1), *[("bottom", 0)] * lower) for name in columns
+    }
     along = np.where((values > ledger["residuals"]) & np.isfinite(ledger["loss_along"]), ledger["loss_along"], -np.inf)
     most = int(along.argmax())
     if along[most] > -np.inf:
@@ -289,7 +291,8 @@ def _spectrum(
         else 1
     )
     op = preconditioned(hessian(whole, params), divisor)
-    pairs = eigsh(op, k=k, which="BE" if k > 1 else "LA", tol=tol, start=start, key=key)
+    both = k > 1 and "lambda_min" in reading.scalars
+    pairs = eigsh(op, k=k, which="BE" if both else "LA", tol=tol, start=start, key=key)
     values, residuals = np.asarray(pairs.eigenvalues, np.float64), np.asarray(pairs.residuals, np.float64)
     return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs))
 

@@ -84,6 +84,7 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> P
 def top(
     *,
     k: int | None = None,
+    which: str = "BE",
     every: int = 100,
     tol: float = 1e-3,
     above: float | None = None,
@@ -91,10 +92,11 @@ def top(
     chunk: int | None = None,
     dense_below: int = 200,
 ) -> Probe:
-    """The k largest and the k smallest eigenvalues, by Lanczos with residual bounds, warm-started from the last reading.
+    """The k largest and the k smallest eigenvalues, by block Krylov-Schur with residual bounds, warm-started from the last reading.
 
     Args:
         k: eigenpairs from each end; None: five, or all where there are fewer.
+        which: BE, both ends; LA, the largest alone, in fewer products.
         every: steps between readings.
         tol: residual ‖Hv − λv‖ asked for, relative to ‖H‖.
         above: k is doubled, and stays so, while the smallest of the k largest stands above this; None: k it is.
@@ -103,6 +105,9 @@ def top(
         dense_below: up to this many parameters (or where 2k cover them all) the whole spectrum is computed densely: it costs less.
     """
     pairs = _pairs(k)
+    if which not in ("BE", "LA"):
+        raise ConfigError(f"probe.which={which}: expected BE (both ends) or LA (the largest). Change probe.which.")
+    ends = 2 if which == "BE" else 1
     _count("every", every)
     _tolerance(tol)
     _optional("samples", samples, least=2 * GROUPS)
@@ -119,10 +124,10 @@ def top(
         size = _size(params)
         part = loss if samples is None else _sample(loss, samples, key)
         op = _hessian(part, params, chunk)
-        if size <= max(dense_below, 2 * pairs):
+        if size <= max(dense_below, ends * pairs):
             return _sampled(_dense_reading(part, params, op), loss, part, params, None), state
-        found = _both_ends(op, pairs, size, tol=tol, above=above, start=state, key=key)
-        reading = _partial_reading(part, params, found)
+        found = _extremes(op, pairs, size, which=which, tol=tol, above=above, start=state, key=key)
+        reading = _partial_reading(part, params, found, which)
         return _sampled(reading, loss, part, params, found.eigenvectors), _next_start(found)
 
     return Probe("top", measure, every, None, check, tol)
@@ -160,8 +165,8 @@ def density(
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         op = _hessian(loss, params, chunk)
-        found = _both_ends(op, pairs, op.size, tol=tol, above=None, start=state, key=key)
-        reading, start = _partial_reading(loss, params, found), _next_start(found)
+        found = _extremes(op, pairs, op.size, which="BE", tol=tol, above=None, start=state, key=key)
+        reading, start = _partial_reading(loss, params, found, "BE"), _next_start(found)
         if start is None:
             return reading, start
         rest = jax.device_get(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))
@@ -214,10 +219,10 @@ def condition_number_bound(eigenvalues: Any, residuals: Any) -> float:
     """
     sizes, residuals = np.abs(np.asarray(eigenvalues, np.float64)), np.asarray(residuals, np.float64)
     smallest = (sizes + residuals).min()
-    return float((sizes - residuals).max() / smallest) if smallest > 0 else math.inf
+    return max(1.0, float((sizes - residuals).max() / smallest)) if smallest > 0 else math.inf
 
 
-def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -> dict[str, int]:
+def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float, which: str = "BE") -> dict[str, int]:
     """Bounds of the index (negative eigenvalues) and of the rank of an n x n matrix from Ritz values of both of its ends.
 
     By interlacing at least as many eigenvalues are negative (positive) as Ritz values are: index_low counts those below −n·eps·max|λ|, and
@@ -226,7 +231,8 @@ def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -
     Some eigenvalues alone never show that another is zero: the rank has no upper bound but n.
 
     Args:
-        eigenvalues: (m,), ascending, the m//2 smallest and the largest. residuals: (m,). size: n. eps: the products' machine epsilon.
+        eigenvalues: (m,), ascending, the m//2 smallest and the largest (BE), or the largest alone (LA). residuals: (m,). size: n.
+        eps: the products' machine epsilon.
 
     Returns:
         index_low, index_high, rank_low; empty where a value is not finite.
@@ -238,7 +244,7 @@ def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float) -
         return {}
     floor = size * eps * float(np.abs(values).max())
     negative, positive = int((values < -floor).sum()), int((values > floor).sum())
-    low = slice(0, len(values) // 2)
+    low = slice(0, len(values) // 2 if which == "BE" else 0)
     sure = values[low] > np.maximum(residuals[low], floor)
     index_high = int((~sure).sum()) if sure.any() else size - positive
     return {"index_low": negative, "index_high": index_high, "rank_low": negative + positive}
@@ -280,18 +286,18 @@ def _sample(loss: Objective, samples: int, key: Any) -> Objective:
     return loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
 
 
-def _both_ends(
-    op: Operator, pairs: int, size: int, *, tol: float, above: float | None, start: Any, key: Any
+def _extremes(
+    op: Operator, pairs: int, size: int, *, which: Any, tol: float, above: float | None, start: Any, key: Any
 ) -> Eigenpairs:
-    """`pairs` eigenpairs from each end, more where `above` or the last reading asks for them."""
-    made = 0
+    """`pairs` eigenpairs from each end (BE) or of the largest (LA), more where `above` or the last reading asks for them."""
+    made, ends = 0, 2 if which == "BE" else 1
     if above is not None and start is not None:
-        pairs = max(pairs, len(jax.tree.leaves(start)[0]) // 2)
+        pairs = max(pairs, len(jax.tree.leaves(start)[0]) // ends)
     while True:
-        found = eigsh(op, k=2 * pairs, which="BE", tol=tol, start=start, key=key)
+        found = eigsh(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
         made += int(found.matvecs)
-        more = above is not None and found.converged and float(found.eigenvalues[pairs]) > above and 4 * pairs < size
-        if not more:
+        grows = above is not None and found.converged and float(found.eigenvalues[-pairs]) > above
+        if not grows or 2 * ends * pairs >= size:
             return found._replace(matvecs=made)
         pairs, start = 2 * pairs, found.eigenvectors
 
@@ -300,7 +306,7 @@ def _next_start(found: Eigenpairs) -> Any:
     return found.eigenvectors if np.isfinite(found.eigenvalues).all() else None
 
 
-def _partial_reading(loss: Loss, params: Any, found: Eigenpairs) -> Reading:
+def _partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> Reading:
     values, residuals = np.asarray(found.eigenvalues, np.float64), np.asarray(found.residuals, np.float64)
     return Reading(
         eigenvalues=values,
@@ -309,11 +315,10 @@ def _partial_reading(loss: Loss, params: Any, found: Eigenpairs) -> Reading:
         complete=False,
         scalars={
             "lambda_max": values[-1],
-            "lambda_min": values[0],
             "lambda_max_residual": residuals[-1],
-            "lambda_min_residual": residuals[0],
+            **({"lambda_min": values[0], "lambda_min_residual": residuals[0]} if which == "BE" else {}),
             "condition_number_bound": condition_number_bound(values, residuals),
-            **inertia_bounds(values, residuals, size=_size(params), eps=eps_of(params)),
+            **inertia_bounds(values, residuals, size=_size(params), eps=eps_of(params), which=which),
             "hvps": int(found.matvecs),
         },
         extra={},

@@ -1,9 +1,16 @@
-"""What every test shares: 64-bit mode switched per test and restored."""
+"""What every test shares: compiled programs, kept in pytest's cache folder; 64-bit mode switched per test and restored."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# before jax is imported; two workers, and the next session, compile a program once
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
-import pytest
 
 
 @pytest.fixture

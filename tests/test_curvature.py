@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from curvexp.curvature import (
@@ -302,3 +304,30 @@ def test_examples_over_eight_devices_give_the_same(tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert "equal on 8 devices" in found.stdout
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 3.0]), st.sampled_from([2, 5, 11]))
+def test_identities_hold_at_random_parameters_and_data(seed, scale, chunk):
+    with jax.enable_x64(True):
+        random = np.random.default_rng(seed)
+        shapes = {"one": {"kernel": (N, 5), "bias": (5,)}, "two": {"kernel": (5, K)}}
+        params = jax.tree.map(
+            lambda shape: jnp.asarray(scale * random.standard_normal(shape)), shapes, is_leaf=lambda x: type(x) is tuple
+        )
+        x, y = jnp.asarray(random.standard_normal((P, N))), jnp.asarray(random.integers(K, size=P))
+        h, g = hessian(loss, params, x, y), ggn(model, cross_entropy, params, x, y)
+        matrix, gauss = np.asarray(h.dense()), np.asarray(g.dense())
+        close(hessian(loss, params, x, y, chunk=chunk).dense(), matrix)
+        close(difference(h, g).dense(), matrix - gauss)
+        close(fisher(model, "softmax", params, x).dense(), gauss)
+        close(matrix, matrix.T)
+        size = np.abs(gauss).max()
+        assert np.linalg.eigvalsh(gauss).min() > -1e-12 * max(size, 1)  # positive semidefinite to rounding
+        whole = np.linalg.eigvalsh(matrix)
+        for part in layers(h).values():
+            inner = np.linalg.eigvalsh(np.asarray(part.dense()))
+            left = len(whole) - len(inner)  # Cauchy: λ_i(A) <= λ_i(block) <= λ_(i + left)(A)
+            slack = 1e-12 * max(np.abs(whole).max(), 1)
+            assert (whole[: len(inner)] <= inner + slack).all()
+            assert (inner <= whole[left:] + slack).all()

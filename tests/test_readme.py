@@ -60,6 +60,13 @@ def test_library_example_runs():
     assert found.returncode == 0, found.stderr
 
 
+def test_examples_of_the_page_on_spectra_run():
+    page = (ROOT / "docs" / "spectra.md").read_text()
+    script = "".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert found.returncode == 0, found.stderr
+
+
 def test_the_two_commands_are_targets_and_ci_runs_the_test_command():
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"^make (\w+)", TEXT, flags=re.MULTILINE)

@@ -17,6 +17,8 @@ from curvexp.linalg.eigenpairs import Eigenpairs
 from curvexp.linalg.krylov import orthogonalized
 from curvexp.linalg.vectors import Space, domain, flat_product
 
+MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
+
 
 class Density(NamedTuple):
     """Distribution of a symmetric operator's eigenvalues, each with mass 1/n.
@@ -59,7 +61,7 @@ def spectral_density(
     steps: int = 80,
     points: int = 512,
     width: float | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     spikes: Eigenpairs | None = None,
     key: Any = None,
 ) -> Density:
@@ -72,7 +74,7 @@ def spectral_density(
     Args:
         probes: random vectors, at least 2. steps: Lanczos steps each; at most n are taken.
         width: deviation of the smoothing; default: the range of the nodes over `steps`, the resolution that Lanczos has inside.
-        batch: probes multiplied at once; memory is batch·steps·n entries.
+        batch: probes multiplied at once; memory is batch·steps·n entries. Default: as many as keep that within 64 MB, from 1 to 5.
         spikes: eigenpairs, from `eigsh`, to be shown one by one: the probes are taken orthogonal to them, which also takes their share
             out of the variance.
         key: of the probes; default jax.random.key(0).
@@ -81,7 +83,8 @@ def spectral_density(
         ValueError: a count out of range; as many spikes as dimensions.
     """
     op, space = domain(op, like)
-    for name, value, least in (("probes", probes, 2), ("steps", steps, 1), ("points", points, 2), ("batch", batch, 1)):
+    counts = [("probes", probes, 2), ("steps", steps, 1), ("points", points, 2)]
+    for name, value, least in counts if batch is None else [*counts, ("batch", batch, 1)]:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
     if width is not None and not width > 0:
@@ -98,6 +101,8 @@ def spectral_density(
         )
     width = 0.0 if width is None else width
     steps = min(steps, left)
+    if batch is None:
+        batch = max(1, min(5, MEMORY // (steps * space.size * dtype.itemsize)))
     return _density(op, key, width, known, space=space, probes=probes, steps=steps, points=points, batch=batch)
 
 
@@ -155,40 +160,90 @@ def _density(
 
 
 def _quadrature(product: Any, known: Any, key: Any, *, space: Space, steps: int) -> tuple[Any, Any, Any]:
-    """Nodes (steps,), weights (steps,) and products of Lanczos, fully reorthogonalised, from one random unit vector.
+    """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector, semiorthogonal.
+
+    A vector and the one after it are orthogonalised against all before once a recurrence says that the loss of orthogonality passes √eps;
+    until there the tridiagonal matrix is a projection of A to rounding, without copies of what has converged (Simon 1984, sec. 4 and 5).
 
     Args:
         known: (m, n) orthonormal rows that the Krylov space stays orthogonal to.
     """
     v = jax.random.normal(key, (space.size,), jax.dtypes.canonicalize_dtype(space.dtype))
-    eps, m = jnp.finfo(v.dtype).eps, len(known)
+    eps, index = jnp.finfo(v.dtype).eps, jnp.arange(steps)
+    noise = eps * np.sqrt(space.size)  # what a sum of n products loses
     v, _ = orthogonalized(known, v)
-    basis = jnp.concatenate([known, jnp.zeros((steps, space.size), v.dtype)]).at[m].set(v / jnp.linalg.norm(v))
+    basis = jnp.zeros((steps, space.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
     zeros = jnp.zeros(steps, v.dtype)
 
-    def step(i: Any, carry: Any) -> Any:
-        basis, alphas, betas, alive, scale, made = carry
-        image = product(basis[m + i])
-        scale = jnp.maximum(scale, jnp.linalg.norm(image))
+    def step(i: Any, s: _Lanczos) -> _Lanczos:
+        image = product(s.basis[i])
+        scale = jnp.maximum(s.scale, jnp.linalg.norm(image))
         before = jnp.maximum(i - 1, 0)
-        alpha = jnp.vdot(basis[m + i], image)
-        rest = image - alpha * basis[m + i] - jnp.where(i > 0, betas[before], 0) * basis[m + before]
-        rest, c = orthogonalized(basis, rest)
+        last = jnp.where(i > 0, s.betas[before], 0)
+        rest = image - last * s.basis[before]
+        alpha = jnp.vdot(s.basis[i], rest)
+        rest = rest - alpha * s.basis[i]
+        rest = rest - jnp.matmul(jnp.matmul(known, rest, precision="highest"), known, precision="highest")
         beta = jnp.linalg.norm(rest)
-        goes = alive & (beta > 10 * eps * scale)
-        row = jnp.where(goes & (i + 1 < steps), m + i + 1, m)
-        basis = basis.at[row].set(jnp.where(row > m, rest / jnp.where(beta > 0, beta, 1), basis[row]))
-        alphas = alphas.at[i].set(jnp.where(alive, alpha + c[m + i], 0))
-        betas = betas.at[i].set(jnp.where(goes, beta, 0))
-        return basis, alphas, betas, goes, scale, made + alive
 
-    start = (basis, zeros, zeros, jnp.array(True), jnp.zeros((), v.dtype), jnp.int32(0))
-    _, alphas, betas, _, _, made = jax.lax.fori_loop(0, steps, step, start)
-    off = jnp.diag(betas[:-1], 1)
-    theta, y = jnp.linalg.eigh(jnp.diag(alphas) + off + off.T)
+        # what is lost: the recurrence of ω_k = q_k'q_next, k < i
+        alphas = s.alphas.at[i].set(alpha)
+        here, up = s.omega, jnp.roll(s.omega, -1)
+        down = jnp.where(index > 0, jnp.roll(s.omega, 1), 0)
+        left = jnp.where(index > 0, jnp.roll(s.betas, 1), 0)
+        raised = s.betas * up + (s.alphas - alpha) * here + left * down - last * s.omega_before
+        raised = (raised + jnp.sign(raised) * noise * scale) / jnp.where(beta > 0, beta, 1)
+        omega = jnp.where(index < i, raised, jnp.where(index == i, noise * scale / jnp.where(beta > 0, beta, 1), 0))
+        lost = jnp.max(jnp.abs(omega)) > jnp.sqrt(eps)
+        mends = lost | s.again
+
+        rest, beta = jax.lax.cond(mends, lambda: _apart(known, s.basis, rest), lambda: (rest, beta))
+        omega = jnp.where(mends & (index <= i), noise, omega)
+        goes = s.alive & (beta > 10 * eps * scale)
+        row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
+        basis = s.basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
+        return _Lanczos(
+            basis=basis,
+            alphas=jnp.where(s.alive, alphas, s.alphas),
+            betas=s.betas.at[i].set(jnp.where(goes, beta, 0)),
+            omega=omega.at[jnp.minimum(i + 1, steps - 1)].set(1.0),
+            omega_before=s.omega,
+            again=lost & ~s.again,
+            alive=goes,
+            scale=scale,
+            made=s.made + s.alive,
+        )
+
+    start = _Lanczos(
+        basis, zeros, zeros, zeros.at[0].set(1.0), zeros, jnp.array(False), jnp.array(True), zeros[0], jnp.int32(0)
+    )
+    end = jax.lax.fori_loop(0, steps, step, start)
+    off = jnp.diag(end.betas[:-1], 1)
+    theta, y = jnp.linalg.eigh(jnp.diag(end.alphas) + off + off.T)
     weights = y[0] ** 2
     # rows after an early end are no part of the Krylov space: weight 0, and a node that does not widen the range
-    return jnp.where(weights > 0, theta, alphas[0]), weights, made
+    return jnp.where(weights > 0, theta, end.alphas[0]), weights, end.made
+
+
+class _Lanczos(NamedTuple):
+    """Basis (steps, n), coefficients (steps,), q'q_last and q'q_before as estimated (steps,), whether the next vector is mended too."""
+
+    basis: Any
+    alphas: Any
+    betas: Any
+    omega: Any
+    omega_before: Any
+    again: Any
+    alive: Any
+    scale: Any
+    made: Any
+
+
+def _apart(known: Any, basis: Any, rest: Any) -> tuple[Any, Any]:
+    """What is left of a vector beside the known and the basis, and its length."""
+    rest, _ = orthogonalized(basis, rest)
+    rest, _ = orthogonalized(known, rest)
+    return rest, jnp.linalg.norm(rest)
 
 
 def _mean(samples: Any) -> tuple[Any, Any]:

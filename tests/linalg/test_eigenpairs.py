@@ -10,7 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvexp.linalg import eigsh, eigsh_above, spectral_density
+from curvexp.linalg import eigsh, eigsh_above, inertia, spectral_density
 
 N = 60
 SPECTRA = {
@@ -91,27 +91,47 @@ def certified(matrix, found, *, k, which, tol, dtype=np.float64):
     assert np.abs(sizes - wanted(exact, k, which)).max() <= 2 * tol * norm + rounding
 
 
-@pytest.mark.parametrize("name", SPECTRA)
-@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
-def test_eigsh_is_lapack_in_float64(name, which, x64):
-    matrix = named(name)
-    found = eigsh(operator(matrix), jnp.zeros(N), k=5, which=which, tol=1e-8)
-    certified(matrix, found, k=5, which=which, tol=1e-8)
-
-
-@pytest.mark.parametrize("name", SPECTRA)
-def test_eigsh_is_lapack_in_float32(name):
-    matrix = named(name)
-    found = eigsh(operator(matrix, np.float32), jnp.zeros(N), k=4, which="BE", tol=1e-4)
-    certified(matrix, found, k=4, which="BE", tol=1e-4, dtype=np.float32)
-
-
-@pytest.mark.parametrize("k", [1, 2, 20, N])
-def test_any_number_of_pairs(k, x64):
-    for name in ("indefinite", "degenerate", "zero"):
+def holds_for_every_spectrum(which, k, dtype, function):
+    """A program is compiled once for all the spectra."""
+    like = {"a": jnp.zeros((4, 5), dtype), "b": [jnp.zeros(40, dtype)]} if function is nested else jnp.zeros(N, dtype)
+    tol = 1e-8 if dtype == np.float64 else 1e-4
+    for name in SPECTRA:
         matrix = named(name)
-        found = eigsh(operator(matrix), jnp.zeros(N), k=k, which="BE", tol=1e-8)
-        certified(matrix, found, k=k, which="BE", tol=1e-8)
+        found = eigsh(operator(matrix, dtype, function), like, k=k, which=which, tol=tol)
+        if function is nested:
+            a, b = found.eigenvectors["a"], found.eigenvectors["b"][0]
+            found = found._replace(eigenvectors=jnp.concatenate([a.reshape(k, 20), b], axis=1))
+        try:
+            certified(matrix, found, k=k, which=which, tol=tol, dtype=dtype)
+        except AssertionError as wrong:
+            raise AssertionError(f"{name}: {wrong}") from wrong
+
+
+@pytest.mark.parametrize(
+    "which, k, dtype, function",
+    [
+        ("LA", 5, np.float64, times),
+        ("SA", 5, np.float64, times),
+        ("LM", 5, np.float64, times),
+        ("BE", 5, np.float64, times),
+        ("LA", 1, np.float32, nested),
+        ("SA", 20, np.float32, times),
+        ("LM", 2, np.float32, times),
+        ("BE", 4, np.float32, nested),
+        ("BE", N, np.float64, times),
+    ],
+)
+def test_eigsh_is_lapack(which, k, dtype, function, x64):
+    holds_for_every_spectrum(which, k, dtype, function)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [times, nested])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("k", [1, 2, 5, 20, N])
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
+def test_eigsh_is_lapack_for_every_combination(which, k, dtype, function, x64):
+    holds_for_every_spectrum(which, k, dtype, function)
 
 
 @pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
@@ -290,3 +310,19 @@ def test_random_spectra_shifted_and_scaled(values, shift, scale, seed):
         matrix = scale * (rotated(values, seed) + shift * np.eye(12))
         found = eigsh(operator(matrix), jnp.zeros(12), k=3, tol=1e-9)
         certified(matrix, found, k=3, which="LA", tol=1e-9)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-3, 3), min_size=12, max_size=12), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_turning_the_space_changes_nothing_and_sums_are_the_trace_and_the_squared_norm(values, one, other):
+    with jax.enable_x64(True):
+        first, second = rotated(values, one), rotated(values, other)
+        found = [eigsh(operator(m), jnp.zeros(12), k=12, which="BE", tol=1e-10) for m in (first, second)]
+        # rounding of a 12 x 12 problem with entries up to 3
+        np.testing.assert_allclose(found[0].eigenvalues, found[1].eigenvalues, atol=1e-12)
+        np.testing.assert_allclose(found[0].eigenvalues, np.sort(values), atol=1e-12)
+        assert float(found[0].eigenvalues.sum()) == pytest.approx(np.trace(first), abs=1e-12)
+        assert float((found[0].eigenvalues ** 2).sum()) == pytest.approx(np.linalg.norm(first) ** 2, abs=1e-11)
+        counts = inertia(operator(first), jnp.zeros(12), floor=1e-9)
+        assert counts.positive == (np.array(values) > 1e-9).sum()
+        assert counts.negative == (np.array(values) < -1e-9).sum()
