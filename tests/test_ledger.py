@@ -240,6 +240,21 @@ def test_what_is_not_tracked_has_its_share_curvature_and_shrinking(optimizer):
 
 
 @pytest.mark.usefixtures("x64")
+def test_with_the_largest_eigenvalues_alone_nothing_is_said_of_the_smallest():
+    problem, optimizer = quadratic(), optim.rmsprop(lr=1e-3)
+    measure = probe.top(k=2, which="LA", every=20, tol=1e-12, dense_below=0)
+    for record in read(train(problem, optimizer, measure)):
+        state = record.state
+        stepped = optimizer.transform.update(state.gradient, state.opt_state, state.params)[1]
+        p = np.asarray(optimizer.preconditioner(stepped))
+        exact = np.linalg.eigvalsh(np.asarray(problem.data.matrix) / np.sqrt(np.outer(p, p)))
+        assert record.reading.extra["ledger"]["eigenvalues"] == pytest.approx(exact[-2:], rel=1e-9)
+        assert record.scalars["top_contraction_theory"] == pytest.approx(abs(1 - 1e-3 * exact[-1]), rel=1e-9)
+        assert not [name for name in record.scalars if name.startswith("bottom_")]
+        assert record.scalars["index_low"] == 0
+
+
+@pytest.mark.usefixtures("x64")
 def test_index_and_rank_bracket_the_truth():
     values = [-3.0, -1.0, 0.0, 0.0, *np.linspace(0.5, 20, 16)]
     problem = quadratic(eigenvalues=values, dimension=None)
