@@ -82,8 +82,7 @@ def forms(frame: Sequence[Plane]) -> go.Figure:
         return style.empty("Forms side by side", "No run has the loss on a plane.")
     drawn = make_subplots(rows=(len(chosen) + 1) // 2, cols=min(len(chosen), 2), subplot_titles=[style.name(_eigen_text(n, p)) for n, p in chosen],
                           vertical_spacing=0.12, horizontal_spacing=0.12)  # fmt: skip
-    layout = style.figure(title="The forms of curvature side by side", x="", y="", height=140 + 300 * ((len(chosen) + 1) // 2)).layout
-    drawn.update_layout(layout.to_plotly_json() | {"xaxis": {}, "yaxis": {}})
+    drawn.update_layout(style.layout(title="The forms of curvature side by side", height=140 + 300 * ((len(chosen) + 1) // 2)))
     for index, (_, plane) in enumerate(chosen):
         _contours(drawn, plane, row=index // 2 + 1, col=index % 2 + 1, legend=index == 0, bar=False)
     drawn.update_xaxes(gridcolor=style.GRID)

@@ -113,8 +113,7 @@ def spectrum(frame: Any, densities: pd.DataFrame | None = None) -> go.Figure:
     chosen = sorted({int(steps[0]), int(steps[len(steps) // 2]), int(steps[-1])})
     scale = style.Symlog(spectra[spectra["step"].isin(chosen)]["eigenvalue"].to_numpy())
     drawn = make_subplots(rows=len(chosen), cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=[f"step {s}" for s in chosen])
-    base = style.figure(title=title, x="", y="", height=140 + 130 * len(chosen))
-    drawn.update_layout(base.layout.to_plotly_json() | {"xaxis": {}, "yaxis": {}})
+    drawn.update_layout(style.layout(title=title, height=140 + 130 * len(chosen)))
     has_density = curves is not None and not curves.empty
     top = 1.0
     for row, step in enumerate(chosen, 1):

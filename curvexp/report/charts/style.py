@@ -15,6 +15,13 @@ MOST_NAMED = len(COLOURS) * len(DASHES)  # settings with a line of their own; mo
 MOST_POINTS = 200  # of a line; a longer one is thinned
 GREY = "#8A8A8A"
 GRID = "rgba(128,128,128,0.25)"
+AXIS: dict[str, Any] = {
+    "gridcolor": GRID,
+    "linecolor": GRID,
+    "zerolinecolor": "rgba(128,128,128,0.5)",
+    "automargin": True,
+    "exponentformat": "power",
+}
 LEGEND_BELOW = {"orientation": "h", "yanchor": "top", "y": -0.22, "xanchor": "left", "x": 0}
 
 
@@ -54,29 +61,25 @@ def rgba(colour: str, alpha: float) -> str:
 
 def figure(*, title: str, x: str, y: str, height: int = 420, notes: Sequence[str] = ()) -> go.Figure:
     """An empty figure that reads on light and on dark; notes stand under it in `layout.meta.notes`, for whoever shows it."""
-    drawn = go.Figure()
-    drawn.update_layout(
-        title={"text": title, "font": {"size": 16}, "x": 0, "xanchor": "left", "xref": "paper"},
-        height=height,
-        margin={"l": 70, "r": 16, "t": 48, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#777777"},
-        legend=LEGEND_BELOW,
-        colorway=list(COLOURS),
-        meta={"notes": list(notes)},
-        hoverlabel={"namelength": -1},
-    )
-    axis: dict[str, Any] = {
-        "gridcolor": GRID,
-        "linecolor": GRID,
-        "zerolinecolor": "rgba(128,128,128,0.5)",
-        "automargin": True,
-        "exponentformat": "power",
+    axes = {f"{name}axis": {**AXIS, "title": {"text": text}} for name, text in (("x", x), ("y", y))}
+    return go.Figure(layout={**layout(title=title, height=height), **axes, "meta": {"notes": list(notes)}})
+
+
+def layout(*, title: str, height: int) -> dict[str, Any]:
+    """What every figure's layout has, axes aside."""
+    return {
+        "template": go.layout.Template(),  # the default one has a white background, and 7 kB
+        "title": {"text": title, "font": {"size": 16}, "x": 0, "xanchor": "left", "xref": "paper"},
+        "height": height,
+        "margin": {"l": 70, "r": 16, "t": 48, "b": 56},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#777777"},
+        "legend": LEGEND_BELOW,
+        "colorway": list(COLOURS),
+        "meta": {"notes": []},
+        "hoverlabel": {"namelength": -1},
     }
-    drawn.update_xaxes(title=x, **axis)
-    drawn.update_yaxes(title=y, **axis)
-    return drawn
 
 
 def note(drawn: go.Figure, *texts: str) -> None:
