@@ -177,7 +177,9 @@ class _Way:
         try:
             if self.flat:
                 path = np.array(self.points, np.float64)
-                near = np.isfinite(path).all(axis=1) & (np.abs(path).max(axis=1) <= 10 * max(1.0, np.abs(path[0]).max()))
+                near = np.isfinite(path).all(axis=1) & (
+                    np.abs(path).max(axis=1) <= 10 * max(1.0, np.abs(path[0]).max())
+                )
                 steps = [step for step, chosen in zip(self.steps, near, strict=True) if chosen]
                 optimum = self.problem.known.optimum
                 planes = [landscape.parameter_plane(whole, self.params, path[near], steps, optimum)]
@@ -225,7 +227,7 @@ def report(folder: Path) -> None:
     from curvexp.report import summarize
 
     if folder.is_dir():
-        runs = summarize(folder, console.out())
+        runs = summarize(folder, console.out(), page=True)
         ReportAtEnd.failed = int((runs["status"] == "failed").sum())
 
 

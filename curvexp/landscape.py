@@ -23,28 +23,47 @@ POINTS = 41  # a side
 POINTS_NETWORK = 25
 
 
-def parameter_plane(whole: Objective, params: Any, path: np.ndarray, steps: Sequence[int], optimum: Any) -> dict[str, Any]:
+def parameter_plane(
+    whole: Objective, params: Any, path: np.ndarray, steps: Sequence[int], optimum: Any
+) -> dict[str, Any]:
     """The whole loss of a problem with two parameters, over what the run went through, and the Hessian's eigenvectors at its end.
 
     Args:
-        params: two numbers, where the run ended. path: (p, 2), finite, the parameters at `steps`. optimum: (2,) or None.
+        params: two numbers, for their structure. path: (p, 2), finite, the parameters at `steps`; the last is where the Hessian is taken.
+        optimum: (2,) or None.
+
+    The window is a square over the path, the optimum, and the critical point of the local quadratic model where that is near.
     """
     flat, unravel = ravel_pytree(params)
+    params = unravel(jnp.asarray(path[-1], flat.dtype))
+    values, vectors = np.linalg.eigh(np.asarray(hessian(whole, params).dense(), np.float64))
     points = path if optimum is None else np.vstack([path, np.reshape(optimum, (1, 2))])
+    size = max(float(np.abs(points).max()), 1e-3)
+    if np.abs(values).min() > 1e-4 * np.abs(values).max():
+        gradient = vectors.T @ np.asarray(ravel_pytree(jax.grad(whole)(params))[0], np.float64)
+        critical = path[-1] - vectors @ (gradient / values)
+        points = np.vstack([points, critical]) if np.abs(critical).max() <= 5 * size else points
     low, high = points.min(axis=0), points.max(axis=0)
-    margin = 0.35 * np.maximum(high - low, 0.25 * max(float((high - low).max()), 1e-3))
-    xs, ys = (np.linspace(low[i] - margin[i], high[i] + margin[i], POINTS) for i in range(2))
+    half = 0.65 * max(float((high - low).max()), 0.25 * size)
+    xs, ys = (np.linspace(middle - half, middle + half, POINTS) for middle in (low + high) / 2)
     axes = unravel(jnp.eye(2, dtype=flat.dtype)[0]), unravel(jnp.eye(2, dtype=flat.dtype)[1])
     zero = jax.tree.map(jnp.zeros_like, params)
-    values, vectors = np.linalg.eigh(np.asarray(hessian(whole, params).dense(), np.float64))
     grid = _grid(whole, zero, *axes, jnp.asarray(xs, flat.dtype), jnp.asarray(ys, flat.dtype))
     return {
-        **{"name": "parameters", "axes": ["first parameter", "second parameter"], "x": xs, "y": ys, "loss": np.asarray(grid)},
+        **{
+            "name": "parameters",
+            "axes": ["first parameter", "second parameter"],
+            "x": xs,
+            "y": ys,
+            "loss": np.asarray(grid),
+        },
         **{"path": path, "path_steps": list(steps), "eigenvalues": values, "eigenvectors": vectors},
     }
 
 
-def plane(whole: Objective, params: Any, u: Any, v: Any, *, reach: tuple[float, float], points: int = POINTS) -> tuple[Any, Any, Any]:
+def plane(
+    whole: Objective, params: Any, u: Any, v: Any, *, reach: tuple[float, float], points: int = POINTS
+) -> tuple[Any, Any, Any]:
     """x (points,), y (points,) and the loss (points, points), rows along y, over [−reach, reach] along u and v."""
     dtype = ravel_pytree(params)[0].dtype
     xs, ys = (np.linspace(-r, r, points) for r in reach)
@@ -64,11 +83,11 @@ def around(whole: Objective, params: Any, *, step: int, key: Any) -> list[dict[s
     reach = tuple(float(min(np.sqrt(2 * loss / max(abs(value), 1e-12)), size / 2)) for value in values)
     here = {"path": [[0.0, 0.0]], "path_steps": [step]}
     xs, ys, grid = plane(whole, params, *vectors, reach=(reach[0], reach[1]), points=POINTS_NETWORK)
-    texts = [f"along the eigenvector of λ = {value:.3g}" for value in values]
+    texts = [f"eigenvector of λ = {value:.3g}" for value in values]
     eigen = {"name": "eigenvectors", "axes": texts, "x": xs, "y": ys, "loss": grid, "eigenvalues": values, **here}
     u, v = (filter_normalized(params, jax.random.fold_in(key, i)) for i in (1, 2))
     xs, ys, grid = plane(whole, params, u, v, reach=(1.0, 1.0), points=POINTS_NETWORK)
-    texts = ["along a random direction (1: as long as the parameters)", "along another"]
+    texts = ["random direction", "another random direction"]
     return [eigen, {"name": "random", "axes": texts, "x": xs, "y": ys, "loss": grid, **here}]
 
 

@@ -13,7 +13,11 @@ from curvexp.report.frames import SETTING, short, varying
 from curvexp.report.tables import interval
 from curvexp.store import Runs
 
-MEASURES = {"lambda_max_start": "λmax at the start", "lambda_max": "λmax at the end", "steps_to_target": "steps to the target"}
+MEASURES = {
+    "lambda_max_start": "λmax at the start",
+    "lambda_max": "λmax at the end",
+    "steps_to_target": "steps to the target",
+}
 VERDICT = ("name", "statement", "prediction", "measured", "low", "high", "tolerance", "verdict")
 LARGEST_STUDY = 2**22
 
@@ -41,14 +45,28 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
                     if row and not (factor == "optim" and measure == "lambda_max_start"):
                         names = {"problem": problem, "factor": factor, "level": level, "baseline": levels[0]}
                         rows.append({**names, "measure": measure, **row})
-    columns = ["problem", "factor", "level", "baseline", "measure", "ratio", "low", "high", "pairs", "reached", "reached_baseline"]
+    columns = [
+        "problem",
+        "factor",
+        "level",
+        "baseline",
+        "measure",
+        "ratio",
+        "low",
+        "high",
+        "pairs",
+        "reached",
+        "reached_baseline",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
 def sentences(runs: pd.DataFrame) -> list[str]:
     """One sentence a comparison: `mlp: normalized has 14.2x lower λmax at the start than raw [13, 15.3] and ...`."""
     found = []
-    for (problem, _, level, baseline), rows in comparisons(runs).groupby(["problem", "factor", "level", "baseline"], sort=False):
+    for (problem, _, level, baseline), rows in comparisons(runs).groupby(
+        ["problem", "factor", "level", "baseline"], sort=False
+    ):
         parts = []
         for row in rows.to_dict("records"):
             if row["measure"] == "steps_to_target":
@@ -72,7 +90,11 @@ def compare(a: Runs, b: Runs, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """
     sides = [short(runs.runs[runs.runs["status"].isin(["completed", "diverged"])]) for runs in (a, b)]
     keys = list(dict.fromkeys([*by, "seed"]))
-    keys += [name for name in dict.fromkeys([*_differing(a.runs), *_differing(b.runs)]) if all(name in s for s in sides) and name not in keys]
+    keys += [
+        name
+        for name in dict.fromkeys([*_differing(a.runs), *_differing(b.runs)])
+        if all(name in s for s in sides) and name not in keys
+    ]
     sides = [side.astype({key: str for key in keys if not pd.api.types.is_numeric_dtype(side[key])}) for side in sides]
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("_0", "_1"))
     rows = []
@@ -82,10 +104,23 @@ def compare(a: Runs, b: Runs, by: Sequence[str] = SETTING) -> pd.DataFrame:
             if np.isnan(first).all() or np.isnan(second).all():
                 continue
             both = np.isfinite(first) & np.isfinite(second)
-            change = (second - first)[both]
+            change = second[both] - first[both]
             low, high = interval(change)
-            values = {"a": np.nanmedian(first), "b": np.nanmedian(second), "difference": np.median(change) if len(change) else np.nan}
-            rows.append({**dict(zip(by, setting, strict=True)), "measure": measure, "pairs": int(both.sum()), **values, "low": low, "high": high})
+            values = {
+                "a": np.nanmedian(first),
+                "b": np.nanmedian(second),
+                "difference": np.median(change) if len(change) else np.nan,
+            }
+            rows.append(
+                {
+                    **dict(zip(by, setting, strict=True)),
+                    "measure": measure,
+                    "pairs": int(both.sum()),
+                    **values,
+                    "low": low,
+                    "high": high,
+                }
+            )
     return pd.DataFrame(rows, columns=[*by, "measure", "pairs", "a", "b", "difference", "low", "high"])
 
 
@@ -102,7 +137,9 @@ def studies(folder: str | Path) -> tuple[list[dict[str, Any]], list[tuple[str, s
             if path.is_symlink() or path.stat().st_size > LARGEST_STUDY:
                 raise ValueError("a link, or too large")
             value = json.loads(path.read_bytes())
-            rows = pd.DataFrame([{key: row.get(key) for key in VERDICT} for row in value["rows"]], columns=list(VERDICT))
+            rows = pd.DataFrame(
+                [{key: row.get(key) for key in VERDICT} for row in value["rows"]], columns=list(VERDICT)
+            )
             found.append({"name": str(value["name"]), "statement": str(value.get("statement") or ""), "rows": rows})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             refused.append((name, f"not a study: {type(error).__name__}: {error}"))
@@ -117,7 +154,9 @@ def _differing(runs: pd.DataFrame) -> list[str]:
 def _pair(pairs: pd.DataFrame, measure: str) -> tuple[np.ndarray, np.ndarray]:
     sides = []
     for side in ("_0", "_1"):
-        values = pd.to_numeric(pairs.get(f"{measure}{side}"), errors="coerce") if f"{measure}{side}" in pairs else np.nan
+        values = (
+            pd.to_numeric(pairs.get(f"{measure}{side}"), errors="coerce") if f"{measure}{side}" in pairs else np.nan
+        )
         array = np.broadcast_to(np.asarray(values, np.float64), len(pairs)).copy()
         if measure == "steps_to_target" and f"target_loss{side}" in pairs:
             target = pd.to_numeric(pairs[f"target_loss{side}"], errors="coerce").notna().to_numpy()
@@ -136,12 +175,22 @@ def _ratio(pairs: pd.DataFrame, measure: str) -> dict[str, float] | None:
         known &= (base > 0) & (level > 0)
     base, level = base[known], level[known]
     if not len(base):
-        return {"ratio": np.nan, "low": np.nan, "high": np.nan, "pairs": len(pairs), **row} if measure == "steps_to_target" else None
+        return (
+            {"ratio": np.nan, "low": np.nan, "high": np.nan, "pairs": len(pairs), **row}
+            if measure == "steps_to_target"
+            else None
+        )
     with np.errstate(divide="ignore"):
         ratios = level / np.where(base == 0, np.nan, base)
     ratios = ratios[~np.isnan(ratios)]
     low, high = interval(ratios)
-    return {"ratio": float(np.median(ratios)) if len(ratios) else np.nan, "low": low, "high": high, "pairs": len(ratios), **row}
+    return {
+        "ratio": float(np.median(ratios)) if len(ratios) else np.nan,
+        "low": low,
+        "high": high,
+        "pairs": len(ratios),
+        **row,
+    }
 
 
 def _curvature(row: dict[str, Any], baseline: str) -> str:
@@ -178,4 +227,4 @@ def _number(value: float) -> str:
     if value >= 1e5:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"

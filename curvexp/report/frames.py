@@ -12,7 +12,8 @@ ABOUT = [*SETTING, "seed", "status", "rate_theory"]  # what `joined` puts beside
 
 
 def short(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with each leaf of the config under its last name too, `lr` for `config.optim.lr`, where that name is free and the only one."""
+    """The runs with each leaf of the config under shorter names too: `optim.lr` for `config.optim.lr`, and `lr` where that name is free and
+    the only one."""
     names = [str(name) for name in runs.columns if str(name).startswith("config.")]
     leaves = [name.rsplit(".", 1)[-1] for name in names]
     free = {
@@ -20,6 +21,8 @@ def short(runs: pd.DataFrame) -> pd.DataFrame:
         for name, leaf in zip(names, leaves, strict=True)
         if leaf not in runs.columns and leaves.count(leaf) == 1 and not leaf.startswith("_")
     }
+    free |= {name.removeprefix("config."): runs[name] for name in names if name.count(".") > 1}
+    free = {name: values for name, values in free.items() if name not in runs.columns}
     return pd.concat([runs, pd.DataFrame(free, index=runs.index)], axis=1) if free else runs
 
 
@@ -46,9 +49,7 @@ def where(found: Runs, condition: str) -> Runs:
         ) from error
     kept = found.runs[chosen | (found.runs["status"] == "unreadable")]
     names = set(kept["run"])
-    return Runs(
-        kept, found.metrics[found.metrics["run"].isin(names)], found.spectra[found.spectra["run"].isin(names)]
-    )
+    return Runs(kept, found.metrics[found.metrics["run"].isin(names)], found.spectra[found.spectra["run"].isin(names)])
 
 
 def grouping(runs: pd.DataFrame, by: str | None) -> list[str]:
@@ -112,7 +113,10 @@ def varying(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> list[str]:
     groups = readable.groupby(list(by), dropna=False, sort=False)
     found = []
     for column in inside:
-        if readable[column].astype(str).nunique() > 1 and (groups[column].agg(lambda v: v.astype(str).nunique()) > 1).any():
+        if (
+            readable[column].astype(str).nunique() > 1
+            and (groups[column].agg(lambda v: v.astype(str).nunique()) > 1).any()
+        ):
             found.append(str(column).removeprefix("config."))
     return found
 

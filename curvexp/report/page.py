@@ -18,7 +18,6 @@ import plotly.graph_objects as go
 
 from curvexp import __version__
 from curvexp.report import charts, findings, frames
-from curvexp.report.charts import style
 from curvexp.report.frames import SETTING
 from curvexp.report.tables import COUNTS, aggregate
 from curvexp.report.terminal import KINDS, number, rate
@@ -36,7 +35,7 @@ GLOSSARY = {
     "sharpness, threshold": "the curvature that decides over stability, and the largest one at which the optimizer's step is stable (2/α for gradient descent with step size α). "
     "A ratio above 1 is unstable on a quadratic.",
     "steps to target": "first step at which the loss reached its target (1e-3 of the initial distance from the minimum where that is known, else a loss of 0.1): median over the runs, and "
-    "its 95 % bootstrap interval.",
+    "its 95 % bootstrap interval; (n/m): n of m runs reached it.",
     "rate / theory": "factor a step by which √(loss − minimum) shrinks, measured, and what theory gives for this spectrum, step size and momentum. Below 1 it converges; the smaller, the faster.",
     "setting": "problem, preprocessing of the inputs, and optimizer. Runs of one setting differ in the random seed (and in what is said to differ).",
 }
@@ -86,7 +85,9 @@ class _Page:
         densities = load_densities(folder)
         self.densities = densities[densities["run"].isin(names)]
         problems = self.runs.drop_duplicates("run").set_index("run")["problem"]
-        self.planes = [{**plane, "problem": str(problems[plane["run"]])} for plane in load_planes(folder) if plane["run"] in names]
+        self.planes = [
+            {**plane, "problem": str(problems[plane["run"]])} for plane in load_planes(folder) if plane["run"] in names
+        ]
 
     def html(self) -> str:
         title = f"curvexp: {os.path.basename(os.path.abspath(self.folder))}"
@@ -103,7 +104,8 @@ class _Page:
         sections = [(key, heading, body) for key, heading, body in sections if body]
         links = "".join(f'<a href="#{key}">{_e(heading)}</a>' for key, heading, _ in sections)
         bodies = "".join(
-            f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{_e(heading)}</h2>{body}</section>' for key, heading, body in sections
+            f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{_e(heading)}</h2>{body}</section>'
+            for key, heading, body in sections
         )
         return "".join(
             (
@@ -129,7 +131,12 @@ class _Page:
         texts = {"completed": "completed", **KINDS}
         ended = ", ".join(f"{counts[status]} {text}" for status, text in texts.items() if status in counts)
         parts = [f"<p><strong>{len(self.runs)} runs</strong>: {_e(ended)}.</p>"]
-        for name, text in (("problem", "problems"), ("preprocess", "preprocessings"), ("optim", "optimizers"), ("seed", "seeds")):
+        for name, text in (
+            ("problem", "problems"),
+            ("preprocess", "preprocessings"),
+            ("optim", "optimizers"),
+            ("seed", "seeds"),
+        ):
             values = [_short(value) for value in dict.fromkeys(rows[name].dropna())]
             shown = ", ".join(values[:12]) + (f" and {len(values) - 12} more" if len(values) > 12 else "")
             parts.append(f"<dt>{text}</dt><dd>{_e(shown) or '–'}</dd>")
@@ -145,13 +152,23 @@ class _Page:
             return "<p>One setting a problem: there is nothing to compare.</p>"
         shown = "".join(f"<li>{_e(_cut(text))}</li>" for text in found[:30])
         more = f"<p>{len(found) - 30} further comparisons are left out.</p>" if len(found) > 30 else ""
-        return (
-            f'<ul class="findings">{shown}</ul>{more}<p class="note">Medians over pairs of runs that agree in all else, with 95 % bootstrap intervals over the pairs.</p>'
-        )
+        return f'<ul class="findings">{shown}</ul>{more}<p class="note">Medians over pairs of runs that agree in all else, with 95 % bootstrap intervals over the pairs.</p>'
 
     def _aggregate(self) -> str:
         table = aggregate(self.found.runs, self.by)
-        head = [*self.by, "runs", "κ start", "κ end", "λmax start", "λmax end", "sharpness / threshold", "steps to target", "loss", "rate", "theory"]
+        head = [
+            *self.by,
+            "runs",
+            "κ start",
+            "κ end",
+            "λmax start",
+            "λmax end",
+            "sharpness / threshold",
+            "steps to target",
+            "loss",
+            "rate",
+            "theory",
+        ]
         body = []
         for row in table.to_dict("records"):
             cells: list[tuple[str, Any]] = [(_short(row[name]), None) for name in self.by]
@@ -170,8 +187,13 @@ class _Page:
             steps, low, high = (row[f"steps_to_target{suffix}"] for suffix in ("", "_low", "_high"))
             text = "–" if np.isnan(steps) else f"{steps:.0f}" if np.isfinite(steps) else "not reached"
             text += f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) and np.isfinite(high) and low < high else ""
-            text += f", {row['reached']} of {ended} reached it" if row["reached"] < ended and not np.isnan(steps) else ""
-            cells += [(text, steps), (number(row["loss"]), row["loss"]), (rate(row["rate"]), row["rate"]), (rate(row["rate_theory"]), row["rate_theory"])]
+            text += f" ({row['reached']}/{ended})" if row["reached"] < ended and not np.isnan(steps) else ""
+            cells += [
+                (text, steps),
+                (number(row["loss"]), row["loss"]),
+                (rate(row["rate"]), row["rate"]),
+                (rate(row["rate_theory"]), row["rate_theory"]),
+            ]
             body.append(cells)
         caption = "One row a setting; medians over its runs. The words are explained above."
         return _table("aggregate", caption, head, body, texts=len(self.by))
@@ -179,13 +201,21 @@ class _Page:
     def _problems(self) -> list[tuple[str, str, str]]:
         found = []
         close = self._close()
-        problems = list(dict.fromkeys(self.readable["problem"].fillna("?"))) if "problem" in self.by else ["all problems"]
+        problems = (
+            list(dict.fromkeys(self.readable["problem"].fillna("?"))) if "problem" in self.by else ["all problems"]
+        )
         for index, problem in enumerate(problems):
-            chosen = self.readable[self.readable["problem"].fillna("?") == problem] if "problem" in self.by else self.readable
+            chosen = (
+                self.readable[self.readable["problem"].fillna("?") == problem]
+                if "problem" in self.by
+                else self.readable
+            )
             metrics = self.metrics[self.metrics["run"].isin(set(chosen["run"]))]
             self.missing = {}
             body = self._figure(charts.loss(metrics, looks=self.looks), "Loss against step", "one line a setting")
-            body += self._figure(charts.sharpness(metrics, looks=self.looks), "Sharpness against its threshold", "one line a setting")
+            body += self._figure(
+                charts.sharpness(metrics, looks=self.looks), "Sharpness against its threshold", "one line a setting"
+            )
             body += self._runs_closely(index, chosen, close)
             found.append((f"problem-{index}", str(_cut(problem, 60)), body + self._gone()))
         return found
@@ -194,7 +224,12 @@ class _Page:
         """The runs that are shown closely: the first of each setting that completed, or diverged, or has records; spread over the problems."""
         rows = self.readable[self.readable["records"] > 0]
         order = rows["status"].map({"completed": 0, "diverged": 1}).fillna(2)
-        first = rows.assign(_order=order).sort_values("_order", kind="stable").drop_duplicates(["problem", "setting"]).sort_index()
+        first = (
+            rows.assign(_order=order)
+            .sort_values("_order", kind="stable")
+            .drop_duplicates(["problem", "setting"])
+            .sort_index()
+        )
         turn = first.groupby("problem", dropna=False).cumcount()
         return first.assign(_turn=turn).sort_values("_turn", kind="stable").head(MOST_CLOSE)["run"].tolist()
 
@@ -207,12 +242,18 @@ class _Page:
         before = self.missing
         for position, row in enumerate(rows.to_dict("records")):
             self.missing = {}
-            shown = f"{_short(row['setting'])}, run {_short(row['run'])}" + ("" if row["status"] == "completed" else f" ({row['status']})")
+            shown = f"{_short(row['setting'])}, run {_short(row['run'])}" + (
+                "" if row["status"] == "completed" else f" ({row['status']})"
+            )
             options.append(f'<option value="panel-{index}-{position}">{_e(shown)}</option>')
             hidden = " hidden" if position else ""
-            panels.append(f'<div class="panel" id="panel-{index}-{position}"{hidden}>{self._one_run(row)}{self._gone()}</div>')
+            panels.append(
+                f'<div class="panel" id="panel-{index}-{position}"{hidden}>{self._one_run(row)}{self._gone()}</div>'
+            )
         self.missing = before
-        said = f"One run a setting, {len(rows)} of {settings} settings." if len(rows) < settings else "One run a setting."
+        said = (
+            f"One run a setting, {len(rows)} of {settings} settings." if len(rows) < settings else "One run a setting."
+        )
         return (
             f'<h3 id="close-{index}">One run closely</h3><p><label for="choose-{index}">Setting and run: </label>'
             f'<select id="choose-{index}" data-panels="{index}">{"".join(options)}</select> <span class="note">{said}</span></p>{"".join(panels)}'
@@ -223,32 +264,61 @@ class _Page:
         spectra = self.spectra[self.spectra["run"] == run]
         metrics = self.metrics[self.metrics["run"] == run]
         densities = self.densities[self.densities["run"] == run]
-        only = Runs(self.found.runs[self.found.runs["run"] == run], self.found.metrics[self.found.metrics["run"] == run], self.found.spectra[self.found.spectra["run"] == run])
+        only = Runs(
+            self.found.runs[self.found.runs["run"] == run],
+            self.found.metrics[self.found.metrics["run"] == run],
+            self.found.spectra[self.found.spectra["run"] == run],
+        )
         body = ""
         for plane in (plane for plane in self.planes if plane["run"] == run):
             if plane["name"] == "parameters":
-                body += self._figure(charts.contour(plane), "Way of the run over the loss", "contours, and the Hessian's eigenvectors at the end", level=4)
+                body += self._figure(
+                    charts.contour(plane),
+                    "Way of the run over the loss",
+                    "contours, and the Hessian's eigenvectors at the end",
+                    level=4,
+                )
                 body += self._figure(charts.surface(plane), "The surface itself", "drag to turn it", level=4)
             else:
                 which = "the two leading eigenvectors" if plane["name"] == "eigenvectors" else "two random directions"
-                body += self._figure(charts.landscape(plane), f"Loss around the final point along {which}", "contours", level=4)
+                body += self._figure(
+                    charts.landscape(plane), f"Loss around the final point along {which}", "contours", level=4
+                )
         figures = (
             (charts.eigenvalues(spectra), "All tracked eigenvalues", "against step"),
-            (charts.spectrum(spectra, densities), "Spectrum at the start, middle and end", "a rug of eigenvalues, and the density where it was measured"),
+            (
+                charts.spectrum(spectra, densities),
+                "Spectrum at the start, middle and end",
+                "a rug of eigenvalues, and the density where it was measured",
+            ),
             (charts.density(densities), "Spectral density against step", "a heatmap"),
             (charts.gradient_overlap(spectra), "Gradient along the leading eigenvectors", "share of its energy"),
-            (charts.eigencomponents(charts.components(only)), "Decay of the components along the eigenvectors", "measured, and theory dashed"),
+            (
+                charts.eigencomponents(charts.components(only)),
+                "Decay of the components along the eigenvectors",
+                "measured, and theory dashed",
+            ),
             (charts.taylor(metrics), "Predicted against actual change of the loss", "one point a reading"),
         )
         return body + "".join(self._figure(figure, heading, about, level=4) for figure, heading, about in figures)
 
     def _across(self) -> str:
         self.missing = {}
-        body = self._figure(charts.condition_steps(self.readable, looks=self.looks), "Condition number against steps to the target", "one point a run, both axes logarithmic")
-        body += self._figure(charts.rate(self.readable, looks=self.looks), "Convergence rate, measured against theory", "one point a run")
+        body = self._figure(
+            charts.condition_steps(self.readable, looks=self.looks),
+            "Condition number against steps to the target",
+            "one point a run, both axes logarithmic",
+        )
+        body += self._figure(
+            charts.rate(self.readable, looks=self.looks), "Convergence rate, measured against theory", "one point a run"
+        )
         planes = [plane for plane in self.planes if plane["name"] == "parameters"]
         if len({plane["problem"] for plane in planes}) > 1:
-            body += self._figure(charts.forms(planes), "The forms of curvature side by side", "contours of the loss with the way of a run")
+            body += self._figure(
+                charts.forms(planes),
+                "The forms of curvature side by side",
+                "contours of the loss with the way of a run",
+            )
         return body + self._gone()
 
     def _studies(self) -> list[tuple[str, str, str]]:
@@ -259,19 +329,51 @@ class _Page:
             rows = study["rows"]
             head = [key for key in findings.VERDICT if not rows[key].isna().all()]
             body = [[_cell(row[key]) for key in head] for row in rows.to_dict("records")]
-            figure = self._figure(charts.verdicts(rows), "Theory and measurement in one picture", "measured over predicted")
-            table = _table(f"study-{index}", "One row a finding.", head, body, texts=sum(key in ("name", "statement") for key in head))
-            sections.append((f"study-{index}", _cut(f"Study: {study['name']}", 80), f"<p>{_e(_cut(study['statement'], 2000))}</p>{table}{figure}{self._gone()}"))
+            figure = self._figure(
+                charts.verdicts(rows), "Theory and measurement in one picture", "measured over predicted"
+            )
+            table = _table(
+                f"study-{index}",
+                "One row a finding.",
+                head,
+                body,
+                texts=sum(key in ("name", "statement") for key in head),
+            )
+            sections.append(
+                (
+                    f"study-{index}",
+                    _cut(f"Study: {study['name']}", 80),
+                    f"<p>{_e(_cut(study['statement'], 2000))}</p>{table}{figure}{self._gone()}",
+                )
+            )
         if refused:
             listed = "".join(f"<li>{_e(name)}: {_e(_cut(reason))}</li>" for name, reason in refused)
             sections.append(("studies-refused", "Studies that cannot be read", f"<ul>{listed}</ul>"))
         return sections
 
     def _runs(self) -> str:
-        columns = [c for c in ("run", *SETTING, "seed", "status", "steps", "loss", "lambda_max", "sharpness", "threshold", "steps_to_target", "seconds") if c in self.runs]
+        columns = [
+            c
+            for c in (
+                "run",
+                *SETTING,
+                "seed",
+                "status",
+                "steps",
+                "loss",
+                "lambda_max",
+                "sharpness",
+                "threshold",
+                "steps_to_target",
+                "seconds",
+            )
+            if c in self.runs
+        ]
         rows = self.runs.head(MOST_ROWS)
         body = [[_cell(value) for value in row] for row in rows[columns].itertuples(index=False, name=None)]
-        caption = "One row a run." + (f" The first {MOST_ROWS} of {len(self.runs)}." if len(self.runs) > MOST_ROWS else "")
+        caption = "One row a run." + (
+            f" The first {MOST_ROWS} of {len(self.runs)}." if len(self.runs) > MOST_ROWS else ""
+        )
         return _table("all-runs", caption, columns, body, texts=4)
 
     def _exceptions(self) -> str:
@@ -285,7 +387,9 @@ class _Page:
                 about = " ".join(_short(row[name]) for name in SETTING if isinstance(row[name], str))
                 seed = f" seed {row['seed']:.0f}" if pd.notna(row["seed"]) else ""
                 reason = row["reason"] if isinstance(row["reason"], str) else "no reason was recorded"
-                items.append(f"<li><strong>{_e(_short(row['run']))}</strong> {_e(about + seed)}: {_e(_cut(' '.join(reason.split())))}</li>")
+                items.append(
+                    f"<li><strong>{_e(_short(row['run']))}</strong> {_e(about + seed)}: {_e(_cut(' '.join(reason.split())))}</li>"
+                )
             more = f"<p>and {len(rows) - MOST_LISTED} more</p>" if len(rows) > MOST_LISTED else ""
             parts.append(f"<h3>{_e(text)} ({len(rows)})</h3><ul>{''.join(items)}</ul>{more}")
         return "".join(parts) or "<p>Every run completed, and every folder could be read.</p>"
@@ -305,7 +409,9 @@ class _Page:
         self.figures.append(_packed(drawn))
         height = drawn.layout.height or 420
         traces = [trace.name for trace in drawn.data if trace.showlegend is not False and trace.name]
-        alt = f"{heading}: {about}." + (f" Shows {', '.join(dict.fromkeys(html.unescape(str(t)) for t in traces[:8]))}." if traces else "")
+        alt = f"{heading}: {about}." + (
+            f" Shows {', '.join(dict.fromkeys(html.unescape(str(t)) for t in traces[:8]))}." if traces else ""
+        )
         notes = " ".join(html.escape(html.unescape(text), quote=True) for text in meta.get("notes", []) if text)
         return (
             f'<figure><h{level}>{_e(heading)}</h{level}><div class="chart" data-figure="{number_}" role="img" aria-label="{_e(alt)}" style="min-height:{height}px"></div>'
@@ -323,7 +429,9 @@ class _Page:
 # ---- pieces ---------------------------------------------------------------------------------------------------------------------
 
 
-def _table(key: str, caption: str, head: Iterable[str], body: Iterable[Sequence[tuple[str, Any]]], *, texts: int) -> str:
+def _table(
+    key: str, caption: str, head: Iterable[str], body: Iterable[Sequence[tuple[str, Any]]], *, texts: int
+) -> str:
     """A table with a row header; a number carries what it sorts by."""
     columns = "".join(f'<th scope="col">{_e(str(name))}</th>' for name in head)
     rows = []
@@ -355,7 +463,13 @@ def _cell(value: Any) -> tuple[str, Any]:
 
 def _packed(drawn: go.Figure) -> str:
     """A figure as JSON that cannot end a script element."""
-    return str(drawn.to_json()).replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return (
+        str(drawn.to_json())
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
 
 
 def _e(text: object) -> str:
@@ -395,5 +509,3 @@ def _datatables(kind: str) -> str:
         raise RuntimeError("itables: dt_bundle.js has no default export; expected one, as in itables 2.9")
     text = text[: exported.start()] + f"window.DataTable={exported.group(1)};" + text[exported.end() :]
     return text.replace("</script", "<\\/script")
-
-

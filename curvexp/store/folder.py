@@ -129,7 +129,9 @@ def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
     """Writes JSON beside the file and puts it in its place, so that a reader sees the old one or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes((json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+        beside.write_bytes(
+            (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        )
         os.replace(beside, path)
     except OSError:
         beside.unlink(missing_ok=True)

@@ -5,7 +5,15 @@
 """
 
 from curvexp.report.charts.plane import contour, forms, landscape, surface
-from curvexp.report.charts.run import components, density, eigencomponents, eigenvalues, gradient_overlap, spectrum, taylor
+from curvexp.report.charts.run import (
+    components,
+    density,
+    eigencomponents,
+    eigenvalues,
+    gradient_overlap,
+    spectrum,
+    taylor,
+)
 from curvexp.report.charts.style import looks
 from curvexp.report.charts.sweep import condition_steps, loss, rate, sharpness, verdicts
 

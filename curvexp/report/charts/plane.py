@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from curvexp.report.charts import style
 
 Plane = dict[str, Any]
+FLAT = 1e-6  # of the largest |λ|: an eigenvalue under it is shown as zero
 
 
 def contour(frame: Plane) -> go.Figure:
@@ -20,7 +21,12 @@ def contour(frame: Plane) -> go.Figure:
     Args:
         frame: a plane of `load_planes`.
     """
-    drawn = style.figure(title=_title(frame, "Contours of the loss"), x=style.name(frame["axes"][0]), y=style.name(frame["axes"][1]), height=520)
+    drawn = style.figure(
+        title=_title(frame, "Contours of the loss"),
+        x=style.name(frame["axes"][0]),
+        y=style.name(frame["axes"][1]),
+        height=520,
+    )
     _contours(drawn, frame)
     if frame["name"] == "parameters":
         drawn.update_yaxes(scaleanchor="x", scaleratio=1)
@@ -36,7 +42,9 @@ def surface(frame: Plane) -> go.Figure:
     heights, text = _heights(frame["loss"])
     drawn = style.figure(title=_title(frame, "Surface of the loss"), x="", y="", height=520)
     drawn.add_trace(
-        go.Surface(x=frame["x"], y=frame["y"], z=heights, colorscale="Cividis", showscale=False, opacity=0.95, name="loss")
+        go.Surface(
+            x=frame["x"], y=frame["y"], z=heights, colorscale="Cividis", showscale=False, opacity=0.95, name="loss"
+        )
     )
     path = _inside(frame)
     if len(path) > 1:
@@ -47,7 +55,11 @@ def surface(frame: Plane) -> go.Figure:
         )  # fmt: skip
     axis = {"backgroundcolor": "rgba(0,0,0,0)", "gridcolor": style.GRID}
     drawn.update_layout(
-        scene={"xaxis": {**axis, "title": {"text": "x"}}, "yaxis": {**axis, "title": {"text": "y"}}, "zaxis": {**axis, "title": {"text": text}}},
+        scene={
+            "xaxis": {**axis, "title": {"text": "x"}},
+            "yaxis": {**axis, "title": {"text": "y"}},
+            "zaxis": {**axis, "title": {"text": text}},
+        },
         margin={"l": 0, "r": 0, "t": 48, "b": 0},
     )
     style.note(drawn, f"x: {style.name(frame['axes'][0])}; y: {style.name(frame['axes'][1])}. Drag to turn it.")
@@ -64,7 +76,7 @@ def landscape(frame: Plane) -> go.Figure:
     drawn = contour(frame)
     drawn.layout.title.text = f"Loss around the final point, {which.get(frame['name'], '')}"
     if frame["name"] == "random":
-        style.note(drawn, "Each filter of a direction has the norm of the network's own filter (Li et al. 2018).")
+        style.note(drawn, "At 1 each filter has moved by as much as it is long (filter-normalized, Li et al. 2018).")
     return drawn
 
 
@@ -82,16 +94,29 @@ def forms(frame: Sequence[Plane]) -> go.Figure:
         return style.empty("Forms side by side", "No run has the loss on a plane.")
     drawn = make_subplots(rows=(len(chosen) + 1) // 2, cols=min(len(chosen), 2), subplot_titles=[style.name(_eigen_text(n, p)) for n, p in chosen],
                           vertical_spacing=0.12, horizontal_spacing=0.12)  # fmt: skip
-    drawn.update_layout(style.layout(title="The forms of curvature side by side", height=140 + 300 * ((len(chosen) + 1) // 2)))
+    drawn.update_layout(
+        style.layout(title="The forms of curvature side by side", height=140 + 300 * ((len(chosen) + 1) // 2))
+    )
     for index, (_, plane) in enumerate(chosen):
         _contours(drawn, plane, row=index // 2 + 1, col=index % 2 + 1, legend=index == 0, bar=False)
     drawn.update_xaxes(gridcolor=style.GRID)
     drawn.update_yaxes(gridcolor=style.GRID)
-    style.note(drawn, "Orange: the way of a run from its start (hollow) to its end (filled). Black and white bars: eigenvectors, 1/√|λ| long.")
+    style.note(
+        drawn,
+        "Orange: the way of a run from its start (hollow) to its end (filled). Black and white bars: eigenvectors, 1/√|λ| long.",
+    )
     return drawn
 
 
-def _contours(drawn: go.Figure, frame: Plane, *, row: int | None = None, col: int | None = None, legend: bool = True, bar: bool = True) -> None:
+def _contours(
+    drawn: go.Figure,
+    frame: Plane,
+    *,
+    row: int | None = None,
+    col: int | None = None,
+    legend: bool = True,
+    bar: bool = True,
+) -> None:
     heights, text = _heights(frame["loss"])
     place = {"row": row, "col": col} if row else {}
     drawn.add_trace(
@@ -109,15 +134,15 @@ def _contours(drawn: go.Figure, frame: Plane, *, row: int | None = None, col: in
         lengths = 0.4 * window * lengths / lengths.max()
         for value, length, vector in zip(values, np.maximum(lengths, 0.05 * window), vectors.T, strict=True):
             ends = np.array([end - length * vector, end + length * vector])
-            shown = f"eigenvector of λ = {style.number(value)}"
+            shown = f"eigenvector of λ = {_eigenvalue(value, sizes.max())}"
             for colour, width in (("#000000", 4), ("#FFFFFF", 2)):
                 drawn.add_trace(
                     go.Scatter(x=ends[:, 0], y=ends[:, 1], mode="lines", name=shown, showlegend=False, hovertemplate=shown,
-                               line={"color": colour, "width": width, "dash": "dash" if value < 0 else "solid"}), **place,
+                               line={"color": colour, "width": width, "dash": "dash" if value < -FLAT * sizes.max() else "solid"}), **place,
                 )  # fmt: skip
         if not row:
             style.note(drawn, "Bars: the Hessian's eigenvectors at the end, 1/√|λ| long as an ellipse's axes; dashed where λ < 0: "
-                       + ", ".join(f"λ = {style.number(value)}" for value in values) + ".")  # fmt: skip
+                       + ", ".join(f"λ = {_eigenvalue(value, sizes.max())}" for value in values) + ".")  # fmt: skip
     if len(path):
         symbols = ["circle-open"] + ["circle"] * (len(path) - 1)
         sizes = [10] + [4] * (len(path) - 2) + [10] * (len(path) > 1)
@@ -157,7 +182,13 @@ def _at(frame: Plane, heights: np.ndarray, path: np.ndarray) -> np.ndarray:
     fy = np.clip((path[:, 1] - y[0]) / (y[1] - y[0]), 0, len(y) - 1.001)
     i, j = fx.astype(int), fy.astype(int)
     a, b = fx - i, fy - j
-    return (1 - b) * ((1 - a) * heights[j, i] + a * heights[j, i + 1]) + b * ((1 - a) * heights[j + 1, i] + a * heights[j + 1, i + 1])
+    return (1 - b) * ((1 - a) * heights[j, i] + a * heights[j, i + 1]) + b * (
+        (1 - a) * heights[j + 1, i] + a * heights[j + 1, i + 1]
+    )
+
+
+def _eigenvalue(value: float, largest: float) -> str:
+    return "0" if abs(value) <= FLAT * largest else style.number(value)
 
 
 def _title(frame: Plane, text: str) -> str:
@@ -166,4 +197,8 @@ def _title(frame: Plane, text: str) -> str:
 
 def _eigen_text(problem: str, frame: Plane) -> str:
     values = frame.get("eigenvalues")
-    return problem if values is None else f"{problem}: λ = " + ", ".join(style.number(v) for v in values)
+    return (
+        problem
+        if values is None
+        else f"{problem}: λ = " + ", ".join(_eigenvalue(v, np.abs(values).max()) for v in values)
+    )

@@ -43,7 +43,11 @@ def eigenvalues(frame: Any) -> go.Figure:
                 mode="lines+markers" if len(keep) < 40 else "lines",
                 marker={"size": 4},
                 line={"color": _between(position, len(chosen)), "width": 1.5},
-                name="largest" if rank == ranks[-1] else "smallest" if rank == ranks[0] else f"λ number {rank + 1} from below",
+                name="largest"
+                if rank == ranks[-1]
+                else "smallest"
+                if rank == ranks[0]
+                else f"λ number {rank + 1} from below",
                 showlegend=bool(rank in (ranks[0], ranks[-1])),
                 hovertemplate="λ = %{customdata[0]:.4g} ± %{customdata[1]:.1g} at step %{x}",
             )
@@ -112,7 +116,9 @@ def spectrum(frame: Any, densities: pd.DataFrame | None = None) -> go.Figure:
     steps = np.sort(spectra["step"].unique())
     chosen = sorted({int(steps[0]), int(steps[len(steps) // 2]), int(steps[-1])})
     scale = style.Symlog(spectra[spectra["step"].isin(chosen)]["eigenvalue"].to_numpy())
-    drawn = make_subplots(rows=len(chosen), cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=[f"step {s}" for s in chosen])
+    drawn = make_subplots(
+        rows=len(chosen), cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=[f"step {s}" for s in chosen]
+    )
     drawn.update_layout(style.layout(title=title, height=140 + 130 * len(chosen)))
     has_density = curves is not None and not curves.empty
     top = 1.0
@@ -161,13 +167,22 @@ def spectrum(frame: Any, densities: pd.DataFrame | None = None) -> go.Figure:
                 )  # fmt: skip
     drawn.update_xaxes(gridcolor=style.GRID, zerolinecolor="rgba(128,128,128,0.5)", **scale.ticks())
     drawn.update_xaxes(title="eigenvalue λ", row=len(chosen), col=1)
-    drawn.update_yaxes(gridcolor=style.GRID, showticklabels=False, range=[-0.18, top * 1.25] if has_density else [-1, 1], fixedrange=True)
+    drawn.update_yaxes(
+        gridcolor=style.GRID,
+        showticklabels=False,
+        range=[-0.18, top * 1.25] if has_density else [-1, 1],
+        fixedrange=True,
+    )
     complete = bool(spectra.get("complete", pd.Series([False])).all())
     style.note(
         drawn,
         "All eigenvalues are shown." if complete else "Only the eigenvalues at the two ends were measured.",
         f"The axis is linear within ±{style.number(scale.small)} and logarithmic beyond"
-        + ("; the density is per unit of this axis, its peak set to 1." if has_density else ". No density was measured (probe=density)."),
+        + (
+            "; the density is per unit of this axis, its peak set to 1."
+            if has_density
+            else ". No density was measured (probe=density)."
+        ),
     )
     return drawn
 
@@ -210,7 +225,9 @@ def components(found: Runs) -> pd.DataFrame:
     """Spectra with what `eigencomponents` needs: gradient_component |⟨g,v⟩| = ‖g‖√overlap, and lr, momentum, optim at that step."""
     about = found.runs.drop_duplicates("run").set_index("run")["optim"]
     names = [name for name in ("grad_norm", "lr", "momentum") if name in found.metrics]
-    frame = found.spectra.merge(found.metrics[["run", "step", *names]].drop_duplicates(["run", "step"]), on=["run", "step"], how="left")
+    frame = found.spectra.merge(
+        found.metrics[["run", "step", *names]].drop_duplicates(["run", "step"]), on=["run", "step"], how="left"
+    )
     norm = frame["grad_norm"] if "grad_norm" in frame else np.nan
     return frame.assign(gradient_component=np.sqrt(frame["gradient_overlap"]) * norm, optim=frame["run"].map(about))
 
@@ -231,7 +248,10 @@ def eigencomponents(frame: Any) -> go.Figure:
     if rows.empty or not np.isfinite(rows["gradient_component"]).any():
         return style.empty(title, "No gradient overlap was recorded: the probe was off, or it has no eigenvectors.")
     if not rows["complete"].all():
-        return style.empty(title, "Only a part of the spectrum was measured: a component has no name from step to step. probe=exact measures all.")
+        return style.empty(
+            title,
+            "Only a part of the spectrum was measured: a component has no name from step to step. probe=exact measures all.",
+        )
     drawn = style.figure(title=title, x="step", y="|⟨g, v⟩| relative to the start")
     ranks = np.sort(rows["index"].unique())
     chosen = ranks[style.thin(len(ranks), 6)]
@@ -249,8 +269,8 @@ def eigencomponents(frame: Any) -> go.Figure:
         text = f"λ = {style.number(value)}"
         drawn.add_trace(
             go.Scatter(
-                x=steps[keep], y=measured[keep], mode="lines+markers", marker={"size": 5}, name=text, legendgroup=text,
-                line={"color": colour, "width": 2}, hovertemplate="%{y:.3g} at step %{x}",
+                x=steps[keep], y=measured[keep], mode="markers", name=text, legendgroup=text,
+                marker={"size": 6, "color": colour}, hovertemplate="%{y:.3g} at step %{x}",
             )
         )  # fmt: skip
         factor = contraction(value, optim, part.iloc[0])
@@ -262,14 +282,17 @@ def eigencomponents(frame: Any) -> go.Figure:
                     line={"color": colour, "dash": "dash", "width": 1.2}, hovertemplate="theory %{y:.3g} at step %{x}",
                 )
             )  # fmt: skip
-    values = np.concatenate([np.asarray(t.y, np.float64) for t in drawn.data if "theory" not in (t.name or "")] or [np.ones(1)])
+    values = np.concatenate(
+        [np.asarray(t.y, np.float64) for t in drawn.data if "theory" not in (t.name or "")] or [np.ones(1)]
+    )
     finite = values[np.isfinite(values) & (values > 0)]
     low, high = np.log10(finite.min()), np.log10(finite.max())
-    drawn.update_yaxes(type="log", range=[max(low - 0.7, -16), high + 0.5])
+    style.log_axis(drawn, "y", finite)
+    drawn.update_yaxes(range=[max(low - 0.7, -16), high + 0.5])
     left = len(ranks) - len(chosen)
     style.note(
         drawn,
-        "Dashed: theory's contraction a step, for the eigenvalue at the start. A component at rounding stays where it is.",
+        "Points: measured. Dashed: theory's contraction a step, for the eigenvalue at the start. A component at rounding stays where it is.",
         f"{left} of {len(ranks)} components are left out between those shown." if left else "",
     )
     return drawn
@@ -336,7 +359,11 @@ def _outliers(values: np.ndarray, edge: tuple[float, float] | None) -> np.ndarra
     for side in (1, -1):  # from an end inwards, as long as the gap to the next is large
         order = np.arange(len(values))[:: -1 if side > 0 else 1]
         for here, inner in zip(order[:-1], order[1:], strict=True):
-            if abs(values[here] - values[inner]) <= 0.5 * abs(values[here]) or len(values) < 4 or out.sum() >= len(values) // 3:
+            if (
+                abs(values[here] - values[inner]) <= 0.5 * abs(values[here])
+                or len(values) < 4
+                or out.sum() >= len(values) // 3
+            ):
                 break
             out[here] = True
     return out

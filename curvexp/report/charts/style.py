@@ -11,7 +11,9 @@ import plotly.graph_objects as go
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x")
-MOST_NAMED = len(COLOURS) * len(DASHES)  # settings with a line of their own; more are drawn in grey, under one entry of the legend
+MOST_NAMED = len(COLOURS) * len(
+    DASHES
+)  # settings with a line of their own; more are drawn in grey, under one entry of the legend
 MOST_POINTS = 200  # of a line; a longer one is thinned
 GREY = "#8A8A8A"
 GRID = "rgba(128,128,128,0.25)"
@@ -39,10 +41,14 @@ def looks(settings: Iterable[str]) -> dict[str, Look]:
     names = list(dict.fromkeys(settings))
     found = {}
     for index, name in enumerate(names):
-        turn, colour = divmod(index, len(COLOURS))
+        turn, colour = divmod(
+            index, len(COLOURS)
+        )  # the dash changes from line to line too: two that coincide both show
         named = index < MOST_NAMED
         found[name] = (
-            Look(COLOURS[colour], DASHES[turn], SYMBOLS[colour], True) if named else Look(GREY, "solid", "circle", False)
+            Look(COLOURS[colour], DASHES[(index + turn) % len(DASHES)], SYMBOLS[colour], True)
+            if named
+            else Look(GREY, "solid", "circle", False)
         )
     return found
 
@@ -106,11 +112,18 @@ def log_or_linear(drawn: go.Figure, values: np.ndarray, *, axis: str, what: str)
     positive = finite & (values > 0)
     if not positive.any() or (finite & ~positive).sum() > 0.1 * finite.sum():
         return finite
-    drawn.update_layout({f"{axis}axis_type": "log"})
+    log_axis(drawn, axis, values[positive])
     masked = int((finite & ~positive).sum())
     if masked:
         note(drawn, f"{masked} of {len(values)} values of {what} are zero or negative and have no place on a log axis.")
     return positive
+
+
+def log_axis(drawn: go.Figure, axis: str, values: np.ndarray) -> None:
+    """A log axis whose ticks are powers of ten where it spans two of them or more."""
+    decades = np.log10(values.max() / values.min()) if len(values) else 0.0
+    ticks = {"dtick": max(1, int(decades // 8 + 1))} if decades > 2 else {}
+    drawn.update_layout({f"{axis}axis": {"type": "log", **ticks}})
 
 
 class Symlog:

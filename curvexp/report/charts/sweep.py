@@ -32,8 +32,7 @@ def sharpness(frame: Any, *, looks: Looks | None = None) -> go.Figure:
         frame: Runs, or their metrics: run, step, sharpness, threshold. looks: as for `loss`.
     """
     metrics = metrics_of(frame)
-    drawn = _lines(metrics, "sharpness", title="Sharpness and its threshold", y="sharpness (λ per unit)", looks=looks)
-    drawn.update_yaxes(title="sharpness")
+    drawn = _lines(metrics, "sharpness", title="Sharpness and its threshold", y="sharpness", looks=looks)
     if "threshold" not in metrics or (drawn.layout.meta or {}).get("empty"):
         return drawn
     looks = looks or style.looks(metrics["setting"].dropna())
@@ -57,7 +56,10 @@ def sharpness(frame: Any, *, looks: Looks | None = None) -> go.Figure:
             )
         )
         first = False
-    style.note(drawn, "Thin dash-dotted lines: the largest curvature at which the step is stable. Above it a quadratic diverges.")
+    style.note(
+        drawn,
+        "Thin dash-dotted lines: the largest curvature at which the step is stable. Above it a quadratic diverges.",
+    )
     return drawn
 
 
@@ -72,13 +74,16 @@ def rate(frame: Any, *, looks: Looks | None = None) -> go.Figure:
     x, y = 1 - _column(runs, "rate_theory"), 1 - _column(runs, "rate")
     keep = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     if not keep.any():
-        return style.empty(title, "No run has both a measured rate and one of theory's below 1: theory knows it on quadratic losses only.")
+        return style.empty(
+            title,
+            "No run has both a measured rate and one of theory's below 1: theory knows it on quadratic losses only.",
+        )
     drawn = style.figure(title=title, x="theory: 1 − rate a step", y="measured: 1 − rate a step")
     _points(drawn, runs[keep], x[keep], y[keep], looks)
     span = [min(x[keep].min(), y[keep].min()) * 0.7, max(x[keep].max(), y[keep].max()) * 1.4]
     drawn.add_trace(_theory_line(span, span, "measured = theory", "dash"))
-    drawn.update_xaxes(type="log")
-    drawn.update_yaxes(type="log")
+    style.log_axis(drawn, "x", x[keep])
+    style.log_axis(drawn, "y", y[keep])
     left = int((np.isfinite(x) & np.isfinite(y) & ~keep).sum())
     style.note(drawn, f"{left} runs with a rate of 1 or more do not shrink and have no place here." if left else "")
     return drawn
@@ -130,9 +135,11 @@ def condition_steps(frame: Any, *, looks: Looks | None = None) -> go.Figure:
             k = grid**root
             line = math.log(fraction) / (2 * np.log((k - 1) / (k + 1)))
             drawn.add_trace(_theory_line(grid, np.maximum(line, 1), f"theory, best {text}", dash))
-        style.note(drawn, f"Theory: best step sizes, loss down to {fraction:g} of its initial distance from the minimum.")
-    drawn.update_xaxes(type="log")
-    drawn.update_yaxes(type="log")
+        style.note(
+            drawn, f"Theory: best step sizes, loss down to {fraction:g} of its initial distance from the minimum."
+        )
+    style.log_axis(drawn, "x", kappa[keep])
+    style.log_axis(drawn, "y", y[keep])
     notes = [
         "Hollow points: only a lower bound of κ was measured." if (keep & is_bound).any() else "",
         f"Triangles: {int((keep & censored).sum())} runs that never reached the target, at their last step; not in the fit."
@@ -188,7 +195,9 @@ def verdicts(frame: pd.DataFrame) -> go.Figure:
 
 def _lines(metrics: pd.DataFrame, column: str, *, title: str, y: str, looks: Looks | None) -> go.Figure:
     if column not in metrics or not np.isfinite(metrics[column]).any():
-        return style.empty(title, f"No record has a {column}: the probe that measures it was off, or nothing was recorded.")
+        return style.empty(
+            title, f"No record has a {column}: the probe that measures it was off, or nothing was recorded."
+        )
     looks = looks or style.looks(metrics["setting"].dropna())
     drawn = style.figure(title=title, x="step", y=y)
     rows = metrics[["step", column, "setting", "run", "status"]]
@@ -247,7 +256,9 @@ def _lines(metrics: pd.DataFrame, column: str, *, title: str, y: str, looks: Loo
     runs = metrics.groupby("setting")["run"].nunique()
     style.note(
         drawn,
-        "Lines: the median over the runs of a setting; bands: from the smallest to the largest." if (runs > 1).any() else "",
+        "Lines: at each step the median over the runs that got there; bands: from their smallest to their largest."
+        if (runs > 1).any()
+        else "",
         f"Lines are thinned to {style.MOST_POINTS} points." if thinned else "",
         f"{others} further settings stand in grey under one entry; their names show on hover." if others else "",
     )
@@ -262,7 +273,12 @@ def _band(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _points(
-    drawn: go.Figure, runs: pd.DataFrame, x: np.ndarray, y: np.ndarray, looks: Looks | None, symbols: np.ndarray | None = None
+    drawn: go.Figure,
+    runs: pd.DataFrame,
+    x: np.ndarray,
+    y: np.ndarray,
+    looks: Looks | None,
+    symbols: np.ndarray | None = None,
 ) -> None:
     looks = looks or style.looks(runs["setting"])
     settings = runs["setting"].to_numpy(object)
