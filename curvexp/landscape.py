@@ -40,7 +40,7 @@ def parameter_plane(
     points = path if optimum is None else np.vstack([path, np.reshape(optimum, (1, 2))])
     size = max(float(np.abs(points).max()), 1e-3)
     if np.abs(values).min() > 1e-4 * np.abs(values).max():
-        gradient = vectors.T @ np.asarray(ravel_pytree(jax.grad(whole)(params))[0], np.float64)
+        gradient = vectors.T @ np.asarray(ravel_pytree(_gradient(whole, params))[0], np.float64)
         critical = path[-1] - vectors @ (gradient / values)
         points = np.vstack([points, critical]) if np.abs(critical).max() <= 5 * size else points
     low, high = points.min(axis=0), points.max(axis=0)
@@ -109,6 +109,9 @@ def filter_normalized(params: Any, key: Any) -> Any:
         return drawn * norms[0] / jnp.where(norms[1] > 0, norms[1], 1)
 
     return jax.tree.unflatten(shape, [one(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
+
+
+_gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
 
 
 @jax.jit

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     """Ratios to the first preprocessing, and to the first optimizer, of each problem, over pairs of runs that agree in all else.
 
     Returns:
-        A row a comparison and measure: problem, factor (preprocess | optim), level, baseline, measure (a key of MEASURES), ratio: the median
-        over the pairs of level / baseline, low, high: its 95 % bootstrap interval (NaN for a single pair), pairs, and for steps_to_target
+        A row a comparison and measure: problem, factor (preprocess | optim), level, baseline, measure (a key of MEASURES), ratio:
+        the median over the pairs of level / baseline, low, high: its 95 % bootstrap interval (NaN for a single pair), pairs, and for steps_to_target
         reached, reached_baseline: how many of the pairs' runs reached the target. A pair in which neither reached it has no ratio.
     """
     ended = short(runs[runs["status"].isin(["completed", "diverged"])])
@@ -154,9 +154,7 @@ def _differing(runs: pd.DataFrame) -> list[str]:
 def _pair(pairs: pd.DataFrame, measure: str) -> tuple[np.ndarray, np.ndarray]:
     sides = []
     for side in ("_0", "_1"):
-        values = (
-            pd.to_numeric(pairs.get(f"{measure}{side}"), errors="coerce") if f"{measure}{side}" in pairs else np.nan
-        )
+        values = pd.to_numeric(pairs[f"{measure}{side}"], errors="coerce") if f"{measure}{side}" in pairs else np.nan
         array = np.broadcast_to(np.asarray(values, np.float64), len(pairs)).copy()
         if measure == "steps_to_target" and f"target_loss{side}" in pairs:
             target = pd.to_numeric(pairs[f"target_loss{side}"], errors="coerce").notna().to_numpy()
@@ -193,7 +191,7 @@ def _ratio(pairs: pd.DataFrame, measure: str) -> dict[str, float] | None:
     }
 
 
-def _curvature(row: dict[str, Any], baseline: str) -> str:
+def _curvature(row: Mapping[Any, Any], baseline: Any) -> str:
     ratio, low, high = row["ratio"], row["low"], row["high"]
     what = MEASURES[row["measure"]]
     if not np.isfinite(ratio) or ratio <= 0:
@@ -206,7 +204,7 @@ def _curvature(row: dict[str, Any], baseline: str) -> str:
     return f"has {_number(ratio)}x higher {what} than {baseline}{_interval(low, high)}"
 
 
-def _steps(row: dict[str, Any], baseline: str) -> str:
+def _steps(row: Mapping[Any, Any], baseline: Any) -> str:
     reached, before = row["reached"], row["reached_baseline"]
     if np.isnan(row["ratio"]):
         return ""

@@ -125,7 +125,7 @@ def _joined_or_bare(frame: "pd.DataFrame | Runs", kind: str) -> pd.DataFrame:
     if isinstance(frame, Runs):
         return joined(getattr(frame, kind), frame.runs)
     missing = {"setting": frame["run"], "problem": "", "status": "completed"}
-    return frame.assign(**{name: value for name, value in missing.items() if name not in frame.columns})
+    return frame.assign(**{name: value for name, value in missing.items() if name not in frame.columns})  # type: ignore[arg-type]
 
 
 def _text(value: object) -> str:

@@ -8,7 +8,7 @@ import html
 import importlib.resources
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -259,7 +259,7 @@ class _Page:
             f'<select id="choose-{index}" data-panels="{index}">{"".join(options)}</select> <span class="note">{said}</span></p>{"".join(panels)}'
         )
 
-    def _one_run(self, row: dict[str, Any]) -> str:
+    def _one_run(self, row: Mapping[Any, Any]) -> str:
         run = row["run"]
         spectra = self.spectra[self.spectra["run"] == run]
         metrics = self.metrics[self.metrics["run"] == run]

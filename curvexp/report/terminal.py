@@ -52,13 +52,16 @@ def summarize(folder: str | Path, console: Console, *, page: bool = False) -> pd
     render_exceptions(runs, console)
     try:
         write_tables({"report": table}, Path(folder) / "report.csv", form="csv")
-        if page:
-            from curvexp.report.page import write_page
+    except OSError as error:
+        console.print(f"report.csv was not written: {printable(error)}")
+    if page:
+        from curvexp.report.page import write_page
 
+        try:
             target = write_page(found, folder, Path(folder) / "report.html")
             console.print(f"The report with its figures: {printable(target)}")
-    except OSError as error:
-        console.print(f"report.csv or report.html was not written: {printable(error)}")
+        except OSError as error:
+            console.print(f"report.html was not written: {printable(error)}")
     return runs
 
 

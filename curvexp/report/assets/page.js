@@ -24,6 +24,10 @@ function narrowed(layout, data, width) {
   }
   if (width < 600) {
     made.font = { ...made.font, size: 11 };
+    for (const trace of data) {
+      const letters = (trace.name || "").match(/&[a-z]+;|./gu) || []; // an escaped sign is one letter
+      if (letters.length > 30) trace.name = letters.slice(0, 29).join("") + "…";
+    }
     for (const trace of data) for (const holder of [trace, trace.marker]) if (holder?.colorbar) holder.colorbar = { ...holder.colorbar, thickness: 8, title: { ...holder.colorbar.title, side: "right" } };
   }
   return made;

@@ -1,5 +1,6 @@
 """Charts of one run: its spectrum, its ledger along the eigenvectors, and what its steps did."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def components(found: Runs) -> pd.DataFrame:
     frame = found.spectra.merge(
         found.metrics[["run", "step", *names]].drop_duplicates(["run", "step"]), on=["run", "step"], how="left"
     )
-    norm = frame["grad_norm"] if "grad_norm" in frame else np.nan
+    norm = frame.get("grad_norm", np.nan)
     return frame.assign(gradient_component=np.sqrt(frame["gradient_overlap"]) * norm, optim=frame["run"].map(about))
 
 
@@ -358,7 +359,7 @@ def _outliers(values: np.ndarray, edge: tuple[float, float] | None) -> np.ndarra
     out = np.zeros(len(values), bool)
     for side in (1, -1):  # from an end inwards, as long as the gap to the next is large
         order = np.arange(len(values))[:: -1 if side > 0 else 1]
-        for here, inner in zip(order[:-1], order[1:], strict=True):
+        for here, inner in itertools.pairwise(order):
             if (
                 abs(values[here] - values[inner]) <= 0.5 * abs(values[here])
                 or len(values) < 4

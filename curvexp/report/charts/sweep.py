@@ -269,7 +269,8 @@ def _band(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, np.n
     """Steps, and the median, smallest and largest of the runs that have a value there."""
     groups = rows.groupby("step", sort=True)[column]
     found = groups.agg(["median", "min", "max"])
-    return found.index.to_numpy(), *(found[name].to_numpy(np.float64) for name in ("median", "min", "max"))
+    middle, low, high = (found[name].to_numpy(np.float64) for name in ("median", "min", "max"))
+    return found.index.to_numpy(), middle, low, high
 
 
 def _points(
