@@ -80,9 +80,16 @@ def _run(
         experiment = configs.build(resolved, names=names)
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
         experiment.tracker.start(
-            config=resolved, folder=folder, group=group, job_type=names["problem"] if group else None, name=title
+            config=resolved,
+            folder=folder,
+            group=group,
+            job_type=names["problem"] if group else None,
+            name=title,
+            tags=_tags(),
         )
         display = console.Display(title=title, steps=resolved["steps"])
+        if experiment.tracker.address:
+            display.note(f"W&B: {experiment.tracker.address}")
         status = _train(experiment, resolved, store, display, begun, signals, tail)
     except Unsupported as error:
         status, tail["reason"] = "skipped", str(error)
@@ -98,6 +105,8 @@ def _run(
             display.close()
     summary = store.finish(status=status, seconds=round(time.perf_counter() - begun, 3), **tail)
     if experiment:
+        if experiment.tracker.address:
+            experiment.tracker.show(_figures(folder))
         experiment.tracker.finish(summary=summary, status=status)
     return summary
 
@@ -229,6 +238,30 @@ def report(folder: Path) -> None:
     if folder.is_dir():
         runs = summarize(folder, console.out(), page=True)
         ReportAtEnd.failed = int((runs["status"] == "failed").sum())
+
+
+def _tags() -> list[str]:
+    """The study that the run belongs to, where it belongs to one."""
+    study = HydraConfig.get().runtime.choices.get("study")
+    return [str(study)] if study not in (None, "null", "None") else []
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """The spectrum, the density and the planes of a run, for a tracker; without those that have nothing to show."""
+    from curvexp.report import charts
+    from curvexp.store import load_densities, load_planes, load_runs
+
+    found, densities = load_runs(folder), load_densities(folder)
+    figures = {"curvature/spectrum": charts.spectrum(found, densities), "curvature/density": charts.density(densities)}
+    for plane in load_planes(folder):
+        key = {"parameters": "way", "eigenvectors": "along_eigenvectors", "random": "along_random_directions"}.get(
+            plane["name"]
+        )
+        if key:
+            figures[f"loss/{key}"] = charts.contour(plane)
+        if plane["name"] == "parameters":
+            figures["loss/surface"] = charts.surface(plane)
+    return {key: figure for key, figure in figures.items() if not (figure.layout.meta or {}).get("empty")}
 
 
 def _group(hydra: Any) -> str:

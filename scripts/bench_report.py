@@ -31,8 +31,8 @@ def write(folder: Path, *, runs: int, records: int) -> None:
         steps = np.arange(records) * 10
         loss, top = 2.0 * rate**steps + 1e-6, 20 * (1 - 0.9 * rate ** (steps / 10)) + rng.normal(0, 0.1, records)
         lines = [
-            {"step": int(step), "seconds": step / 1e3, "loss": value, "grad_norm": value**0.5, "lambda_max": t, "sharpness": t, "threshold": 20.0,
-             "lr": 0.1, "change_predicted": -value / 50, "change_actual": -value / 51}
+            {"step": int(step), "seconds": step / 1e3, "loss": value, "grad_norm": value**0.5, "lambda_max": t, "sharpness": t,
+             "threshold": 20.0, "lr": 0.1, "change_predicted": -value / 50, "change_actual": -value / 51}
             for step, value, t in zip(steps, loss.tolist(), top.tolist(), strict=True)
         ]  # fmt: skip
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -75,8 +75,10 @@ def label(row: pd.Series, by: Sequence[str] = SETTING) -> str:
 
 def labels(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.Series:
     """`label` of every run."""
-    named = short(runs)
-    return pd.Series([label(row, by) for _, row in named[list(by)].iterrows()], index=runs.index, dtype=object)
+    named = short(runs)[list(by)].astype(object)
+    keys = list(named.itertuples(index=False, name=None))
+    found = {key: label(pd.Series(dict(zip(by, key, strict=True))), by) for key in dict.fromkeys(keys)}
+    return pd.Series([found[key] for key in keys], index=runs.index, dtype=object)
 
 
 def joined(records: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:

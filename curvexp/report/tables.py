@@ -1,5 +1,6 @@
 """The aggregate: one row for each problem, preprocessing and optimizer, over the runs that differ in all the rest."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,9 +50,14 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return np.nan, np.nan
-    chosen = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[chosen], axis=1), [2.5, 97.5], method="inverted_cdf")
+    low, high = np.percentile(np.median(values[_resamples(len(values))], axis=1), [2.5, 97.5], method="inverted_cdf")
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=16)
+def _resamples(size: int) -> np.ndarray:
+    """Indices of every resample of `size` values, (RESAMPLES, size)."""
+    return np.random.default_rng(0).integers(0, size, (RESAMPLES, size))
 
 
 def _row(group: pd.DataFrame) -> dict[str, float | int | bool]:
