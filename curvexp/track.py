@@ -23,8 +23,10 @@ LOGIN = "Run `wandb login`, or set the environment variable WANDB_API_KEY"
 
 SECTIONS = ("loss", "curvature", "theory", "timing")  # in the order that they are shown
 THEORY = ("threshold", "stability_margin", "rate", "change_predicted", "change_actual", "best_", "lr", "momentum")
-CURVATURE = ("lambda_", "sharpness", "condition_number", "effective_", "gradient_", "eigenvalues", "trace", "below_floor", "floor",
-             "rank", "index", "negative", "bottleneck_", "top_", "bottom_", "batch_sharpness", "density", "spectrum")  # fmt: skip
+CURVATURE = (
+    *("lambda_", "sharpness", "batch_sharpness", "condition_number", "effective_", "gradient_", "eigenvalues", "trace"),
+    *("floor", "below_floor", "rank", "index", "negative", "bottleneck_", "top_", "bottom_", "density", "spectrum"),
+)
 TIMING = ("seconds", "hvps")
 SUMMARIES = {"loss/loss": "min,last", "curvature/sharpness": "max,last", "curvature/lambda_max": "max,last",
              "curvature/lambda_min": "min,last", "loss/accuracy": "max,last", "loss/test_accuracy": "max,last", "loss/test_loss": "min,last"}  # fmt: skip

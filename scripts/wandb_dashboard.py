@@ -13,10 +13,14 @@ import os
 import sys
 from typing import Any
 
-from curvexp.track import SECTIONS, STABILITY
+from curvexp.track import SECTIONS
 
 LINES = {  # section: title -> keys drawn against the step; a title's True: the y axis is logarithmic
-    "loss": {"Loss": (["loss/loss"], True), "Gradient norm": (["loss/grad_norm"], True), "Accuracy": (["loss/accuracy", "loss/test_accuracy"], False)},
+    "loss": {
+        "Loss": (["loss/loss"], True),
+        "Gradient norm": (["loss/grad_norm"], True),
+        "Accuracy": (["loss/accuracy", "loss/test_accuracy"], False),
+    },
     "curvature": {
         "Sharpness": (["curvature/sharpness"], True),
         "Extreme eigenvalues": (["curvature/lambda_max", "curvature/lambda_min"], False),
@@ -33,12 +37,11 @@ LINES = {  # section: title -> keys drawn against the step; a title's True: the 
 MEDIA = {
     "loss": ["loss/way", "loss/surface", "loss/along_eigenvectors", "loss/along_random_directions"],
     "curvature": ["curvature/eigenvalues", "curvature/spectrum", "curvature/density"],
-    "theory": [STABILITY],
 }
 SUMMARY_KEYS = ("condition_number", "steps_to_target", "rate", "rate_theory")  # that a report's panels show
 
 
-def keys() -> set[str]:
+def history_keys() -> set[str]:
     """Every key of a run's history that a panel shows."""
     lines = {key for panels in LINES.values() for names, _ in panels.values() for key in names}
     return lines | {key for names in MEDIA.values() for key in names}

@@ -82,7 +82,7 @@ def dashboard():
 def test_every_panel_shows_a_key_that_runs_log(sweep):
     pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces")
     found = logged(sweep / "flat" / "0") | logged(sweep / "network" / "0")
-    assert dashboard().keys() - found == set()
+    assert dashboard().history_keys() - found == set()
     summary = json.loads((sweep / "flat" / "0" / "summary.json").read_text())
     assert set(dashboard().SUMMARY_KEYS) <= set(summary)
 
@@ -101,7 +101,7 @@ def test_the_dry_run_prints_all_of_it_without_a_login(sweep, tmp_path):
     printed = json.loads(done.stdout)
     for part in ("workspace", "report"):
         text = json.dumps(printed[part])
-        assert {key for key in dashboard().keys() if f'"{key}"' not in text} == set()
+        assert {key for key in dashboard().history_keys() if f'"{key}"' not in text} == set()
     assert printed["report"]["filters"] == "Metric('Group') == 'a/b'"
     refused = subprocess.run(
         [sys.executable, str(SCRIPT)], env=environment(HOME=str(tmp_path)), capture_output=True, text=True, check=False
@@ -126,6 +126,10 @@ def test_a_tracked_run_read_back_has_its_figures_steps_extremes_and_files(sweep)
             if key.endswith("._type") and value == "plotly-file"
         }
         assert shown == {"curvature/spectrum", "loss/way", "loss/surface"}
+        (table,) = run.glob(
+            "wandb/offline-run-*/files/media/table/curvature/sharpness_and_threshold_table_*.table.json"
+        )
+        assert {row[1] for row in json.loads(table.read_text())["data"]} == {"sharpness", "threshold"}
         for key in shown:
             (file,) = run.glob(f"wandb/offline-run-*/files/{history[-1][f'{key}.path']}")
             assert json.loads(file.read_text())["data"]
