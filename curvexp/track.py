@@ -28,8 +28,10 @@ CURVATURE = (
     *("floor", "below_floor", "rank", "index", "negative", "bottleneck_", "top_", "bottom_", "density", "spectrum"),
 )
 TIMING = ("seconds", "hvps")
-SUMMARIES = {"loss/loss": "min,last", "curvature/sharpness": "max,last", "curvature/lambda_max": "max,last",
-             "curvature/lambda_min": "min,last", "loss/accuracy": "max,last", "loss/test_accuracy": "max,last", "loss/test_loss": "min,last"}  # fmt: skip
+SUMMARIES = {  # key: what of it stands in the summary besides the values of summary.json
+    **dict.fromkeys(("loss/loss", "loss/test_loss", "curvature/lambda_min"), "min,last"),
+    **dict.fromkeys(("loss/accuracy", "loss/test_accuracy", "curvature/sharpness", "curvature/lambda_max"), "max,last"),
+}
 STABILITY = "curvature/sharpness_and_threshold"
 ARTIFACT = ("config.json", "summary.json", "metrics.jsonl", "spectrum.jsonl", "landscape.json", "traceback.txt")
 

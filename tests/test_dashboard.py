@@ -28,9 +28,7 @@ def sweep(tmp_path_factory):
     for name, words in {
         "flat": ["problem=bowl,dome", "steps=30", "track.artifact=true"],
         "network": [
-            "problem=mlp",
-            "problem.data=wine",
-            "problem.hidden=[4]",
+            "problem=logistic",
             "steps=20",
             "probe=density",
             "probe.every=10",

@@ -28,7 +28,8 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row a comparison and measure: problem, factor (preprocess | optim), level, baseline, measure (a key of MEASURES), ratio:
         the median over the pairs of level / baseline, low, high: its 95 % bootstrap interval (NaN for a single pair), pairs, and for
-        steps_to_target reached, reached_baseline: how many of the pairs' runs reached the target. A pair in which neither reached it has no ratio.
+        steps_to_target reached, reached_baseline: how many of the pairs' runs reached the target. A pair in which
+        neither reached it has no ratio.
     """
     ended = short(runs[runs["status"].isin(["completed", "diverged"])])
     others = [name for name in _differing(runs) if name in ended]

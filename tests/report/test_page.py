@@ -148,6 +148,15 @@ def test_tables_sort_by_value_and_filter(shown):
     assert all("saddle" in " ".join(row) for row in left)
 
 
+def test_numbers_stand_right_and_the_table_fits_at_1280(shown):
+    found = shown.execute_script(
+        """const table = document.getElementById('aggregate');
+        return [getComputedStyle(table.querySelector('td.number')).textAlign, table.scrollWidth - table.parentElement.clientWidth]"""
+    )
+    assert found[0] == "right"
+    assert found[1] <= 0
+
+
 def test_names_are_shown_and_never_run(shown, made):
     assert shown.title == "curvexp: sweep"  # the hostile names would have changed it
     text = shown.execute_script("return document.body.textContent")
