@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from curvexp.record import Record as Record
     from curvexp.runner import run as run
     from curvexp.store import Runs as Runs
+    from curvexp.store import load_densities as load_densities
     from curvexp.store import load_ledger as load_ledger
+    from curvexp.store import load_planes as load_planes
     from curvexp.store import load_runs as load_runs
 
 __version__ = "0.1.0"
@@ -82,7 +84,7 @@ _HOME = {
     "problem": ("Problem",),
     "record": ("Reading", "Record"),
     "runner": ("run",),
-    "store": ("Runs", "load_ledger", "load_runs"),
+    "store": ("Runs", "load_densities", "load_ledger", "load_planes", "load_runs"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [

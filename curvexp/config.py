@@ -119,6 +119,9 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"precision={precision}: expected float32 or float64.{nearest(str(precision), ['float32', 'float64'])}"
         )
+    landscape = {False: "off"}.get(config["landscape"], config["landscape"])  # YAML reads a bare off as false
+    if landscape not in ("auto", "all", "off"):
+        raise ConfigError(f"landscape={landscape}: expected auto, all or off. Change landscape.")
     for key in ("steps", "record_every"):
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:

@@ -81,9 +81,16 @@ def _run(
         experiment = configs.build(resolved, names=names)
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
         experiment.tracker.start(
-            config=resolved, folder=folder, group=group, job_type=names["problem"] if group else None, name=title
+            config=resolved,
+            folder=folder,
+            group=group,
+            job_type=names["problem"] if group else None,
+            name=title,
+            tags=_tags(),
         )
         display = console.Display(title=title, steps=resolved["steps"])
+        if experiment.tracker.address:
+            display.note(f"W&B: {experiment.tracker.address}")
         status = _train(experiment, resolved, store, display, begun, signals, tail)
     except Unsupported as error:
         status, tail["reason"] = "skipped", str(error)
@@ -99,6 +106,8 @@ def _run(
             display.close()
     summary = store.finish(status=status, seconds=round(time.perf_counter() - begun, 3), **tail)
     if experiment:
+        if experiment.tracker.address:
+            experiment.tracker.show(_figures(folder))
         experiment.tracker.finish(summary=summary, status=status)
     return summary
 
@@ -120,12 +129,13 @@ def _train(
 
     from curvexp.runner import run
 
-    status = "failed"
+    status, way = "failed", _Way(experiment, config["landscape"])
     key = jax.random.key(config["seed"])
     settings = {**configs.settings(config), "clock": time.perf_counter}
     for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **settings):
         record = record._replace(seconds=round(time.perf_counter() - begun, 6))
         store.append(record)
+        way.append(record)
         experiment.tracker.append(record)
         if record.note:
             display.note(record.note)
@@ -138,9 +148,57 @@ def _train(
             ending = record.outcome._asdict()
             status = ending.pop("status")
             figures |= ending
+            way.keep(store, display, key)
         elif signals.caught:
             raise KeyboardInterrupt(signals.caught)
     return status
+
+
+class _Way:
+    """The way of a run through parameter space, for the planes that the report draws."""
+
+    def __init__(self, experiment: configs.Experiment, wish: Any) -> None:
+        flat = experiment.parameters == 2 and wish in ("auto", "all")
+        self.problem, self.flat, self.around = experiment.problem, flat, wish == "all" and not flat
+        self.steps: list[int] = []
+        self.points: list[Any] = []
+        self.params: Any = None
+
+    def append(self, record: Any) -> None:
+        """Follows a record whose parameters are finite."""
+        if not (self.flat or self.around) or not math.isfinite(record.scalars["loss"]):
+            return
+        self.params = record.state.params
+        self.steps.append(record.step)
+        if self.flat:
+            from jax.flatten_util import ravel_pytree
+
+            self.points.append(ravel_pytree(self.params)[0])
+
+    def keep(self, store: RunFolder, display: console.Display, key: Any) -> None:
+        """Writes landscape.json; a run is whole without it, and where it fails it says so."""
+        if self.params is None:
+            return
+        import numpy as np
+
+        from curvexp import landscape
+        from curvexp.runner import over_all_data
+
+        whole = over_all_data(self.problem)
+        try:
+            if self.flat:
+                path = np.array(self.points, np.float64)
+                near = np.isfinite(path).all(axis=1) & (
+                    np.abs(path).max(axis=1) <= 10 * max(1.0, np.abs(path[0]).max())
+                )
+                steps = [step for step, chosen in zip(self.steps, near, strict=True) if chosen]
+                optimum = self.problem.known.optimum
+                planes = [landscape.parameter_plane(whole, self.params, path[near], steps, optimum)]
+            else:
+                planes = landscape.around(whole, self.params, step=self.steps[-1], key=key)
+            store.keep("landscape.json", {"planes": planes})
+        except Exception as error:
+            display.note(f"landscape.json was not written: {type(error).__name__}: {error}")
 
 
 class _Signals:
@@ -180,8 +238,32 @@ def report(folder: Path) -> None:
     from curvexp.report import summarize
 
     if folder.is_dir():
-        runs = summarize(folder, console.out())
+        runs = summarize(folder, console.out(), page=True)
         ReportAtEnd.failed = int((runs["status"] == "failed").sum())
+
+
+def _tags() -> list[str]:
+    """The study that the run belongs to, where it belongs to one."""
+    study = HydraConfig.get().runtime.choices.get("study")
+    return [str(study)] if study not in (None, "null", "None") else []
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """The spectrum, the density and the planes of a run, for a tracker; without those that have nothing to show."""
+    from curvexp.report import charts
+    from curvexp.store import load_densities, load_planes, load_runs
+
+    found, densities = load_runs(folder), load_densities(folder)
+    figures = {"curvature/spectrum": charts.spectrum(found, densities), "curvature/density": charts.density(densities)}
+    for plane in load_planes(folder):
+        key = {"parameters": "way", "eigenvectors": "along_eigenvectors", "random": "along_random_directions"}.get(
+            plane["name"]
+        )
+        if key:
+            figures[f"loss/{key}"] = charts.contour(plane)
+        if plane["name"] == "parameters":
+            figures["loss/surface"] = charts.surface(plane)
+    return {key: figure for key, figure in figures.items() if not (figure.layout.meta or {}).get("empty")}
 
 
 def _group(hydra: Any) -> str:

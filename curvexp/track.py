@@ -1,5 +1,8 @@
 """Where a run is shown besides its own files: Weights & Biases, or nowhere.
 
+In W&B a chart stands in the section before the slash of its key: loss/loss, curvature/lambda_max, theory/threshold, timing/seconds;
+`section` tells which. The summary has the keys of summary.json, without sections, for the columns of the runs' table.
+
 The files never depend on it: whatever W&B raises is told once, and the run goes on without it. wandb loads when a run is tracked.
 """
 
@@ -18,7 +21,30 @@ MODES = ("auto", "online", "offline", "disabled")
 EXIT_CODES = {"failed": 1, "interrupted": 130}  # any other ending is a result, and W&B shows such a run as finished
 LOGIN = "Run `wandb login`, or set the environment variable WANDB_API_KEY"
 
+SECTIONS = ("loss", "curvature", "theory", "timing")  # in the order that they are shown
+THEORY = ("threshold", "stability_margin", "rate", "change_predicted", "change_actual", "best_", "lr", "momentum")
+CURVATURE = (
+    *("lambda_", "sharpness", "batch_sharpness", "condition_number", "effective_", "gradient_", "eigenvalues", "trace"),
+    *("floor", "below_floor", "rank", "index", "negative", "bottleneck_", "top_", "bottom_", "density", "spectrum"),
+)
+TIMING = ("seconds", "hvps")
+SUMMARIES = {  # key: what of it stands in the summary besides the values of summary.json
+    **dict.fromkeys(("loss/loss", "loss/test_loss", "curvature/lambda_min"), "min,last"),
+    **dict.fromkeys(("loss/accuracy", "loss/test_accuracy", "curvature/sharpness", "curvature/lambda_max"), "max,last"),
+}
+STABILITY = "curvature/sharpness_and_threshold"
+ARTIFACT = ("config.json", "summary.json", "metrics.jsonl", "spectrum.jsonl", "landscape.json", "traceback.txt")
+
 log = logging.getLogger(__name__)
+
+
+def section(name: str) -> str:
+    """A record's scalar under its section: curvature/lambda_max for lambda_max; what no section claims is of the loss."""
+    if name.startswith(TIMING):
+        return f"timing/{name}"
+    if name.startswith(THEORY) or name.endswith("_theory"):
+        return f"theory/{name}"
+    return f"curvature/{name}" if name.startswith(CURVATURE) else f"loss/{name}"
 
 
 def off() -> "Tracker":
@@ -33,6 +59,7 @@ def wandb(
     entity: str | None = None,
     tags: Sequence[str] = (),
     timeout: float = 15.0,
+    artifact: bool = False,
 ) -> "Tracker":
     """Weights & Biases: every scalar against the step, the eigenvalues as histograms, config and summary.
 
@@ -41,6 +68,7 @@ def wandb(
         mode: `auto` is what the environment variable WANDB_MODE says, else online where an API key is configured, else offline;
             `online` demands a key; `offline` writes into <run folder>/wandb, for `wandb sync` later; `disabled` tracks nothing.
         timeout: seconds to wait for the server when a run starts and when it ends. A run that cannot start online goes on offline.
+        artifact: whether the run's files are kept in W&B too, as an artifact of type `run`.
 
     Raises:
         ConfigError: a value is wrong. That a key is missing is found by `check`.
@@ -55,9 +83,11 @@ def wandb(
         raise ConfigError(f"track.tags={tags}: expected a list of texts of 1 to 64 characters. Change track.tags.")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
         raise ConfigError(f"track.timeout={timeout}: expected seconds, above 0 and up to 3600. Change track.timeout.")
+    if not isinstance(artifact, bool):
+        raise ConfigError(f"track.artifact={artifact}: expected true or false. Change track.artifact.")
     if mode == "disabled":
         return Tracker()
-    return _Wandb(mode, {"project": project, "entity": entity, "tags": list(tags)}, float(timeout))
+    return _Wandb(mode, {"project": project, "entity": entity, "tags": list(tags)}, float(timeout), artifact)
 
 
 class Tracker:
@@ -69,12 +99,22 @@ class Tracker:
         """Raises ConfigError where the run could not be tracked as asked; touches no network."""
 
     def start(
-        self, *, config: Mapping[str, Any], folder: Path, group: str | None, job_type: str | None, name: str
+        self,
+        *,
+        config: Mapping[str, Any],
+        folder: Path,
+        group: str | None,
+        job_type: str | None,
+        name: str,
+        tags: Sequence[str] = (),
     ) -> None:
-        """Begins the run; group and job_type are a sweep's, folder is the run's own."""
+        """Begins the run; group and job_type are a sweep's, folder is the run's own; tags come to those of the config."""
 
     def append(self, record: Record) -> None:
         """Shows a record."""
+
+    def show(self, figures: Mapping[str, Any]) -> None:
+        """Shows Plotly figures by key, such as curvature/spectrum, at the step of the last record."""
 
     def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
         """Ends the run; status is one of the store's ENDINGS."""
@@ -85,9 +125,12 @@ class _Wandb(Tracker):
 
     unreachable = False  # the server was not reached: the process's later runs do not wait for it again
 
-    def __init__(self, mode: str, names: dict[str, Any], timeout: float) -> None:
-        self.mode, self.names, self.timeout = mode, names, timeout
+    def __init__(self, mode: str, names: dict[str, Any], timeout: float, artifact: bool = False) -> None:
+        self.mode, self.names, self.timeout, self.artifact = mode, names, timeout, artifact
         self.run: Any = None
+        self.folder = Path()
+        self.step = 0
+        self.stability: dict[str, list[tuple[int, float]]] = {"sharpness": [], "threshold": []}
 
     def check(self) -> None:
         mode = os.environ.get("WANDB_MODE", "") if self.mode == "auto" else self.mode
@@ -100,12 +143,21 @@ class _Wandb(Tracker):
         self.mode = "online" if key else "offline"
 
     def start(
-        self, *, config: Mapping[str, Any], folder: Path, group: str | None, job_type: str | None, name: str
+        self,
+        *,
+        config: Mapping[str, Any],
+        folder: Path,
+        group: str | None,
+        job_type: str | None,
+        name: str,
+        tags: Sequence[str] = (),
     ) -> None:
         self.check()
         if self.mode == "disabled":
             return
-        run = {**self.names, "config": dict(config), "dir": str(folder), "group": group, "job_type": job_type}
+        self.folder = folder
+        names = {**self.names, "tags": list(dict.fromkeys([*self.names["tags"], *(tag[:64] for tag in tags)]))}
+        run = {**names, "config": dict(config), "dir": str(folder), "group": group, "job_type": job_type}
         run["name"] = name[:128]
         if self.mode == "online" and not _Wandb.unreachable:
             try:
@@ -126,12 +178,42 @@ class _Wandb(Tracker):
             self.run.log(_logged(record), step=record.step, commit=True)  # now: W&B keeps a line back else
         except Exception as error:
             self._give_up(error)
+        self.step = record.step
+        for key, line in self.stability.items():
+            value = record.scalars.get(key)
+            if value is not None and np.isfinite(value) and (key == "sharpness" or record.reading is not None):
+                line.append((record.step, float(value)))
+
+    def show(self, figures: Mapping[str, Any]) -> None:
+        if self.run is None:
+            return
+        import wandb as client
+
+        try:
+            panels: dict[str, Any] = {key: client.Plotly(figure) for key, figure in figures.items()}
+            lines = {key: line for key, line in self.stability.items() if line}
+            if len(lines) == 2:
+                panels[STABILITY] = client.plot.line_series(
+                    xs=[[step for step, _ in line] for line in lines.values()],
+                    ys=[[value for _, value in line] for line in lines.values()],
+                    keys=list(lines),
+                    title="Sharpness and its threshold",
+                    xname="step",
+                )
+            if panels:
+                self.run.log({"step": self.step, **panels}, step=self.step + 1, commit=True)  # a line of its own
+        except Exception as error:
+            self._give_up(error)
 
     def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
         if self.run is None:
             return
         try:
             self.run.summary.update({**summary, "status": status})
+            if status != "completed":
+                self.run.tags = (*(self.run.tags or ()), status)
+            if self.artifact:
+                self._keep()
             self.run.finish(exit_code=EXIT_CODES.get(status, 0))
         except Exception as error:
             self._give_up(error)
@@ -147,7 +229,19 @@ class _Wandb(Tracker):
         self.run = client.init(**run, mode=mode, reinit="finish_previous", settings=_settings(self.timeout))  # type: ignore[arg-type]
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
+        for key, kinds in SUMMARIES.items():
+            self.run.define_metric(key, step_metric="step", summary=kinds)
         self.address = self.run.url if mode == "online" else str(Path(self.run.dir).parent)
+
+    def _keep(self) -> None:
+        """The run's files as an artifact."""
+        import wandb as client
+
+        kept = client.Artifact(f"run-{self.run.id}", type="run")
+        for name in ARTIFACT:
+            if (self.folder / name).is_file():
+                kept.add_file(str(self.folder / name))
+        self.run.log_artifact(kept)
 
     def _give_up(self, error: Exception) -> None:
         log.warning("W&B failed, the run goes on without it; its own files are whole: %s", _first(error))
@@ -195,9 +289,9 @@ def _has_key() -> bool:
 
 
 def _logged(record: Record) -> dict[str, Any]:
-    """What W&B gets of a record: step, seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
-    was measured, such as trace.mean."""
-    values: dict[str, Any] = {"step": record.step, "seconds": record.seconds, **record.scalars}
+    """What W&B gets of a record, each in its section: seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
+    was measured, such as curvature/trace.mean; the step has none, for all are drawn against it."""
+    values: dict[str, Any] = {"seconds": record.seconds, **record.scalars}
     if record.reading is not None:
         import wandb as client
 
@@ -207,7 +301,7 @@ def _logged(record: Record) -> dict[str, Any]:
             for name, item in value.items() if isinstance(value, Mapping) else [("", value)]:
                 if np.ndim(item) == 0 and not (name and isinstance(item, str)):
                     values[f"{key}.{name}".rstrip(".")] = item
-    return {key: value for key, value in values.items() if value is not None}
+    return {"step": record.step} | {section(key): value for key, value in values.items() if value is not None}
 
 
 def _histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:

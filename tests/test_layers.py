@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "store": set(),
     "track": set(),
     "console": set(),
-    "report": {"store", "console"},
+    "report": {"store", "console", "theory", "__init__"},
+    "landscape": {"curvature", "linalg"},
     "config": {"optim", "runner"},
-    "job": {"config", "console", "runner", "store", "report", "__init__"},
+    "job": {"config", "console", "landscape", "runner", "store", "report", "__init__"},
     "__main__": {"config", "console", "job"},
 }
 

@@ -81,7 +81,8 @@ def test_an_offline_run_read_back_holds_all_that_was_logged(home):
     assert tracker.address is not None
     assert Path(tracker.address).parent == home / "run" / "wandb"
 
-    (run,) = back["run"]
+    run, marked = back["run"]
+    assert marked["tags"] == ["a", "b", "diverged"]
     named = {key: run[key] for key in ("project", "run_group", "job_type", "display_name", "tags")}
     assert named == {
         "project": "p",
@@ -99,16 +100,16 @@ def test_an_offline_run_read_back_holds_all_that_was_logged(home):
     assert [line["step"]["num"] for line in back["history"]] == [0, 7, 10]
     assert [item["step"] for item in history] == [0, 7, 10]
     logged = [{key for key in item if not key.startswith("_")} for item in history]
-    scalars = {"step", "seconds", "loss"}
-    assert logged[0] - {key for key in logged[0] if key.startswith("eigenvalues.")} == scalars | {
-        *("accuracy", "trace.mean", "trace.stderr")
+    scalars = {"step", "timing/seconds", "loss/loss"}
+    assert logged[0] - {key for key in logged[0] if key.startswith("curvature/eigenvalues.")} == scalars | {
+        *("loss/accuracy", "curvature/trace.mean", "curvature/trace.stderr")
     }
-    assert logged[1:] == [scalars, scalars | {"worst"}]
-    assert [item["loss"] for item in history] == [1.0, 1 / 8, 1 / 11]
-    assert history[0]["eigenvalues._type"] == "histogram"
-    assert sum(history[0]["eigenvalues.values"]) == 3
-    assert (history[0]["eigenvalues.bins"][0], history[0]["eigenvalues.bins"][-1]) == (0.0, 4.0)
-    assert history[2]["worst"] == "NaN"
+    assert logged[1:] == [scalars, scalars | {"loss/worst"}]
+    assert [item["loss/loss"] for item in history] == [1.0, 1 / 8, 1 / 11]
+    assert history[0]["curvature/eigenvalues._type"] == "histogram"
+    assert sum(history[0]["curvature/eigenvalues.values"]) == 3
+    assert (history[0]["curvature/eigenvalues.bins"][0], history[0]["curvature/eigenvalues.bins"][-1]) == (0.0, 4.0)
+    assert history[2]["loss/worst"] == "NaN"
 
     summary = {}
     for line in back["summary"]:

@@ -1,38 +1,48 @@
-"""The tables over all runs of a folder, from a shell: python -m curvexp.report DIR"""
+"""The tables over all runs of a folder, and the page with the charts, from a shell: python -m curvexp.report DIR"""
 
 import argparse
 import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from rich.live import Live
+from rich.text import Text
 
 from curvexp import console
 from curvexp.errors import ConfigError
-from curvexp.report import aggregate, render, write_tables
-from curvexp.report.terminal import render_exceptions
-from curvexp.store import load_runs
+from curvexp.report import aggregate, findings, frames, render, write_tables
+from curvexp.report.terminal import render_comparison, render_exceptions, sparklines
+from curvexp.store import Runs, load_runs
+
+WATCH_SECONDS = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0, or 2 where there is no such folder, no run in it, or no file can be written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curvexp.report", description="Tables over all runs under a folder."
-    )
-    parser.add_argument("folder", metavar="DIR", help="a run's folder, a sweep's, or any above them")
-    for form in ("csv", "parquet"):
-        parser.add_argument(
-            f"--{form}",
-            metavar="FILE|DIR",
-            help=f"write the table to a file *.{form}, or the table and the runs, metrics and spectra into a folder",
-        )
-    options = parser.parse_args(arguments)
+    """The exit code: 0, or 2 where there is no such folder, no run in it, or no file can be written; 130 for Ctrl-C."""
+    options = _options(arguments)
     try:
-        runs = load_runs(options.folder)
-        if runs.runs.empty:
-            raise ConfigError(f"{options.folder}: no runs in it; expected folders with a summary.json")
-        table = aggregate(runs.runs)
-        render(table, console.out())
-        render_exceptions(runs.runs, console.out())
+        if options.compare:
+            return _compare(options)
+        if options.watch:
+            _watch(options)
+        found, by = _load(options.folder, options)
+        _print(found, by)
+        if not options.no_page:
+            from curvexp.report.page import write_page
+
+            target = options.html or Path(options.folder) / "report.html"
+            try:
+                written = write_page(found, options.folder, target, by=by)
+                console.out().print(f"wrote {console.printable(written)}")
+            except OSError as error:
+                if options.html:
+                    raise
+                console.err().print(f"the page was not written ({error.strerror}); --html FILE writes it elsewhere")
+        table = aggregate(found.runs, by)
         for form in ("csv", "parquet"):
             if target := getattr(options, form):
-                for path in write_tables({"report": table, **runs._asdict()}, target, form=form):
+                for path in write_tables({"report": table, **found._asdict()}, target, form=form):
                     console.out().print(f"wrote {console.printable(path)}")
     except ConfigError as error:
         console.refuse(str(error))
@@ -40,7 +50,115 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         console.refuse(f"{error.filename}: cannot be written ({error.strerror})")
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m curvexp.report",
+        description="Tables over all runs under a folder, and one page with their charts.",
+    )
+    parser.add_argument("folder", metavar="DIR", nargs="?", help="a run's folder, a sweep's, or any above them")
+    parser.add_argument(
+        "--watch", action="store_true", help="follow a sweep that runs, until its last run ends; then the page"
+    )
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two sweeps beside each other, run against run")
+    parser.add_argument(
+        "--where", metavar="CONDITION", help="only runs for which it holds: \"optim == 'momentum' and lr > 0.1\""
+    )
+    parser.add_argument(
+        "--by", metavar="COLUMNS", help="group by these instead of problem,preprocess,optim: problem,lr"
+    )
+    parser.add_argument("--html", metavar="FILE", help="where the page goes; else DIR/report.html")
+    parser.add_argument("--no-page", action="store_true", help="tables only")
+    for form in ("csv", "parquet"):
+        parser.add_argument(
+            f"--{form}",
+            metavar="FILE|DIR",
+            help=f"write the table to a file *.{form}, or the table and the runs, metrics and spectra into a folder",
+        )
+    options = parser.parse_args(arguments)
+    if (options.folder is None) == (options.compare is None):
+        parser.error("expected DIR, or --compare A B")
+    return options
+
+
+def _load(folder: str, options: argparse.Namespace) -> tuple[Runs, list[str]]:
+    found = load_runs(folder)
+    if found.runs.empty:
+        raise ConfigError(f"{folder}: no runs in it; expected folders with a summary.json")
+    by = frames.grouping(found.runs, options.by)
+    measured = set(aggregate(found.runs.iloc[:0]).columns) - set(frames.SETTING)
+    if clash := measured.intersection(by):
+        raise ConfigError(
+            f"--by={options.by}: {', '.join(sorted(clash))} is measured and stands in the table; expected what a run was set to, such as "
+            "problem.condition_number. Change --by."
+        )
+    if options.where:
+        found = frames.where(found, options.where)
+        if not (found.runs["status"] != "unreadable").any():
+            raise ConfigError(
+                f"--where={options.where}: holds for no run; expected a condition that holds for some. Change --where."
+            )
+    return found, by
+
+
+def _print(found: Runs, by: list[str]) -> None:
+    out = console.out()
+    render(aggregate(found.runs, by), out, by=by, sparks=sparklines(found, by))
+    render_exceptions(found.runs, out)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    (a, by), (b, _) = (_load(folder, options) for folder in options.compare)
+    table = findings.compare(a, b, by)
+    if table.empty:
+        raise ConfigError(
+            f"--compare {options.compare[0]} {options.compare[1]}: no run of the one has its setting and seed in the other; expected two "
+            "sweeps over the same settings. Change --compare, or --by."
+        )
+    render_comparison(table, console.out(), by=by)
+    for form in ("csv", "parquet"):
+        if target := getattr(options, form):
+            for path in write_tables({"compare": table}, target, form=form):
+                console.out().print(f"wrote {console.printable(path)}")
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> None:
+    """Shows the table of a sweep, anew every few seconds, until none of its runs goes on."""
+    out = console.out()
+    with Live(console=out, refresh_per_second=2, transient=True) as live:
+        while True:
+            try:
+                found, by = _load(options.folder, options)
+            except ConfigError:
+                found = None
+            if found is not None:
+                live.update(Text.from_ansi(_captured(found, by)))
+                if not _going(found.runs, Path(options.folder)):
+                    return
+            time.sleep(WATCH_SECONDS)
+
+
+def _going(runs: pd.DataFrame, folder: Path, quiet: float = 60.0) -> bool:
+    """Whether a run has no end and its files changed within the last `quiet` seconds; a killed run's do not."""
+    for name in runs.loc[runs["status"] == "running", "run"]:
+        files = [folder / str(name) / file for file in ("metrics.jsonl", "summary.json")]
+        if any(file.exists() and time.time() - file.stat().st_mtime < quiet for file in files):
+            return True
+    return False
+
+
+def _captured(found: Runs, by: list[str]) -> str:
+    shown = console.out()
+    with shown.capture() as capture:
+        render(aggregate(found.runs, by), shown, by=by, sparks=sparklines(found, by))
+        counts = found.runs["status"].value_counts()
+        shown.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    return capture.get()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,29 @@
 """The aggregate: one row for each problem, preprocessing and optimizer, over the runs that differ in all the rest."""
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-SETTING = ["problem", "preprocess", "optim"]
+from curvexp.report.frames import SETTING, short
+
 RESAMPLES = 5000  # of the bootstrap: the ends of a 95 % interval then rest on 125 resamples each
 NAMES = {"running": "unfinished", "interrupted": "unfinished"}  # statuses that are counted under another name
 COUNTS = ["completed", "diverged", "skipped", "failed", "unfinished"]
 
 
-def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
+def aggregate(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """One row for each (problem, preprocess, optim) of `load_runs(...).runs`, in their order; unreadable runs are left out.
+
+    Args:
+        runs: a row a run. by: other columns to group by, also the last names of config keys, such as lr for config.optim.lr.
 
     What holds at the start is the median over the runs that completed or diverged. What holds at the end is the median over those that
     completed, or, where none did, over those that diverged.
 
     Returns:
-        problem, preprocess, optim.
+        The columns of `by`: problem, preprocess, optim.
         runs, and of them completed, diverged, skipped, failed, unfinished (running, killed or interrupted).
         condition_number_start, condition_number: medians, with a run's lower bound in place of an unknown value; then the median is a
             lower bound too, and condition_number_start_is_bound, condition_number_is_bound are True.
@@ -28,11 +35,11 @@ def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
         steps: the most steps that a completed run made.
         loss, rate, rate_theory: medians.
     """
-    readable = runs[runs["status"] != "unreadable"]
-    groups = readable.groupby(SETTING, sort=False, dropna=False)
-    rows = [{**dict(zip(SETTING, setting, strict=True)), **_row(group)} for setting, group in groups]
+    readable = short(runs[runs["status"] != "unreadable"])
+    groups = readable.groupby(list(by), sort=False, dropna=False)
+    rows = [{**dict(zip(by, setting, strict=True)), **_row(group)} for setting, group in groups]
     columns = list(_row(readable.iloc[:0]))
-    return pd.DataFrame(rows, columns=[*SETTING, *columns])
+    return pd.DataFrame(rows, columns=[*by, *columns])
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -43,9 +50,14 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return np.nan, np.nan
-    chosen = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[chosen], axis=1), [2.5, 97.5], method="inverted_cdf")
+    low, high = np.percentile(np.median(values[_resamples(len(values))], axis=1), [2.5, 97.5], method="inverted_cdf")
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=16)
+def _resamples(size: int) -> np.ndarray:
+    """Indices of every resample of `size` values, (RESAMPLES, size)."""
+    return np.random.default_rng(0).integers(0, size, (RESAMPLES, size))
 
 
 def _row(group: pd.DataFrame) -> dict[str, float | int | bool]:

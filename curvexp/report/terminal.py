@@ -1,10 +1,11 @@
 """The aggregate for a person at a terminal, or for a pipe; and the runs of which no number counts, with the reason."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -14,11 +15,14 @@ from rich.table import Table
 
 from curvexp.console import printable
 from curvexp.report.files import write_tables
-from curvexp.report.tables import COUNTS, SETTING, aggregate
-from curvexp.store import load_runs
+from curvexp.report.frames import SETTING, short
+from curvexp.report.tables import COUNTS, aggregate
+from curvexp.store import Runs, load_runs
 
 LISTED = 10  # runs of a kind that are named; the rest is counted
 LONGEST_NAME, LONGEST_REASON = 40, 200  # characters
+BARS = "▁▂▃▄▅▆▇█"
+SPARK = 8  # characters of a sparkline
 KINDS = {
     "failed": "failed",
     "diverged": "diverged",
@@ -32,35 +36,61 @@ BOUND = "≥ only a part of the spectrum was measured: a lower bound"
 CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
 
 
-def summarize(folder: str | Path, console: Console) -> pd.DataFrame:
-    """The runs under a folder, after printing their aggregate and writing it to <folder>/report.csv.
+def summarize(folder: str | Path, console: Console, *, page: bool = False) -> pd.DataFrame:
+    """The runs under a folder, after printing their aggregate and writing it to <folder>/report.csv, and the page to report.html.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    runs = load_runs(folder).runs
+    found = load_runs(folder)
+    runs = found.runs
     if runs.empty:
         console.print(f"No runs in {printable(folder)}.")
         return runs
     table = aggregate(runs)
-    render(table, console)
+    render(table, console, sparks=sparklines(found))
     render_exceptions(runs, console)
     try:
         write_tables({"report": table}, Path(folder) / "report.csv", form="csv")
     except OSError as error:
         console.print(f"report.csv was not written: {printable(error)}")
+    if page:
+        from curvexp.report.page import write_page
+
+        try:
+            target = write_page(found, folder, Path(folder) / "report.html")
+            console.print(f"The report with its figures: {printable(target)}")
+        except OSError as error:
+            console.print(f"report.html was not written: {printable(error)}")
     return runs
 
 
-def render(table: pd.DataFrame, console: Console) -> None:
-    """Prints an aggregate, a table a problem: at a terminal start over end, in 100 columns; on a pipe a line a row, as wide as it is."""
+def render(
+    table: pd.DataFrame,
+    console: Console,
+    *,
+    by: Sequence[str] = SETTING,
+    sparks: Mapping[tuple, dict[str, str]] | None = None,
+) -> None:
+    """Prints an aggregate, a table a problem: at a terminal start over end, in 100 columns; on a pipe a line a row, as wide as it is.
+
+    Args:
+        by: the columns that the aggregate was grouped by. sparks: of `sparklines`, shown with loss and sharpness at a terminal.
+    """
     notes: dict[str, None] = {}
-    for problem, rows in table.groupby("problem", sort=False, dropna=False):
+    groups = table.groupby("problem", sort=False, dropna=False) if "problem" in by else [("all runs", table)]
+    for problem, rows in groups:
         shown = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
-        columns = [column for column in _columns(rows, notes) if set(column.cells) != {"–"}]
+        names = [name for name in by if name != "problem"]
+        lines = sparks if sparks and console.is_terminal else {}
+        columns = [
+            column
+            for column in _columns(rows, notes, by, lines)
+            if column.header in names or set(column.cells) != {"–"}
+        ]
         for column in columns:
             header = column.header if console.is_terminal else column.header.replace("\n", column.between)
-            shown.add_column(header, justify="left" if column.header in ("preprocess", "optim") else "right")
+            shown.add_column(header, justify="left" if column.header in names else "right")
         for line in zip(*(column.cells for column in columns), strict=True):
             if not console.is_terminal:
                 line = tuple(cell.replace("\n", column.between) for cell, column in zip(line, columns, strict=True))
@@ -69,6 +99,64 @@ def render(table: pd.DataFrame, console: Console) -> None:
         _print(shown, console)
     for note in notes:
         console.print(note, style="dim")
+
+
+def render_comparison(table: pd.DataFrame, console: Console, *, by: Sequence[str] = SETTING) -> None:
+    """Prints what `findings.compare` gives: a row a setting and measure, with the paired difference and its interval."""
+    shown = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in (*by, "measure"):
+        shown.add_column(name)
+    for name in ("pairs", "A", "B", "B − A", "95 %"):
+        shown.add_column(name, justify="right")
+    for row in table.to_dict("records"):
+        low, high = number(row["low"]), number(row["high"])
+        between = escape(f"[{low}, {high}]") if low != "–" else "–"
+        about = [_name(_value(row[name])) for name in by]
+        shown.add_row(
+            *about,
+            row["measure"],
+            str(row["pairs"]),
+            number(row["a"]),
+            number(row["b"]),
+            number(row["difference"]),
+            between,
+        )
+    _print(shown, console)
+    console.print(
+        "medians over pairs of runs with the same setting and seed; the interval is the bootstrap's, of the median difference",
+        style="dim",
+    )
+
+
+def sparklines(found: Runs, by: Sequence[str] = SETTING) -> dict[tuple, dict[str, str]]:
+    """A line of loss and one of sharpness for each setting, of its first run with records: log scale where all is positive."""
+    runs = short(found.runs)
+    first = runs[(runs["records"] > 0) & (runs["status"] != "unreadable")].drop_duplicates(list(by))
+    records = dict(tuple(found.metrics[found.metrics["run"].isin(set(first["run"]))].groupby("run", sort=False)))
+    lines = {}
+    for row in first.to_dict("records"):
+        metrics = records.get(row["run"])
+        if metrics is not None:
+            key = tuple(str(row[name]) for name in by)
+            lines[key] = {
+                name: sparkline(metrics[name].to_numpy(np.float64)) for name in ("loss", "sharpness") if name in metrics
+            }
+    return lines
+
+
+def sparkline(values: np.ndarray, width: int = SPARK) -> str:
+    """The values as bars, `width` characters at most; × where one is not finite; empty where none is."""
+    values = values[~np.isnan(values)]
+    if not np.isfinite(values).any():
+        return ""
+    values = values[np.unique(np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int))]
+    finite = np.isfinite(values)
+    heights = np.log10(np.where(finite, values, 1)) if (values[finite] > 0).all() else np.where(finite, values, 0)
+    if not finite.any():
+        return "×" * len(values)
+    low, high = heights[finite].min(), heights[finite].max()
+    levels = np.round((heights - low) / (high - low) * 7) if high > low else np.full(len(values), 3)
+    return "".join(BARS[int(level)] if ok else "×" for level, ok in zip(levels, finite, strict=True))
 
 
 def render_exceptions(runs: pd.DataFrame, console: Console) -> None:
@@ -101,18 +189,24 @@ class _Column(NamedTuple):
     cells: list[str]
 
 
-def _columns(rows: pd.DataFrame, notes: dict[str, None]) -> list[_Column]:
+def _columns(
+    rows: pd.DataFrame, notes: dict[str, None], by: Sequence[str], sparks: Mapping[tuple, dict[str, str]]
+) -> list[_Column]:
     """The columns of a problem's rows; one whose cells are all – has nothing to say."""
     records = rows.to_dict("records")
+
+    def line(row: dict, name: str) -> str:
+        drawn = sparks.get(tuple(str(row[key]) for key in by), {}).get(name, "")
+        return f"\n{drawn}" if drawn else ""
+
     return [
-        _Column("preprocess", "", [_name(row["preprocess"]) for row in records]),
-        _Column("optim", "", [_name(row["optim"]) for row in records]),
+        *(_Column(name, "", [_name(_value(row[name])) for row in records]) for name in by if name != "problem"),
         _Column("runs", ", ", [_runs(row) for row in records]),
         _Column("κ start\nend", " → ", [_condition(row, notes) for row in records]),
         _Column("λmax start\nend", " → ", [_pair(row["lambda_max_start"], row["lambda_max"]) for row in records]),
-        _Column("sharp/\nthr", "", [number(row["sharpness_ratio"]) for row in records]),
+        _Column("sharp/\nthr", "", [number(row["sharpness_ratio"]) + line(row, "sharpness") for row in records]),
         _Column("steps\nto target", " ", [_steps(row, notes) for row in records]),
-        _Column("loss", "", [number(row["loss"]) for row in records]),
+        _Column("loss", "", [number(row["loss"]) + line(row, "loss") for row in records]),
         _Column("rate\ntheory", " / ", [_pair(row["rate"], row["rate_theory"], rate) for row in records]),
     ]
 
@@ -187,6 +281,13 @@ def _name(value: object) -> str:
     """A name from a config, safe and short."""
     text = value if isinstance(value, str) else "?"
     return printable(text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…")
+
+
+def _value(value: object) -> object:
+    """A value of a setting as text; a number in a few digits."""
+    if isinstance(value, str) or value is None or (isinstance(value, float) and math.isnan(value)):
+        return value
+    return f"{value:.6g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
 
 
 def _reason(value: object) -> str:

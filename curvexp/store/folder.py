@@ -94,6 +94,14 @@ class RunFolder:
             _append(self._spectrum, {**line, "complete": reading.complete, **reading.extra})
         _append(self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
 
+    def keep(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file of this name into the folder, replaced as a whole.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        _replace(self.path / name, _plain(value, ""), indent=None)
+
     def update(self, **fields: Any) -> None:
         """Sets these keys of the summary, and replaces the file as a whole."""
         self.summary |= _plain(fields, "")
@@ -133,11 +141,13 @@ def _append(file: int, line: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _replace(path: Path, value: dict[str, Any]) -> None:
+def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
     """Writes JSON beside the file and puts it in its place, so that a reader sees the old one or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+        beside.write_bytes(
+            (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        )
         os.replace(beside, path)
     except OSError:
         beside.unlink(missing_ok=True)

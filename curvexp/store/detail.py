@@ -1,0 +1,91 @@
+"""What some runs have beyond scalars and eigenvalues: spectral densities, and the loss on planes through parameter space."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curvexp.errors import ConfigError
+from curvexp.store.runs import LARGEST_JSON, _clean, _floats, _folders, _read, _read_lines, _Unreadable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_GRID = 501  # points a side of a plane that is still read
+
+
+def load_densities(folder: str | Path) -> "pd.DataFrame":
+    """The spectral densities of all runs under a folder, a row a point: run, step, x, density, stderr.
+
+    density is per unit of eigenvalue and integrates to 1; stderr is its standard error (NaN where not measured). What is no density is
+    passed over.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    import pandas as pd
+
+    parts = []
+    for path, name in _runs(folder):
+        for row in _read_lines(path / "spectrum.jsonl")[0]:
+            found = row.get("density")
+            if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("x", "density")):
+                continue
+            x, y = _floats(found["x"]), _floats(found["density"])
+            stderr = found.get("stderr")
+            error = _floats(stderr) if isinstance(stderr, list) else np.full(len(x), np.nan)
+            if len(x) == len(y) == len(error):
+                parts.append(pd.DataFrame({"run": name, "step": row["step"], "x": x, "density": y, "stderr": error}))
+    if not parts:
+        return pd.DataFrame({"run": [], "step": [], "x": [], "density": [], "stderr": []})
+    return pd.concat(parts, ignore_index=True)
+
+
+def load_planes(folder: str | Path) -> list[dict[str, Any]]:
+    """The planes of all runs under a folder, from their landscape.json.
+
+    Returns:
+        For each plane: run; name (`parameters`: the whole space of a problem with two parameters, `eigenvectors`, `random`);
+        axes: two texts; x (n,), y (m,), loss (m, n) float64; path (p, 2) the points of the records with path_steps (p,), at least the
+        final point; eigenvalues (2,) and eigenvectors (2, 2), in columns, of the Hessian at the final point, or None.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    import json
+
+    planes = []
+    for path, name in _runs(folder):
+        if not (path / "landscape.json").exists():
+            continue
+        try:
+            value = json.loads(_read(path / "landscape.json", largest=LARGEST_JSON))
+            for plane in value["planes"]:
+                planes.append({"run": name, **_plane(plane)})
+        except (_Unreadable, ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return planes
+
+
+def _plane(plane: dict[str, Any]) -> dict[str, Any]:
+    numbers = {key: np.array(plane[key], np.float64) for key in ("x", "y", "loss", "path", "path_steps")}
+    x, y = numbers["x"], numbers["y"]
+    if numbers["loss"].shape != (len(y), len(x)) or max(len(x), len(y)) > MOST_GRID or min(len(x), len(y)) < 2:
+        raise ValueError("not a plane")
+    if numbers["path"].ndim != 2 or numbers["path"].shape != (len(numbers["path_steps"]), 2):
+        raise ValueError("not a path")
+    found: dict[str, Any] = {"name": _clean(str(plane["name"])), "axes": [_clean(str(t)) for t in plane["axes"]][:2]}
+    for key, shape in (("eigenvalues", (2,)), ("eigenvectors", (2, 2))):
+        array = None if plane.get(key) is None else np.array(plane[key], np.float64)
+        found[key] = array if array is not None and array.shape == shape else None
+    return {**found, **numbers}
+
+
+def _runs(folder: str | Path) -> list[tuple[Path, str]]:
+    import os
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{folder}: no such folder; expected one with runs in it")
+    root = root.resolve()
+    return [(path, _clean(os.path.relpath(path, root))) for path, problem in _folders(root) if problem is None]
