@@ -20,7 +20,14 @@ def main() -> None:
     options = parser.parse_args()
     settings = webdriver.ChromeOptions()
     settings.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    for flag in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        "--use-gl=angle",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+    ):
         settings.add_argument(flag)
     browser = webdriver.Chrome(options=settings, service=webdriver.ChromeService(shutil.which("chromedriver")))
     try:
@@ -29,9 +36,13 @@ def main() -> None:
         browser.get(options.page.resolve().as_uri())
         while browser.execute_script("return document.body.dataset.ready") != "yes":
             time.sleep(0.1)
-        top = browser.execute_script("return document.querySelector(arguments[0]).getBoundingClientRect().top + scrollY - 16", options.at)
+        top = browser.execute_script(
+            "return document.querySelector(arguments[0]).getBoundingClientRect().top + scrollY - 16", options.at
+        )
         clip = {"x": 0, "y": max(top, 0), "width": options.width, "height": options.height, "scale": options.scale}
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip})
+        shot = browser.execute_cdp_cmd(
+            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        )
         options.picture.write_bytes(base64.b64decode(shot["data"]))
     finally:
         browser.quit()
