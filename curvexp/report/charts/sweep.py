@@ -164,7 +164,8 @@ def verdicts(frame: pd.DataFrame) -> go.Figure:
         return style.empty(title, "No finding has a measured number beside a predicted one other than zero.")
     rows = frame[good]
     ratio = {key: _column(rows, key) / prediction[good] for key in ("measured", "low", "high")}
-    names = [style.name(text) for text in (rows["name"] if "name" in rows else range(1, len(rows) + 1))]
+    texts = rows["name"] if "name" in rows else ["finding"] * len(rows)
+    names = [f"{place}. {style.name(text, 24)}" for place, text in enumerate(texts, 1)]
     colours = {"holds": style.COLOURS[0], "fails": style.COLOURS[1]}
     drawn = style.figure(title=title, x="measured / predicted", y="", height=140 + 34 * len(rows))
     down = np.nan_to_num(ratio["measured"] - np.minimum(ratio["low"], ratio["high"]))
