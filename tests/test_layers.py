@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "report": {"store", "console"},
     "config": {"optim", "runner"},
     "job": {"config", "console", "runner", "store", "report", "__init__"},
-    "__main__": {"config", "console", "job"},
+    "study": {
+        *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
+    },
+    "__main__": {"config", "console", "job", "study"},
 }
 
 
