@@ -446,7 +446,7 @@ def _recurrence(trace: Array, determinant: Array, first: Array, steps: Array) ->
 
     def u(power: Array) -> Array:
         """U_{power−1}."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             same = power * np.power(trace / 2, power - 1)
             apart = (np.power(one, power) - np.power(two, power)) / root
         return np.where(power == 0, 0.0, np.where(double, same, apart.real))

@@ -158,8 +158,9 @@ def _check_options(study: Study) -> None:
                 f"{configs.nearest(key, parameters)}"
             )
         default = parameters[key].default if key in parameters else None
-        if isinstance(default, int) and not isinstance(default, bool) and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"study.{key}={value}: expected a whole number >= 1. Change study.{key}.")
+        least = 0 if key == "seed" else 1
+        if isinstance(default, int) and not isinstance(default, bool) and (type(value) is not int or value < least):
+            raise ConfigError(f"study.{key}={value}: expected a whole number >= {least}. Change study.{key}.")
     missing = [
         key for key, p in parameters.items()
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and key not in study.options
