@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.optimize
 import scipy.stats
 
@@ -134,8 +135,9 @@ def _steps_taken(x: Any, state: Any, data: Any, target: Any, most: Any, *, loss:
     def step(carry: Any) -> Any:
         x, state, gradient, _, k = carry
         change, state = update(gradient, state, x)
-        value, gradient = jax.value_and_grad(loss)(x + change, data)
-        return x + change, state, gradient, value, k + 1
+        x = optax.apply_updates(x, change)
+        value, gradient = jax.value_and_grad(loss)(x, data)
+        return x, state, gradient, value, k + 1
 
     first, gradient = jax.value_and_grad(loss)(x, data)
     end = jax.lax.while_loop(lambda c: (c[3] > goal) & (c[4] < most), step, (x, state, gradient, first, 0))
