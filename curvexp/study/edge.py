@@ -32,7 +32,12 @@ class Path(NamedTuple):
 
 
 def edge_of_stability(
-    *, lrs: Sequence[float] = (0.2, 0.3, 0.4), hidden: Sequence[int] = (64, 64), steps: int = 6000, every: int = 100, seed: int = 0
+    *,
+    lrs: Sequence[float] = (0.2, 0.3, 0.4),
+    hidden: Sequence[int] = (64, 64),
+    steps: int = 6000,
+    every: int = 100,
+    seed: int = 0,
 ) -> Result:
     """Full-batch gradient descent of a tanh network on the digits, squared error: sharpness against 2/lr over the last half."""
     problem = digits_network(hidden)
@@ -69,7 +74,13 @@ def edge_momentum(
 
 
 def adaptive_edge(
-    *, lrs: Sequence[float] = (1e-3,), b1: float = 0.9, hidden: Sequence[int] = (64, 64), steps: int = 6000, every: int = 200, seed: int = 0
+    *,
+    lrs: Sequence[float] = (1e-3,),
+    b1: float = 0.9,
+    hidden: Sequence[int] = (64, 64),
+    steps: int = 6000,
+    every: int = 200,
+    seed: int = 0,
 ) -> Result:
     """Full-batch Adam on the digits: the sharpness of P^(-1/2) H P^(-1/2) against 2(1+β₁)/((1−β₁)lr), 38/lr at β₁ = 0.9."""
     problem = digits_network(hidden)
@@ -77,7 +88,9 @@ def adaptive_edge(
     for lr in lrs:
         path = sharpness_path(problem, optim.adam(lr=float(lr), b1=b1), steps=steps, every=every, seed=seed)
         threshold = float(theory.adam_threshold(lr=lr, b1=b1))
-        claims += hovers(f"Adam, lr {lr:g}, β₁ {b1:g}: preconditioned sharpness hovers at 2(1+β₁)/((1−β₁)lr)", path, threshold)
+        claims += hovers(
+            f"Adam, lr {lr:g}, β₁ {b1:g}: preconditioned sharpness hovers at 2(1+β₁)/((1−β₁)lr)", path, threshold
+        )
         found |= {f"lr {lr:g} {name}": value for name, value in path._asdict().items() if name != "params"}
         found[f"lr {lr:g} threshold"] = threshold
     return Result(claims, found)
@@ -91,7 +104,14 @@ def hovers(statement: str, path: Path, threshold: float) -> list[Claim]:
     if np.isfinite(ratio).all() and ratio.max() < REACHED:
         return [not_applicable(statement, measurement=float(ratio.max()), because=f"not at the edge: sharpness/threshold never reached {REACHED:g}")]  # fmt: skip
     return [
-        equal(f"{statement} (late median of the ratio)", 1, float(np.median(late)), absolute=0.1, because=HOVERING, interval=quartiles)
+        equal(
+            f"{statement} (late median of the ratio)",
+            1,
+            float(np.median(late)),
+            absolute=0.1,
+            because=HOVERING,
+            interval=quartiles,
+        )
     ]
 
 
@@ -113,7 +133,9 @@ def chebyshev_network(hidden: Sequence[int], *, degree: int = 5, points: int = 2
     return network.mlp(preprocess=preprocess.raw(), dtype=jnp.float64, data=given, hidden=list(hidden), criterion="mse")
 
 
-def sharpness_path(problem: Problem, optimizer: Optimizer, *, steps: int, every: int, seed: int, scale: float = 1.0) -> Path:
+def sharpness_path(
+    problem: Problem, optimizer: Optimizer, *, steps: int, every: int, seed: int, scale: float = 1.0
+) -> Path:
     """A full-batch run with the top eigenvalue of its (preconditioned) Hessian every so many steps; it ends where the loss is not finite.
 
     Args:
@@ -124,7 +146,9 @@ def sharpness_path(problem: Problem, optimizer: Optimizer, *, steps: int, every:
     at, losses, values = [], [], []
     for done in range(0, steps + 1, every):
         if done:
-            params, state = advance(params, state, problem.data, every, loss=problem.loss, update=optimizer.transform.update)
+            params, state = advance(
+                params, state, problem.data, every, loss=problem.loss, update=optimizer.transform.update
+            )
         value = float(problem.loss(params, problem.data))
         at.append(done)
         losses.append(value)
@@ -144,7 +168,9 @@ def sharpness_path(problem: Problem, optimizer: Optimizer, *, steps: int, every:
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "update"))
-def advance(params: Any, state: Any, data: Any, steps: Any, *, loss: Callable[..., Any], update: Callable[..., Any]) -> Any:
+def advance(
+    params: Any, state: Any, data: Any, steps: Any, *, loss: Callable[..., Any], update: Callable[..., Any]
+) -> Any:
     """`steps` full-batch updates."""
 
     def step(_: Any, carry: Any) -> Any:
@@ -159,4 +185,6 @@ def _rises(where: str, path: Path) -> list[Claim]:
     """Progressive sharpening: the sharpness at the start lies below its late median."""
     late = float(np.median(path.sharpness[len(path.sharpness) // 2 :]))
     because = "no tolerance: a comparison"
-    return [at_most(f"{where}: the sharpness rises (start against late median)", late, path.sharpness[0], because=because)]
+    return [
+        at_most(f"{where}: the sharpness rises (start against late median)", late, path.sharpness[0], because=because)
+    ]

@@ -16,7 +16,12 @@ FITTED = ("raw", "centered", "normalized", "whitened", "batchnorm")
 
 
 def input_mean(
-    *, features: int = 100, samples: int = 1000, means: Sequence[float] = (0, 0.1, 0.25, 0.5, 1, 2), variance: float = 1.0, seeds: int = 8
+    *,
+    features: int = 100,
+    samples: int = 1000,
+    means: Sequence[float] = (0, 0.1, 0.25, 0.5, 1, 2),
+    variance: float = 1.0,
+    seeds: int = 8,
 ) -> Result:
     """λmax of least squares on inputs of mean m, measured through autodiff products, against the law of spiked models."""
     ratio = features / samples
@@ -121,7 +126,13 @@ def _steps(problem: Problem, sharpness: float, *, seed: int, steps: int) -> floa
 
     target = goal / float(problem.loss(params, problem.data))
     taken, reached = _steps_taken(
-        params, optimizer.init(params), problem.data, target, steps, loss=problem.loss, update=optimizer.transform.update
+        params,
+        optimizer.init(params),
+        problem.data,
+        target,
+        steps,
+        loss=problem.loss,
+        update=optimizer.transform.update,
     )
     return float(taken) if bool(reached) else float(steps)
 
@@ -132,7 +143,13 @@ def _second_moment(dataset: str, given: data.Dataset, prepared: str, measured: f
     ones = np.column_stack([x, np.ones(len(x))])
     predicted = theory.top_of_second_moment(np.cov(ones.T, bias=True), ones.mean(axis=0))
     because = "eigsh's residual tolerance 1e-4"
-    return equal(f"{dataset}, least squares, {prepared}: λmax is that of C + mm'", predicted, measured, relative=1e-4, because=because)
+    return equal(
+        f"{dataset}, least squares, {prepared}: λmax is that of C + mm'",
+        predicted,
+        measured,
+        relative=1e-4,
+        because=because,
+    )
 
 
 def _comparisons(dataset: str, name: str, top: Any, taken: Any, kappa: Any, steps: int) -> list[Claim]:
@@ -143,15 +160,25 @@ def _comparisons(dataset: str, name: str, top: Any, taken: Any, kappa: Any, step
     for prepared in ("normalized", "whitened", "batchnorm"):
         i = FITTED.index(prepared)
         ratio = np.log(top[0] / top[i])
-        claims.append(at_least(f"{where}: ln λmax raw/{prepared}", 0, ratio.mean(), because=paired, interval=mean_interval(ratio)))
+        claims.append(
+            at_least(f"{where}: ln λmax raw/{prepared}", 0, ratio.mean(), because=paired, interval=mean_interval(ratio))
+        )
         ratio = np.log(taken[0] / taken[i])
         censored = f" (raw cut off at {steps} in {int((taken[0] >= steps).sum())} of {taken.shape[1]})"
         claims.append(
-            at_least(f"{where}: ln of steps to target raw/{prepared}{censored}", 0, ratio.mean(), because=paired, interval=mean_interval(ratio))
+            at_least(
+                f"{where}: ln of steps to target raw/{prepared}{censored}",
+                0,
+                ratio.mean(),
+                because=paired,
+                interval=mean_interval(ratio),
+            )
         )
     if np.isfinite(kappa).all():
         white = kappa[FITTED.index("whitened")]
         claims.append(equal(f"{where}: whitened inputs have κ = 1 above rounding", 1, white, relative=1e-6, because="singular values to rounding times κ of the inputs"))  # fmt: skip
         ratio = np.log(kappa[0] / kappa[FITTED.index("normalized")])
-        claims.append(at_least(f"{where}: ln κ raw/normalized", 0, ratio.mean(), because=paired, interval=mean_interval(ratio)))
+        claims.append(
+            at_least(f"{where}: ln κ raw/normalized", 0, ratio.mean(), because=paired, interval=mean_interval(ratio))
+        )
     return claims
