@@ -46,7 +46,7 @@ def edge_of_stability(
         path = sharpness_path(problem, optim.sgd(lr=float(lr)), steps=steps, every=every, seed=seed)
         threshold = float(theory.gradient_descent_threshold(lr=lr))
         claims += hovers(f"gradient descent, lr {lr:g}: sharpness hovers at 2/lr", path, threshold)
-        claims += _rises(f"lr {lr:g}", path)
+        claims.append(_rises(f"lr {lr:g}", path, threshold))
         found |= {f"lr {lr:g} {name}": value for name, value in path._asdict().items() if name != "params"}
         found[f"lr {lr:g} threshold"] = threshold
     return Result(claims, found)
@@ -102,7 +102,8 @@ def hovers(statement: str, path: Path, threshold: float) -> list[Claim]:
     late = ratio[len(ratio) // 2 :]
     quartiles = (float(np.percentile(late, 2.5)), float(np.percentile(late, 97.5)))
     if np.isfinite(ratio).all() and ratio.max() < REACHED:
-        return [not_applicable(statement, measurement=float(ratio.max()), because=f"not at the edge: sharpness/threshold never reached {REACHED:g}")]  # fmt: skip
+        reached = f"not at the edge: sharpness/threshold never reached {REACHED:g}"
+        return [not_applicable(statement, measurement=float(ratio.max()), because=reached)]
     return [
         equal(
             f"{statement} (late median of the ratio)",
@@ -181,10 +182,10 @@ def advance(
     return jax.lax.fori_loop(0, steps, step, (params, state))
 
 
-def _rises(where: str, path: Path) -> list[Claim]:
-    """Progressive sharpening: the sharpness at the start lies below its late median."""
-    late = float(np.median(path.sharpness[len(path.sharpness) // 2 :]))
-    because = "no tolerance: a comparison"
-    return [
-        at_most(f"{where}: the sharpness rises (start against late median)", late, path.sharpness[0], because=because)
-    ]
+def _rises(where: str, path: Path, threshold: float) -> Claim:
+    """Progressive sharpening: the start lies below the late median; not applicable where it lies above the threshold already."""
+    statement = f"{where}: from below the threshold the sharpness rises (start against late median)"
+    start, late = float(path.sharpness[0]), float(np.median(path.sharpness[len(path.sharpness) // 2 :]))
+    if start >= threshold:
+        return not_applicable(statement, measurement=start, because="it starts above the threshold, and falls to it")
+    return at_most(statement, late, start, because="no tolerance: a comparison")

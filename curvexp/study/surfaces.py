@@ -1,6 +1,6 @@
 """Where curvature changes from place to place: kinds of critical points, and how far the Taylor model of a step holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -151,9 +151,10 @@ def _taylor_errors(problem: Problem, params: Any, lengths: Any) -> tuple[Any, An
 
 def _along_gradient(problem: Problem, x: Any, g: Any) -> tuple[float, float]:
     """The step along −g with the least loss, by a search; and the one at which the loss is what it was, by root finding."""
-    change: Callable[[float], float] = lambda e: float(
-        problem.loss(x - e * g, problem.data) - problem.loss(x, problem.data)
-    )  # noqa: E731
+
+    def change(e: float) -> float:
+        return float(problem.loss(x - e * g, problem.data) - problem.loss(x, problem.data))
+
     high = 1e-3
     while change(high) < 0:
         high *= 2
