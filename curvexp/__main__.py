@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from curvexp import config as configs
 from curvexp import console
 from curvexp.errors import ConfigError, Unsupported
+from curvexp.study import command as study
 
 NESTED_GROUPS = ("problem.data", "optim.schedule")  # `problem.data=wine` is read as Hydra's `problem/data=wine`
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]  # argparse takes no overrides on both sides of a flag
     sys.argv = [sys.argv[0], *flags_first, *flags.overrides]
     try:
+        if not flags.passive and study.asked_for(flags.overrides):
+            sys.exit(study.run(flags.overrides, config_dir=flags.config_dir))
         if not flags.passive:
             refused = _check(flags)
             if refused:

@@ -171,6 +171,267 @@ def above_rounding(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.flo
     return values[np.abs(values) > rounding_floor(values, eps=eps)]
 
 
+def quadratic_gradient(matrix: ArrayLike, vector: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient Ax − b of ½x'Ax − b'x.
+
+    Args:
+        matrix: A (n, n) symmetric. vector: b (n,). x: (..., n).
+
+    Source: Goodfellow et al. 2016, sec. 4.3.
+    """
+    a, b, point = _float64(matrix, vector, x)
+    return point @ a - b
+
+
+def quadratic_hessian(matrix: ArrayLike) -> Array:
+    """Hessian of ½x'Ax − b'x, the symmetric part (A + A')/2, (n, n)."""
+    (a,) = _float64(matrix)
+    return (a + a.T) / 2
+
+
+def quadratic_minimum(matrix: ArrayLike, vector: ArrayLike) -> tuple[Array, float]:
+    """Critical point A⁻¹b of ½x'Ax − b'x, (n,), and its value −½b'A⁻¹b: a minimum where A is positive definite.
+
+    Raises:
+        numpy.linalg.LinAlgError: A is singular.
+    """
+    a, b = _float64(matrix, vector)
+    x: Array = np.linalg.solve(a, b).astype(np.float64)
+    return x, float(-b @ x / 2)
+
+
+def directional_curvature(eigenvalues: ArrayLike, components: ArrayLike) -> Array:
+    """Curvature d'Hd/d'd along d: the mean of the eigenvalues, weighted by d's squared components.
+
+    Args:
+        eigenvalues: (n,). components: of d in the eigenvectors, (..., n).
+
+    Source: Goodfellow et al. 2016, sec. 4.3.1.
+    """
+    h, d = _float64(eigenvalues, components)
+    return (h * d**2).sum(axis=-1) / (d**2).sum(axis=-1)
+
+
+def level_set_axes(eigenvalues: ArrayLike, *, level: ArrayLike) -> Array:
+    """Semi-axes √(2c/λ) of the ellipsoid ½x'Ax = c, along each eigenvector; λ > 0.
+
+    Source: Boyd, Vandenberghe 2004, sec. 9.3.1.
+    """
+    h, c = _float64(eigenvalues, level)
+    return np.sqrt(2 * c / h)
+
+
+def gradient_descent_trajectory(eigenvalues: ArrayLike, *, lr: ArrayLike, steps: ArrayLike) -> Array:
+    """Component (1 − αλ)^k along an eigenvector after k steps, in units of the first; all arguments broadcast.
+
+    Source: Nesterov 2018, thm 2.1.15.
+    """
+    h, a, k = _float64(eigenvalues, lr, steps)
+    return (1 - a * h) ** k
+
+
+def heavy_ball_trajectory(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Array:
+    """Heavy ball's component along an eigenvector after k steps from 1, momentum buffer 0; all arguments broadcast.
+
+    Source: the solution of x_{k+1} = (1 + β − αλ)x_k − βx_{k−1}, x_1 = 1 − αλ; Polyak 1964.
+    """
+    h, a, b, k = _float64(eigenvalues, lr, momentum, steps)
+    return _recurrence(1 + b - a * h, b + 0 * a * h, 1 - a * h, k)
+
+
+def nesterov_trajectory(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Array:
+    """Nesterov's component along an eigenvector after k steps from 1, momentum buffer 0; all arguments broadcast.
+
+    With x ← x − α(g + βm) the iterate is Nesterov's extrapolated point less α·β·m: it starts at 1 − α(1+β)λ.
+
+    Source: the solution of x_{k+1} = (1+β)(1−αλ)x_k − β(1−αλ)x_{k−1}; Lessard et al. 2016, sec. 4.5.
+    """
+    h, a, b, k = _float64(eigenvalues, lr, momentum, steps)
+    return _recurrence((1 + b) * (1 - a * h), b * (1 - a * h), 1 - a * (1 + b) * h, k)
+
+
+def heavy_ball_angle(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
+    """Angle of heavy ball's complex roots, cos φ = (1 + β − αλ)/(2√β): the component changes sign φ/π times a step.
+
+    0 where the roots are real and positive, π where they are real and negative.
+
+    Source: O'Donoghue, Candès 2015, sec. 4.
+    """
+    h, a, b = _float64(eigenvalues, lr, momentum)
+    trace = 1 + b - a * h
+    root = 2 * np.sqrt(b)
+    return np.where(
+        np.abs(trace) < root,
+        np.arccos(np.clip(trace / np.where(root > 0, root, 1), -1, 1)),
+        np.where(trace < 0, np.pi, 0.0),
+    )
+
+
+def rmsprop_threshold(*, lr: ArrayLike) -> Array:
+    """Largest preconditioned curvature 2/α at which frozen RMSProp is stable. Source: Cohen et al. 2022, sec. 3."""
+    return gradient_descent_threshold(lr=lr)
+
+
+def decayed_threshold(threshold: ArrayLike, *, weight_decay: ArrayLike) -> Array:
+    """Largest curvature of the loss itself that is stable beside a penalty ½w‖θ‖², which adds w to each eigenvalue: threshold − w.
+
+    Source: the shift of the spectrum; gradient descent's decoupled decay is the same iteration (Loshchilov, Hutter 2019, prop. 1).
+    """
+    t, w = _float64(threshold, weight_decay)
+    return t - w
+
+
+def adamw_threshold(*, lr: ArrayLike, b1: ArrayLike, weight_decay: ArrayLike) -> Array:
+    """Largest preconditioned curvature (1+β₁)(2 − αw)/((1−β₁)α) at which frozen AdamW is stable.
+
+    Source: −1 as a root of z² − (1 − αw + β₁ − α(1−β₁)λ)z + β₁(1 − αw), the iteration x ← (1−αw)x − αm/P of Loshchilov, Hutter 2019.
+    """
+    a, b, w = _float64(lr, b1, weight_decay)
+    return (1 + b) * (2 - a * w) / ((1 - b) * a)
+
+
+def steps_to_target(rate: ArrayLike, *, target: ArrayLike) -> Array:
+    """Steps ⌈ln target / ln rate⌉ until rate^k <= target; infinite for rate >= 1, which never gets there.
+
+    Args:
+        rate: contraction a step. target: in (0, 1).
+    """
+    r, t = _float64(rate, target)
+    inside = (r > 0) & (r < 1)
+    return np.where(inside, np.ceil(np.log(t) / np.log(np.where(inside, r, 0.5))), np.where(r <= 0, 1.0, np.inf))
+
+
+def uphill_step_along_gradient(gradient_squared: ArrayLike, curvature: ArrayLike) -> Array:
+    """Step size 2g'g/g'Hg from which on a step along −g raises the Taylor model; infinite where g'Hg <= 0.
+
+    Source: Goodfellow et al. 2016, eq. 4.9.
+    """
+    return 2 * best_step_along_gradient(gradient_squared, curvature)
+
+
+def second_derivative_test(
+    eigenvalues: ArrayLike,
+    *,
+    gradient: float = 0.0,
+    tolerance: float = 0.0,
+    eps: float = float(np.finfo(np.float64).eps),
+) -> str:
+    """What a point is by its Hessian: minimum, maximum, saddle, inconclusive, or not critical.
+
+    Args:
+        eigenvalues: all of them, (n,); zero where below `rounding_floor`, or all where none exceeds `tolerance`.
+        gradient: its norm. tolerance: what counts as zero for it, and for curvature that has no scale of its own.
+
+    Source: Goodfellow et al. 2016, sec. 4.3.1.
+    """
+    values = np.asarray(eigenvalues, np.float64)
+    if not gradient <= tolerance:
+        return "not critical"
+    floor = max(rounding_floor(values, eps=eps), tolerance)
+    if (values > floor).any() and (values < -floor).any():
+        return "saddle"
+    if (values > floor).all():
+        return "minimum"
+    return "maximum" if (values < -floor).all() else "inconclusive"
+
+
+def top_of_second_moment(covariance: ArrayLike, mean: ArrayLike) -> float:
+    """Largest eigenvalue of C + mm', the Hessian of least squares on inputs of covariance C and mean m: the secular equation.
+
+    The root above λmax(C) of 1 = Σ m_i²/(x − c_i), with m_i the mean's components in C's eigenvectors; it lies within ‖m‖² of λmax(C).
+
+    Args:
+        covariance: (n, n). mean: (n,).
+
+    Source: Golub 1973, sec. 5; LeCun, Kanter, Solla 1991.
+    """
+    c, m = _float64(covariance, mean)
+    values, vectors = np.linalg.eigh(c)
+    squares = (vectors.T @ m) ** 2
+    low, high = float(values[-1]), float(values[-1] + squares.sum())
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        below = (squares[squares > 0] / (middle - values[squares > 0])).sum() > 1
+        low, high = (middle, high) if below else (low, middle)
+    return high
+
+
+class InputConditions(NamedTuple):
+    """Condition numbers of the second moment of inputs as they are, centred, and centred and divided by their deviations."""
+
+    raw: float
+    centered: float
+    normalized: float
+
+
+def input_conditions(covariance: ArrayLike, mean: ArrayLike) -> InputConditions:
+    """κ of C + mm', of C, and of the correlation matrix D^(-1/2) C D^(-1/2).
+
+    Source: LeCun et al. 1998, sec. 4.3 and 5.1.
+    """
+    c, m = _float64(covariance, mean)
+    scale = 1 / np.sqrt(np.diagonal(c))
+    return InputConditions(*(float(np.linalg.cond(a)) for a in (c + np.outer(m, m), c, scale[:, None] * c * scale)))
+
+
+def marchenko_pastur_edges(ratio: ArrayLike, *, variance: ArrayLike = 1.0) -> tuple[Array, Array]:
+    """Edges v(1 − √γ)² and v(1 + √γ)² of the spectrum of a sample covariance; γ = features / samples <= 1.
+
+    Source: Marchenko, Pastur 1967.
+    """
+    g, v = _float64(ratio, variance)
+    return v * (1 - np.sqrt(g)) ** 2, v * (1 + np.sqrt(g)) ** 2
+
+
+def outlier_threshold(ratio: ArrayLike) -> Array:
+    """Strength √γ that a spike θ² must pass for an eigenvalue to leave the bulk. Source: Baik, Ben Arous, Péché 2005, thm 1.1."""
+    return np.sqrt(_float64(ratio)[0])
+
+
+def spiked_top_eigenvalue(strength: ArrayLike, *, ratio: ArrayLike, variance: ArrayLike = 1.0) -> Array:
+    """Largest eigenvalue of a sample second moment with a spike: v(1+θ²)(1+γ/θ²) above the threshold √γ, else the bulk's edge.
+
+    Args:
+        strength: θ², of a mean m in N features N·m²/v. ratio: γ = N/P.
+
+    Source: Baik, Silverstein 2006, thm 1.1; Benaych-Georges, Nadakuditi 2012, sec. 3.1.
+    """
+    s, g, v = _float64(strength, ratio, variance)
+    out = s > outlier_threshold(g)
+    return np.where(out, v * (1 + s) * (1 + g / np.where(out, s, 1)), marchenko_pastur_edges(g, variance=v)[1])
+
+
+def sgd_second_moment_factor(
+    *, lr: ArrayLike, mean: ArrayLike, variance: ArrayLike, examples: ArrayLike, batch_size: ArrayLike
+) -> Array:
+    """Factor of E x² a step of minibatch SGD on ½a_i x², (1−ηa)² + η²(n−B)s²/(B(n−1)): stable up to 1.
+
+    Args:
+        lr: η. mean, variance: a and s² of the examples' curvatures a_i (divided by n). examples: n. batch_size: B, without replacement.
+
+    Source: Wu, Ma, E 2018, eq. 6.
+    """
+    e, a, s, n, b = _float64(lr, mean, variance, examples, batch_size)
+    return (1 - e * a) ** 2 + e**2 * (n - b) * s / (b * (n - 1))
+
+
+def sgd_largest_lr(*, mean: ArrayLike, variance: ArrayLike, examples: ArrayLike, batch_size: ArrayLike) -> Array:
+    """Largest stable step 2a/(a² + (n−B)s²/(B(n−1))) of minibatch SGD. Source: Wu, Ma, E 2018, eq. 6."""
+    a, s, n, b = _float64(mean, variance, examples, batch_size)
+    return 2 * a / (a**2 + (n - b) * s / (b * (n - 1)))
+
+
+def catapult_range(curvature: ArrayLike) -> tuple[Array, Array]:
+    """Step sizes 2/λ₀ and 4/λ₀ between which a wide two-layer linear network, unstable at first, ends where it is flatter.
+
+    Source: Lewkowycz et al. 2020, sec. 3.
+    """
+    (h,) = _float64(curvature)
+    return 2 / h, 4 / h
+
+
 # ---- a step as a matrix on one eigencomponent of (gradient, momentum) ------------------------------------------------------------
 
 
@@ -280,6 +541,29 @@ def _determinant(m: Array) -> Array:
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------------------------
+
+
+def _recurrence(trace: Array, determinant: Array, first: Array, steps: Array) -> Array:
+    """x_k of x_{k+1} = trace·x_k − determinant·x_{k−1}, x_0 = 1, x_1 = first: first·U_{k−1} − determinant·U_{k−2}.
+
+    U_{k−1} = (z₁^k − z₂^k)/(z₁ − z₂), and k·z^{k−1} at a double root: double within rounding.
+    """
+    trace, determinant, first, k = np.broadcast_arrays(trace, determinant, first, steps)
+    discriminant = _discriminant(trace, determinant)
+    double = discriminant == 0
+    root = np.sqrt(np.where(double, 1, discriminant).astype(complex))
+    one, two = (trace + root) / 2, (trace - root) / 2
+
+    def u(power: Array) -> Array:
+        """U_{power−1}."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            same = power * np.power(trace / 2, power - 1)
+            apart = (np.power(one, power) - np.power(two, power)) / root
+        return np.where(power == 0, 0.0, np.where(double, same, apart.real))
+
+    with np.errstate(invalid="ignore"):
+        found = first * u(k) - determinant * u(np.maximum(k - 1, 0))
+    return np.where(k == 0, 1.0, found)
 
 
 def _spectral_radius(*, trace: Array, determinant: Array) -> Array:

@@ -29,7 +29,10 @@ MAY_IMPORT = {
     "landscape": {"curvature", "linalg"},
     "config": {"optim", "runner"},
     "job": {"config", "console", "landscape", "runner", "store", "report", "__init__"},
-    "__main__": {"config", "console", "job"},
+    "study": {
+        *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
+    },
+    "__main__": {"config", "console", "job", "study"},
 }
 
 

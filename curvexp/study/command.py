@@ -1,0 +1,66 @@
+"""The studies from a shell: `python -m curvexp +study=NAME` and the list of `python -m curvexp.study`."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from curvexp import config as configs
+from curvexp import console
+from curvexp.errors import ConfigError
+from curvexp.study.claim import FAIL
+from curvexp.study.registry import compose, names, perform
+from curvexp.study.show import table, write
+
+_NAMED = re.compile(r"\+{0,2}study=(.*)")
+
+
+def asked_for(overrides: Sequence[str]) -> bool:
+    """Whether an override chooses a study."""
+    return any(_NAMED.fullmatch(override) for override in overrides)
+
+
+def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
+    """Runs the studies that `+study=A,B` names and prints their tables.
+
+    Returns:
+        The exit code: 0, 1 where a verdict is fail, 2 for what was refused.
+    """
+    chosen = [match.group(1) for override in overrides if (match := _NAMED.fullmatch(override))]
+    rest = [override for override in overrides if not _NAMED.fullmatch(override)]
+    try:
+        for override in rest:
+            if not override.startswith(("study.", "+study.", "hydra.")):
+                raise ConfigError(f"{override}: a study takes study.KEY=VALUE and hydra.run.dir=DIR alone. Remove it.")
+        studies = [compose(name, rest, config_dir=config_dir) for name in chosen[-1].split(",")]
+        for study in studies:
+            configs.check_writable(study.folder, "hydra.run.dir")
+        failed = False
+        for study in studies:
+            finding, data = perform(study)
+            folder = study.folder / study.name if len(studies) > 1 else study.folder
+            write(finding, data, folder)
+            console.out().print(table(finding))
+            console.out().print(f"in {console.printable(_short(folder))}")
+            failed |= finding.verdict == FAIL
+    except ConfigError as error:
+        console.refuse(str(error))
+        return 2
+    return int(failed)
+
+
+def listing(config_dir: str | None = None) -> int:
+    """Prints the studies, a line each; the exit code."""
+    try:
+        for name in names(config_dir):
+            study = compose(name, config_dir=config_dir)
+            number = "" if study.number is None else str(study.number)
+            console.out().print(f"{number:>2} [bold]{name:20}[/] {console.printable(study.statement)}", soft_wrap=True)
+    except ConfigError as error:
+        console.refuse(str(error))
+        return 2
+    return 0
+
+
+def _short(folder: Path) -> Path:
+    folder = folder.absolute()
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -1,0 +1,203 @@
+"""Condition number and momentum: how many steps a quadratic takes, and what heavy ball's parameters do."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+import scipy.stats
+
+from curvexp import optim, preprocess, theory
+from curvexp.problem import Problem, quadratics
+from curvexp.study.claim import Result, equal
+from curvexp.study.quadratics import trajectory
+
+METHODS = {
+    "gradient descent": (optim.sgd, theory.gradient_descent_optimum, 1.0),
+    "heavy ball": (optim.momentum, theory.heavy_ball_optimum, 0.5),
+    "Nesterov": (optim.nesterov, theory.nesterov_optimum, 0.5),
+}
+
+
+def condition_number(
+    *,
+    condition_numbers: Sequence[float] = (1e1, 1e2, 1e3, 1e4, 1e5),
+    dimension: int = 20,
+    target: float = 1e-8,
+    seeds: int = 3,
+) -> Result:
+    """Steps to a target at each method's optimum against κ: log-log slope over κ with its interval over seeds, and κ's exact steps."""
+    claims, data = [], {"condition_number": list(condition_numbers)}
+    kappa = np.asarray(condition_numbers, np.float64)
+    for name, (make, _, slope) in METHODS.items():
+        best = getattr(
+            theory,
+            {"gradient descent": "gradient_descent", "heavy ball": "heavy_ball"}.get(name, "nesterov") + "_optimum",
+        )
+        steps, expected = np.zeros((2, seeds, len(kappa)))
+        for i, condition in enumerate(kappa):
+            optimum = best(1.0, float(condition))
+            hyper = {"lr": optimum.lr} | ({"momentum": optimum.momentum} if name != "gradient descent" else {})
+            for seed in range(seeds):
+                problem = quadratics.quadratic(
+                    preprocess=preprocess.raw(), dtype=jnp.float64, dimension=dimension, law="geometric",
+                    condition_number=float(condition), basis_seed=seed,
+                )  # fmt: skip
+                start = problem.init(jax.random.key(seed))
+                steps[seed, i] = steps_taken(problem, make(**hyper), start, target)
+                expected[seed, i] = _expected(name, problem, start, hyper, target, int(steps[seed, i]))
+        fits = [np.polyfit(np.log(kappa), np.log(row), 1)[0] for row in steps]
+        interval = tuple(np.percentile(_slopes(kappa, steps), [2.5, 97.5]))
+        because = (
+            "at finite κ the slope is not yet the power: ln((κ+1)/(κ−1)) and heavy ball's factor k at its double root bend it by up to 0.05; "
+            "a wrong power would miss by 0.5"
+        )
+        claims.append(
+            equal(
+                f"{name}: steps grow like κ^{slope:g}",
+                slope,
+                np.mean(fits),
+                absolute=0.06,
+                because=because,
+                interval=interval,
+            )
+        )
+        exact = "one step: rounding may move the crossing"
+        claims.append(
+            equal(
+                f"{name}: the loss crosses the target at the very step of the closed form",
+                expected,
+                steps,
+                absolute=1,
+                because=exact,
+            )
+        )
+        data[name] = steps
+    return Result(claims, data)
+
+
+def momentum(*, condition_numbers: Sequence[float] = (10, 100), steps: int = 200, dimension: int = 20) -> Result:
+    """Heavy ball's best parameters by a search over the measured map of a step; its rate; the sign changes of the steep component."""
+    lrs, betas, rates, run_rates, optima = [], [], [], [], []
+    for condition in condition_numbers:
+        optimum = theory.heavy_ball_optimum(1.0, condition)
+        found = _search(1.0, float(condition))
+        lrs.append(found.x[0])
+        betas.append(found.x[1])
+        rates.append(found.fun)
+        optima.append(optimum)
+        problem = quadratics.quadratic(
+            preprocess=preprocess.raw(), dtype=jnp.float64, dimension=dimension, condition_number=float(condition)
+        )
+        path = trajectory(problem, optim.momentum(lr=optimum.lr, momentum=optimum.momentum), np.ones(dimension), steps)
+        size = np.linalg.norm(path, axis=1)
+        run_rates.append((size[steps] / size[steps // 2]) ** (2 / steps))
+    condition = float(condition_numbers[-1])
+    problem = quadratics.quadratic(
+        preprocess=preprocess.raw(), dtype=jnp.float64, eigenvalues=[1.0, condition], basis_seed=None
+    )
+    lr = 1.8 / condition
+    beta = optima[-1].momentum
+    plain = trajectory(problem, optim.sgd(lr=lr), np.ones(2), steps)[:, 1]
+    heavy = trajectory(problem, optim.momentum(lr=lr, momentum=beta), np.ones(2), steps)[:, 1]
+    angle = float(theory.heavy_ball_angle(condition, lr=lr, momentum=beta))
+    changes = [int((np.diff(np.sign(path[: steps + 1])) != 0).sum()) for path in (plain, heavy)]
+    searched = "the rate has a kink at its optimum, where LAPACK's eigenvalues of a double root are good to √eps times the map's size: 1e-4"
+    doubled = "at the double root k steps give rate^k·(1 + ck): over the second half of K steps that adds at most 2^(2/K) to the factor"
+    claims = [
+        equal("the step that a search finds best is 4/(√λmax + √λmin)²", [o.lr for o in optima], lrs, relative=1e-3, because=searched),
+        equal("the momentum it finds is ((√κ − 1)/(√κ + 1))²", [o.momentum for o in optima], betas, relative=1e-3, because=searched),
+        equal("the contraction there is (√κ − 1)/(√κ + 1)", [o.rate for o in optima], rates, relative=1e-3, because=searched),
+        equal("a run contracts by it", [o.rate for o in optima], run_rates, relative=2 ** (2 / steps) - 1, because=doubled),
+        equal("gradient descent past 1/λmax changes the steep component's sign every step", steps, changes[0], because="a count"),
+        equal("heavy ball turns it by φ a step, so changes it kφ/π times", steps * angle / math.pi, changes[1], absolute=1, because="a count: the phase at the start moves it by one at most"),
+    ]  # fmt: skip
+    return Result(claims, {"gradient_descent": plain, "heavy_ball": heavy})
+
+
+def steps_taken(problem: Problem, optimizer: Any, start: Any, target: float, most: int = 10**7) -> int:
+    """The first step at which the loss is at most `target` times its first value, minimum 0."""
+    k, reached = _steps_taken(
+        start, optimizer.init(start), problem.data, target, most, loss=problem.loss, update=optimizer.transform.update
+    )
+    return int(k) if bool(reached) else most
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "update"))
+def _steps_taken(x: Any, state: Any, data: Any, target: Any, most: Any, *, loss: Callable[..., Any], update: Callable[..., Any]) -> Any:  # fmt: skip
+    goal = target * loss(x, data)
+
+    def step(carry: Any) -> Any:
+        x, state, gradient, _, k = carry
+        change, state = update(gradient, state, x)
+        x = optax.apply_updates(x, change)
+        value, gradient = jax.value_and_grad(loss)(x, data)
+        return x, state, gradient, value, k + 1
+
+    first, gradient = jax.value_and_grad(loss)(x, data)
+    end = jax.lax.while_loop(lambda c: (c[3] > goal) & (c[4] < most), step, (x, state, gradient, first, 0))
+    return end[4], end[3] <= goal
+
+
+def _expected(name: str, problem: Problem, start: Any, hyper: dict[str, Any], target: float, near: int) -> int:
+    """The first step at which the closed form's loss is at most the target, within 50 steps of `near`; -1 where not there."""
+    values, vectors = np.linalg.eigh(np.asarray(problem.data.matrix))
+    components = vectors.T @ np.asarray(start)
+    form = {
+        "gradient descent": theory.gradient_descent_trajectory,
+        "heavy ball": theory.heavy_ball_trajectory,
+        "Nesterov": theory.nesterov_trajectory,
+    }[name]
+    k = np.arange(max(near - 50, 0), near + 50)[:, None]
+    loss = (values * (components * form(values, steps=k, **hyper)) ** 2).sum(axis=1) / (values * components**2).sum()
+    below = loss <= target
+    return int(k[below.argmax(), 0]) if below.any() and (near < 50 or not below[0]) else -1
+
+
+def _slopes(kappa: Any, steps: Any) -> Any:
+    """Slopes of resampled seeds: at each κ a seed is drawn with replacement."""
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(steps), size=(500, len(steps), len(kappa)))
+    means = np.log(steps)[drawn, np.arange(len(kappa))].mean(axis=1)
+    return np.polyfit(np.log(kappa), means.T, 1)[0]
+
+
+def _search(smallest: float, largest: float) -> Any:
+    """(lr, momentum) of the least worst contraction, measured as LAPACK's spectral radius of the Jacobian of optax's own step."""
+    grid = np.geomspace(smallest, largest, 9)
+
+    def worst(point: Any) -> float:
+        if not (0 < point[0] < 4 / largest and 0 <= point[1] < 1):
+            return 2.0
+        return float(
+            np.abs(np.linalg.eigvals(np.asarray(_step_jacobians(jnp.asarray(point), jnp.asarray(grid))))).max()
+        )
+
+    found = min(
+        (scipy.optimize.minimize(worst, (lr / largest, beta), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9, "maxiter": 600})
+         for lr in (1.0, 2.0, 3.0) for beta in (0.2, 0.6)),
+        key=lambda result: result.fun,
+    )  # fmt: skip
+    again = scipy.optimize.minimize(worst, found.x, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-10})
+    return min(found, again, key=lambda result: result.fun)
+
+
+@jax.jit
+def _step_jacobians(point: Any, curvatures: Any) -> Any:
+    """Jacobian of one step of optax's heavy ball on ½λx² in (x, buffer), (m, 2, 2), for each λ."""
+    transform = optim.momentum(lr=0.1, momentum=0.5).transform
+
+    def step(z: Any, curvature: Any) -> Any:
+        state = transform.init(z[0])
+        hyper = {"lr": point[0], "momentum": point[1]}
+        trace = state.inner_state[0]._replace(trace=z[1])
+        state = state._replace(hyperparams={**state.hyperparams, **hyper}, inner_state=(trace, *state.inner_state[1:]))
+        change, after = transform.update(curvature * z[0], state, z[0])
+        return jnp.stack([z[0] + change, after.inner_state[0].trace])
+
+    return jax.vmap(lambda h: jax.jacfwd(step)(jnp.ones(2), h))(curvatures)

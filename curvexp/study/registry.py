@@ -1,0 +1,171 @@
+"""From a YAML file of conf/study to a finding: which studies there are, and how one is run."""
+
+import inspect
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from curvexp import config as configs
+from curvexp.errors import ConfigError
+from curvexp.study.claim import Claim, Result, verdict
+
+ABOUT = ("number", "statement", "source", "precision")  # what a study's file says besides its function's numbers
+
+
+class Study(NamedTuple):
+    """One study as its file has it.
+
+    Attributes:
+        name: of the file. number: its place in the list; None comes last. statement, source: a sentence and where it is from.
+        precision: float32 or float64. target: import path of the function. options: its numbers. folder: where hydra.run.dir points.
+    """
+
+    name: str
+    number: int | None
+    statement: str
+    source: str
+    precision: str
+    target: str
+    options: dict[str, Any]
+    folder: Path
+
+
+class Finding(NamedTuple):
+    """What a study came to: JSON-ready with `_asdict`, `claims` being dicts."""
+
+    study: str
+    number: int | None
+    statement: str
+    source: str
+    verdict: str
+    claims: list[dict[str, Any]]
+    seconds: float
+    options: dict[str, Any]
+
+
+def names(config_dir: str | Path | None = None) -> list[str]:
+    """The studies in conf/study and in config_dir/study, by number, then by name.
+
+    Raises:
+        ConfigError: no such folder.
+    """
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(
+            f"--config-dir={config_dir}: no such folder; expected one with files such as study/mine.yaml."
+        )
+    folders = [configs.conf_folder(), *([Path(config_dir)] if config_dir is not None else [])]
+    found = {path.stem: path for folder in folders for path in (folder / "study").glob("*.yaml")}
+
+    def order(name: str) -> tuple[float, str]:
+        number = OmegaConf.select(OmegaConf.load(found[name]), "number")
+        return (float("inf") if number is None else number), name
+
+    return sorted(found, key=order)
+
+
+def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | Path | None = None) -> Study:
+    """The study `name` with overrides such as `study.seeds=2`.
+
+    Raises:
+        ConfigError: no such study, an unknown key, or a value of a wrong kind.
+    """
+    known = names(config_dir)
+    if name not in known:
+        raise ConfigError(
+            f"study={name}: no such study; expected one of {', '.join(known)}.{configs.nearest(name, known)}"
+        )
+    given = [f"+study={name}", *(overrides or [])]
+    if config_dir is not None:
+        given.insert(0, f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]")
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+            composed = hydra.compose("config", overrides=given, return_hydra_config=True)
+            folder = Path(str(composed.hydra.run.dir))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"study={name}: {str(error).strip().splitlines()[0]}") from error
+    node = configs.plain(composed)["study"]
+    target = node.pop("_target_", None)
+    if not isinstance(target, str):
+        raise ConfigError(
+            f"study._target_={target}: expected the import path of a function. Set _target_ in {name}.yaml."
+        )
+    about = {key: node.pop(key, default) for key, default in zip(ABOUT, (None, "", "", "float64"), strict=True)}
+    if about["precision"] not in ("float32", "float64"):
+        raise ConfigError(f"study.precision={about['precision']}: expected float32 or float64. Change study.precision.")
+    study = Study(name, target=target, options=node, folder=folder, **about)
+    _check_options(study)
+    return study
+
+
+def perform(study: Study) -> tuple[Finding, dict[str, Any]]:
+    """Runs a study; the finding, and the data of its figures. JAX's precision is as before afterwards.
+
+    Raises:
+        ConfigError: the function does not return a Result with a claim.
+    """
+    import jax
+
+    before = jax.config.values["jax_enable_x64"]
+    configs.prepare_jax(study.precision)
+    begun = time.perf_counter()
+    try:
+        result = _function(study)(**study.options)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    if not isinstance(result, Result) or not result.claims or not all(isinstance(c, Claim) for c in result.claims):
+        raise ConfigError(
+            f"study._target_={study.target}: returned {type(result).__name__}; expected a curvexp.study.Result with claims."
+        )
+    finding = Finding(
+        study.name,
+        study.number,
+        study.statement,
+        study.source,
+        verdict(result.claims),
+        [claim._asdict() for claim in result.claims],
+        round(time.perf_counter() - begun, 2),
+        study.options,
+    )
+    return finding, dict(result.data)
+
+
+def _function(study: Study) -> Any:
+    try:
+        found = get_object(study.target)
+    except Exception as error:  # an ImportError, or what the user's module raises while it is imported
+        why = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"study._target_={study.target}: cannot be imported: {why}. Change study._target_."
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"study._target_={study.target}: expected a function, found {type(found).__name__}.")
+    return found
+
+
+def _check_options(study: Study) -> None:
+    parameters = inspect.signature(_function(study)).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key, value in study.options.items():
+        if key not in parameters and not takes_all:
+            raise ConfigError(
+                f"study.{key}={value}: unknown key; {study.target} takes {', '.join(parameters) or 'none'}."
+                f"{configs.nearest(key, parameters)}"
+            )
+        default = parameters[key].default if key in parameters else None
+        least = 0 if key == "seed" else 1
+        if isinstance(default, int) and not isinstance(default, bool) and (type(value) is not int or value < least):
+            raise ConfigError(f"study.{key}={value}: expected a whole number >= {least}. Change study.{key}.")
+    missing = [
+        key for key, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and key not in study.options
+    ]  # fmt: skip
+    if missing:
+        raise ConfigError(
+            f"study.{missing[0]}: missing; {study.target} needs it. Set {missing[0]} in {study.name}.yaml."
+        )
