@@ -25,8 +25,8 @@ from curvexp.study.show import markdown
 
 HEADER = """# Findings
 
-The output of `python scripts/reproduce.py --markdown docs/findings.md`: every study, what theory says, what was measured, what was allowed and
-why. Of many values the one that lies furthest from theory is shown. A study that failed says so.
+The output of `python scripts/reproduce.py --markdown docs/findings.md`: every study, what theory says, what was measured,
+what was allowed and why. Of many values the one that lies furthest from theory is shown. A study that failed says so.
 
 """
 

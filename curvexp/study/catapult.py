@@ -15,10 +15,19 @@ from curvexp.study.edge import digits_network, sharpness_path
 
 
 def catapult(
-    *, width: int = 1000, inside: Sequence[float] = (0.5, 2.5, 3.0, 3.5), outside: Sequence[float] = (4.2, 5.0), steps: int = 2000, seeds: int = 5,
-    lrs: Sequence[float] = (0.1, 0.2, 0.4), warmup_lr: float = 1.5, warmup_steps: int = 1000, network_steps: int = 4000, hidden: Sequence[int] = (64, 64),
+    *,
+    width: int = 1000,
+    inside: Sequence[float] = (0.5, 2.5, 3.0, 3.5),
+    outside: Sequence[float] = (4.2, 5.0),
+    steps: int = 2000,
+    seeds: int = 5,
+    lrs: Sequence[float] = (0.1, 0.2, 0.4),
+    warmup_lr: float = 1.5,
+    warmup_steps: int = 1000,
+    network_steps: int = 4000,
+    hidden: Sequence[int] = (64, 64),
     start_scale: float = 2.0,
-) -> Result:  # fmt: skip
+) -> Result:
     """½f² of f = u'v/√n, whose curvature is (‖u‖² + ‖v‖²)/n: where it ends for each lr·λ₀; then the digits: final sharpness against lr.
 
     Args:
@@ -28,13 +37,13 @@ def catapult(
     final, losses = np.zeros((2, len(inside), seeds))
     escaped = np.zeros((len(outside), seeds))
     for seed in range(seeds):
-        for i, times in enumerate(inside):
+        for i, multiple in enumerate(inside):
             losses[i, seed], final[i, seed], _ = _two_layers(
-                jax.random.key(seed), jnp.asarray(float(times)), width=width, steps=steps
+                jax.random.key(seed), jnp.asarray(float(multiple)), width=width, steps=steps
             )
-        for i, times in enumerate(outside):
+        for i, multiple in enumerate(outside):
             *_, escaped[i, seed] = _two_layers(
-                jax.random.key(seed), jnp.asarray(float(times)), width=width, steps=steps
+                jax.random.key(seed), jnp.asarray(float(multiple)), width=width, steps=steps
             )
     times = np.asarray(inside, np.float64)
     unstable = (times > low) & (times < high)
@@ -43,12 +52,20 @@ def catapult(
     claims = [
         at_most(f"lr·λ₀ in {_list(times[unstable])}: the loss converges", 1e-10, losses[unstable], because=limit),
         at_most(f"lr·λ₀ in {_list(times[unstable])}: it ends at lr·λ ≤ 2", low, final[unstable], because=limit),
-        equal(f"lr·λ₀ in {_list(np.asarray(outside)[beyond])}: it diverges (1 = yes)", 1, escaped[beyond], because="a yes or no"),
         equal(
-            f"lr·λ₀ in {_list(times[~unstable])}: it converges where it is, λ changing by O(1/n) alone", times[~unstable, None], final[~unstable],
-            relative=10 / np.sqrt(width), because="λ moves by O(f²/n) with f of order 1; ten times 1/√n is generous and 2 it is not",
+            f"lr·λ₀ in {_list(np.asarray(outside)[beyond])}: it diverges (1 = yes)",
+            1,
+            escaped[beyond],
+            because="a yes or no",
         ),
-    ]  # fmt: skip
+        equal(
+            f"lr·λ₀ in {_list(times[~unstable])}: it converges where it is, λ changing by O(1/n) alone",
+            times[~unstable, None],
+            final[~unstable],
+            relative=10 / np.sqrt(width),
+            because="λ moves by O(f²/n) with f of order 1; ten times 1/√n is generous and 2 it is not",
+        ),
+    ]
     problem = digits_network(hidden)
     ends, curves = [], {}
     for lr in lrs:
@@ -56,8 +73,13 @@ def catapult(
         ends.append(float(path.sharpness[-1]))
         curves[f"lr {lr:g} sharpness"] = path.sharpness
     claims.append(
-        at_most("digits: each larger lr ends flatter (final sharpness over that of the lr below it)", 1, np.divide(ends[1:], ends[:-1]), because="no tolerance: a comparison")
-    )  # fmt: skip
+        at_most(
+            "digits: each larger lr ends flatter (final sharpness over that of the lr below it)",
+            1,
+            np.divide(ends[1:], ends[:-1]),
+            because="no tolerance: a comparison",
+        )
+    )
     every = network_steps // 10
     schedule = optax.linear_schedule(0.0, 1.0, warmup_steps)
     cold = sharpness_path(problem, optim.sgd(lr=warmup_lr), steps=network_steps, every=every, seed=0, scale=start_scale)
@@ -72,10 +94,20 @@ def catapult(
     start = cold.sharpness[0] / float(theory.gradient_descent_threshold(lr=warmup_lr))
     ended = float(cold.losses[-1]) if np.isfinite(cold.losses[-1]) else 1e30
     claims += [
-        at_least(f"digits, weights times {start_scale:g}, lr {warmup_lr:g}: unstable at the start (λ₀ over 2/lr)", 1, start, because=because),
+        at_least(
+            f"digits, weights times {start_scale:g}, lr {warmup_lr:g}: unstable at the start (λ₀ over 2/lr)",
+            1,
+            start,
+            because=because,
+        ),
         at_least("the loss at the end without warm-up, over that with it", 1, ended / warm.losses[-1], because=because),
-        at_most(f"with warm-up it ends flatter than lr {lrs[0]:g} (ratio of sharpness)", 1, warm.sharpness[-1] / small.sharpness[-1], because=because),
-    ]  # fmt: skip
+        at_most(
+            f"with warm-up it ends flatter than lr {lrs[0]:g} (ratio of sharpness)",
+            1,
+            warm.sharpness[-1] / small.sharpness[-1],
+            because=because,
+        ),
+    ]
     return Result(claims, {"lr·λ₀": times, "final lr·λ": final, **curves})
 
 

@@ -41,7 +41,8 @@ def edge_of_stability(
 ) -> Result:
     """Full-batch gradient descent of a tanh network on the digits, squared error: sharpness against 2/lr over the last half."""
     problem = digits_network(hidden)
-    claims, found = [], {}
+    claims: list[Claim] = []
+    found: dict[str, Any] = {}
     for lr in lrs:
         path = sharpness_path(problem, optim.sgd(lr=float(lr)), steps=steps, every=every, seed=seed)
         threshold = float(theory.gradient_descent_threshold(lr=lr))
@@ -53,12 +54,19 @@ def edge_of_stability(
 
 
 def edge_momentum(
-    *, heavy_ball_lrs: Sequence[float] = (0.04,), nesterov_lrs: Sequence[float] = (0.02,), momentum: float = 0.9,
-    hidden: Sequence[int] = (50, 50), steps: int = 8000, every: int = 100, seed: int = 0,
-) -> Result:  # fmt: skip
+    *,
+    heavy_ball_lrs: Sequence[float] = (0.04,),
+    nesterov_lrs: Sequence[float] = (0.02,),
+    momentum: float = 0.9,
+    hidden: Sequence[int] = (50, 50),
+    steps: int = 8000,
+    every: int = 100,
+    seed: int = 0,
+) -> Result:
     """The same with momentum, on a Chebyshev polynomial: 2(1+β)/lr for heavy ball, 2(1+β)/(lr(1+2β)) for Nesterov."""
     problem = chebyshev_network(hidden)
-    claims, found = [], {}
+    claims: list[Claim] = []
+    found: dict[str, Any] = {}
     kinds = (
         ("heavy ball", optim.momentum, theory.heavy_ball_threshold, heavy_ball_lrs, "2(1+β)/lr"),
         ("Nesterov", optim.nesterov, theory.nesterov_threshold, nesterov_lrs, "2(1+β)/(lr(1+2β))"),
@@ -84,7 +92,8 @@ def adaptive_edge(
 ) -> Result:
     """Full-batch Adam on the digits: the sharpness of P^(-1/2) H P^(-1/2) against 2(1+β₁)/((1−β₁)lr), 38/lr at β₁ = 0.9."""
     problem = digits_network(hidden)
-    claims, found = [], {}
+    claims: list[Claim] = []
+    found: dict[str, Any] = {}
     for lr in lrs:
         path = sharpness_path(problem, optim.adam(lr=float(lr), b1=b1), steps=steps, every=every, seed=seed)
         threshold = float(theory.adam_threshold(lr=lr, b1=b1))

@@ -31,8 +31,14 @@ def input_mean(
     for i, mean in enumerate(means):
         for seed in range(seeds):
             given = data.gaussian(
-                samples=samples, features=features, mean=float(mean), condition_number=1.0, variance=variance, seed=seed, test_fraction=0.0
-            )  # fmt: skip
+                samples=samples,
+                features=features,
+                mean=float(mean),
+                condition_number=1.0,
+                variance=variance,
+                seed=seed,
+                test_fraction=0.0,
+            )
             raw[i, seed] = largest(_least_squares(given, "raw", bias=False), seed=seed)
             centered[i, seed] = largest(_least_squares(given, "centered", bias=False), seed=seed)
             secular[i, seed] = theory.top_of_second_moment(np.cov(given.inputs.T, bias=True), given.inputs.mean(axis=0))
@@ -40,34 +46,65 @@ def input_mean(
     predicted = theory.spiked_top_eigenvalue(strength, ratio=ratio, variance=variance)
     out = strength > 2 * theory.outlier_threshold(ratio)
     fluctuation = (
-        "the mean over seeds of an eigenvalue that fluctuates by √(2/P) relative a seed (4.5 % at P = 1000, 1.6 % over 8 seeds): three times that, "
-        "4.7 %; a factor 2 or the lack of the γ term at θ² near √γ would miss by more"
+        "the mean over seeds of an eigenvalue that fluctuates by √(2/P) relative a seed (4.5 % at P = 1000, 1.6 % over 8 "
+        "seeds): three times that, 4.7 %; a factor 2 or the lack of the γ term at θ² near √γ would miss by more"
     )
     allowed = 3 * np.sqrt(2 / samples / seeds)
     claims = [
         equal(
-            f"mean {mean:g}: λmax is v(1+θ²)(1+γ/θ²)", predicted[i], raw[i].mean(), relative=allowed, because=fluctuation,
+            f"mean {mean:g}: λmax is v(1+θ²)(1+γ/θ²)",
+            predicted[i],
+            raw[i].mean(),
+            relative=allowed,
+            because=fluctuation,
             interval=mean_interval(raw[i]),
         )
-        for i, mean in enumerate(means) if out[i]
-    ]  # fmt: skip
+        for i, mean in enumerate(means)
+        if out[i]
+    ]
     edge = float(theory.marchenko_pastur_edges(ratio, variance=variance)[1])
-    finite = "3σ of the top eigenvalue's Tracy-Widom fluctuation, σ = v(√P+√N)(1/√P+1/√N)^(1/3)/P (Johnstone 2001); its mean lies 1.2σ below the edge"
+    finite = (
+        "3σ of the top eigenvalue's Tracy-Widom fluctuation, σ = v(√P+√N)(1/√P+1/√N)^(1/3)/P (Johnstone 2001); "
+        "its mean lies 1.2σ below the edge"
+    )
     root_p, root_n = np.sqrt(samples), np.sqrt(features)
     blur = 3 * variance * (root_p + root_n) * (1 / root_p + 1 / root_n) ** (1 / 3) / samples / edge
     claims += [
-        equal("centred inputs: λmax is the bulk's edge v(1+√γ)², whatever the mean", edge, centered.mean(axis=1), relative=blur, because=finite),
-        equal("λmax of the sample's C + mm' by the secular equation", secular, raw, relative=1e-4, because="eigsh's residual tolerance 1e-4"),
-    ]  # fmt: skip
+        equal(
+            "centred inputs: λmax is the bulk's edge v(1+√γ)², whatever the mean",
+            edge,
+            centered.mean(axis=1),
+            relative=blur,
+            because=finite,
+        ),
+        equal(
+            "λmax of the sample's C + mm' by the secular equation",
+            secular,
+            raw,
+            relative=1e-4,
+            because="eigsh's residual tolerance 1e-4",
+        ),
+    ]
     if (~out).any():
-        claims.append(equal("below the threshold θ² < √γ the mean leaves no outlier: λmax is the edge", predicted[~out], raw[~out].mean(axis=1), relative=blur, because=finite))  # fmt: skip
+        claims.append(
+            equal(
+                "below the threshold θ² < √γ the mean leaves no outlier: λmax is the edge",
+                predicted[~out],
+                raw[~out].mean(axis=1),
+                relative=blur,
+                because=finite,
+            )
+        )
     return Result(claims, {"mean": means, "raw": raw, "centered": centered, "predicted": predicted})
 
 
 def normalization(
-    *, datasets: Sequence[str] = ("digits", "breast_cancer", "gaussian"), problems: Sequence[str] = ("least_squares", "logistic", "mlp"),
-    seeds: int = 5, steps: int = 1000,
-) -> Result:  # fmt: skip
+    *,
+    datasets: Sequence[str] = ("digits", "breast_cancer", "gaussian"),
+    problems: Sequence[str] = ("least_squares", "logistic", "mlp"),
+    seeds: int = 5,
+    steps: int = 1000,
+) -> Result:
     """λmax, κ and steps to a target for each preprocessing, paired over seeds, which draw the split of the data and a network's start.
 
     Linear models start at zero weights: from random ones on raw inputs the logistic's outputs are saturated, and it has no curvature.
@@ -175,7 +212,15 @@ def _comparisons(dataset: str, name: str, top: Any, taken: Any, kappa: Any, step
         claims.append(at_least(statement + censored, 0, ratio.mean(), because=paired, interval=mean_interval(ratio)))
     if np.isfinite(kappa).all():
         white = kappa[FITTED.index("whitened")]
-        claims.append(equal(f"{where}: whitened inputs have κ = 1 above rounding", 1, white, relative=1e-6, because="singular values to rounding times κ of the inputs"))  # fmt: skip
+        claims.append(
+            equal(
+                f"{where}: whitened inputs have κ = 1 above rounding",
+                1,
+                white,
+                relative=1e-6,
+                because="singular values to rounding times κ of the inputs",
+            )
+        )
         ratio = np.log(kappa[0] / kappa[FITTED.index("normalized")])
         claims.append(
             at_least(f"{where}: ln κ raw/normalized", 0, ratio.mean(), because=paired, interval=mean_interval(ratio))

@@ -17,10 +17,13 @@ from curvexp.study.claim import Result, at_least, equal
 def scale_invariance(
     *, hidden: Sequence[int] = (16, 16), factors: Sequence[float] = (0.25, 3.0, 10.0), seeds: int = 3
 ) -> Result:
-    """A network whose hidden layers are batch-normalized (ε = 0): for each kernel θ before a normalization θ'g = 0, Hθ = −g, H(cθ) = H(θ)/c²."""
+    """Hidden layers that are batch-normalized (ε = 0): for each kernel θ before a normalization θ'g = 0, Hθ = −g, H(cθ) = H(θ)/c²."""
     problem = network.mlp(
-        preprocess=preprocess.batchnorm(epsilon=0.0, inputs="normalized"), dtype=jnp.float64, data=data.wine(), hidden=list(hidden)
-    )  # fmt: skip
+        preprocess=preprocess.batchnorm(epsilon=0.0, inputs="normalized"),
+        dtype=jnp.float64,
+        data=data.wine(),
+        hidden=list(hidden),
+    )
     orthogonal, euler, gradients, hessians, plain = [], [], [], [], []
     for seed in range(seeds):
         params = problem.init(jax.random.key(seed))
@@ -46,8 +49,13 @@ def scale_invariance(
         equal("Hθ = −g (relative difference)", 0, euler, absolute=1e-11, because=because),
         equal("g(cθ) = g(θ)/c", 0, gradients, absolute=1e-11, because=because),
         equal("H(cθ) = H(θ)/c², on a random vector", 0, hessians, absolute=1e-11, because=because),
-        at_least("the last layer, which nothing normalizes, has no such law: ‖Hθ + g‖/‖g‖", 0.1, plain, because="a control: it is of order 1"),
-    ]  # fmt: skip
+        at_least(
+            "the last layer, which nothing normalizes, has no such law: ‖Hθ + g‖/‖g‖",
+            0.1,
+            plain,
+            because="a control: it is of order 1",
+        ),
+    ]
     return Result(claims, {"cosine": orthogonal, "euler": np.array(euler), "hessian": np.array(hessians)})
 
 

@@ -65,9 +65,14 @@ def outliers(
     claims = []
     if many.any():
         claims = [
-            equal(f"{task}: the Hessian of K ≥ {least} classes has K−1 outliers", expected[many], counts["hessian"][many], because=whole),
+            equal(
+                f"{task}: the Hessian of K ≥ {least} classes has K−1 outliers",
+                expected[many],
+                counts["hessian"][many],
+                because=whole,
+            ),
             equal(f"{task}: the Gauss-Newton matrix has as many", expected[many], counts["ggn"][many], because=whole),
-        ]  # fmt: skip
+        ]
     if not many.all():
         right = counts["hessian"][~many] == expected[~many]
         claims.append(
@@ -79,14 +84,18 @@ def outliers(
         )
     claims += [
         at_most(
-            f"{task}: the residual part H − G cannot make one: its norm over the last outlier of G", 1, carried,
+            f"{task}: the residual part H − G cannot make one: its norm over the last outlier of G",
+            1,
+            carried,
             because="Weyl: no eigenvalue moves by more than the norm",
         ),
         at_least(
-            f"{task}: H and G have the same outlier directions: mean squared cosine of the K−1", 0.9, aligned,
+            f"{task}: H and G have the same outlier directions: mean squared cosine of the K−1",
+            0.9,
+            aligned,
             because="a random subspace of so many dimensions has about (K−1)/n, 0.005 at most",
         ),
-    ]  # fmt: skip
+    ]
     agree = int((counts["fitted"] == expected).sum())
     claims.append(
         not_applicable(
@@ -122,19 +131,24 @@ def batchnorm_spectrum(
             low, high = np.exp(mean_interval(paired))
             claims.append(
                 at_least(
-                    f"loss {loss:g}: batch normalization lowers {name}: the factor", 1, float(np.exp(paired.mean())), interval=(low, high),
+                    f"loss {loss:g}: batch normalization lowers {name}: the factor",
+                    1,
+                    float(np.exp(paired.mean())),
+                    interval=(low, high),
                     because=f"paired over {seeds} starts; the whole interval has to lie above 1",
                 )
-            )  # fmt: skip
+            )
         paired = np.log(noisy[0] / noisy[1])
         low, high = np.exp(mean_interval(paired))
         claims.append(
             at_least(
-                f"loss {loss:g}: it lowers the share of minibatch gradients (64 examples) in the K−1 leading directions: the factor", 1,
-                float(np.exp(paired.mean())), interval=(low, high),
+                f"loss {loss:g}: it lowers the share of minibatch gradients (64 examples) in the K−1 leading directions: the factor",
+                1,
+                float(np.exp(paired.mean())),
+                interval=(low, high),
                 because=f"paired over {seeds} starts; the whole interval has to lie above 1",
             )
-        )  # fmt: skip
+        )
         claims.append(
             not_applicable(
                 f"loss {loss:g}: the gradient over all examples has {100 * share[0].mean():.2g} % there without, "
@@ -164,18 +178,27 @@ def overlap(left: Any, right: Any) -> float:
 def first_classes(number: int) -> data.Dataset:
     """The digits 0 to number − 1, 120 examples of each on average."""
     whole = data.digits()
+    assert whole.test_inputs is not None  # the digits have a test part
+    assert whole.test_targets is not None
     kept, tested = (np.asarray(part) < number for part in (whole.targets, whole.test_targets))
     return whole._replace(
-        inputs=whole.inputs[kept][: EXAMPLES * number], targets=whole.targets[kept][: EXAMPLES * number],
-        test_inputs=whole.test_inputs[tested], test_targets=whole.test_targets[tested], classes=number,
-    )  # fmt: skip
+        inputs=whole.inputs[kept][: EXAMPLES * number],
+        targets=whole.targets[kept][: EXAMPLES * number],
+        test_inputs=whole.test_inputs[tested],
+        test_targets=whole.test_targets[tested],
+        classes=number,
+    )
 
 
 def classifier(given: data.Dataset, prepared: str, activation: str, hidden: Sequence[int]) -> Problem:
     """A network with cross-entropy on these examples."""
     return network.mlp(
-        preprocess=getattr(preprocess, prepared)(), dtype=jnp.float32, data=given, hidden=list(hidden), activation=activation
-    )  # fmt: skip
+        preprocess=getattr(preprocess, prepared)(),
+        dtype=jnp.float32,
+        data=given,
+        hidden=list(hidden),
+        activation=activation,
+    )
 
 
 def trained(problem: Problem, *, seed: int, lr: float, target: float) -> Any:
@@ -212,6 +235,8 @@ def hessian(problem: Problem, params: Any) -> curvature.Operator:
 
 def ggn(problem: Problem, params: Any) -> curvature.Operator:
     """Over all training examples."""
+    assert problem.model is not None  # every network has both
+    assert problem.criterion is not None
     return curvature.ggn(problem.model, problem.criterion, params, problem.data.inputs, problem.data.targets)
 
 

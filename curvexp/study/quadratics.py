@@ -84,11 +84,23 @@ def eigen_directions(*, dimension: int = 30, condition_number: float = 100.0, di
     predicted = theory.directional_curvature(values, d @ vectors)
     top = np.abs(values).max()
     claims = [
-        equal("a unit step along an eigenvector changes the gradient by λ along it", values, along, absolute=1e-12 * top, because=ROUNDING),
+        equal(
+            "a unit step along an eigenvector changes the gradient by λ along it",
+            values,
+            along,
+            absolute=1e-12 * top,
+            because=ROUNDING,
+        ),
         equal("and by nothing across it", 0, off, absolute=1e-12 * top, because=ROUNDING),
-        equal("d'Hd/d'd is the mean of λ weighted by d's squared components", predicted, measured, absolute=1e-12 * top, because=ROUNDING),
+        equal(
+            "d'Hd/d'd is the mean of λ weighted by d's squared components",
+            predicted,
+            measured,
+            absolute=1e-12 * top,
+            because=ROUNDING,
+        ),
         at_most("no direction is curved more than λmax", values[-1] * (1 + 1e-12), measured, because=ROUNDING),
-    ]  # fmt: skip
+    ]
     return Result(claims, {"eigenvalues": values, "curvature": measured, "predicted": predicted})
 
 
@@ -115,11 +127,29 @@ def level_sets(
     allowed = max(condition_numbers) / 2 * (math.pi / 2 / angles) ** 2 * 2
     axes = np.array(predicted)
     claims = [
-        equal("the longest semi-axis of ½x'Ax = c is √(2c/λmin)", axes[:, 0], longest, relative=allowed, because=resolution),
+        equal(
+            "the longest semi-axis of ½x'Ax = c is √(2c/λmin)",
+            axes[:, 0],
+            longest,
+            relative=allowed,
+            because=resolution,
+        ),
         equal("the shortest is √(2c/λmax)", axes[:, 1], shortest, relative=allowed, because=resolution),
-        equal("their ratio is √κ", axes[:, 0] / axes[:, 1], np.divide(longest, shortest), relative=2 * allowed, because=resolution),
-        equal("the long axis lies along the eigenvector of λmin (1 − |cos|)", 0, tilt, absolute=(math.pi / 2 / angles) ** 2, because=resolution),
-    ]  # fmt: skip
+        equal(
+            "their ratio is √κ",
+            axes[:, 0] / axes[:, 1],
+            np.divide(longest, shortest),
+            relative=2 * allowed,
+            because=resolution,
+        ),
+        equal(
+            "the long axis lies along the eigenvector of λmin (1 − |cos|)",
+            0,
+            tilt,
+            absolute=(math.pi / 2 / angles) ** 2,
+            because=resolution,
+        ),
+    ]
     return Result(claims, {"angle": phi, **traces})
 
 
@@ -147,11 +177,17 @@ def decay_rates(
     fitted = "the slope is fitted while a component is above 1e-9 of the largest, so that what rounding leaks into it (1e-16) is below 1e-7"
     exact = f"{ROUNDING}; the basis is a rotation, so that components leak into each other by eps"
     claims = [
-        equal("each eigencomponent decays as |1 − αλ|^k", theory.gradient_descent_contraction(values, lr=lr), slopes, absolute=1e-6, because=fitted),
+        equal(
+            "each eigencomponent decays as |1 − αλ|^k",
+            theory.gradient_descent_contraction(values, lr=lr),
+            slopes,
+            absolute=1e-6,
+            because=fitted,
+        ),
         equal("gradient descent's components are (1 − αλ)^k", expected[0], plain, absolute=1e-12, because=exact),
         equal("heavy ball's are those of its 2x2 iteration", expected[1], heavy, absolute=1e-12, because=exact),
         equal("Nesterov's are those of its 2x2 iteration", expected[2], nesterov, absolute=1e-12, because=exact),
-    ]  # fmt: skip
+    ]
     return Result(claims, {"eigenvalues": values, "gradient_descent": plain, "heavy_ball": heavy, "nesterov": nesterov})
 
 
@@ -159,12 +195,17 @@ def best_step(
     *, smallest: float = 1.0, condition_numbers: Sequence[float] = (3, 20, 200), dimension: int = 10, steps: int = 64
 ) -> Result:
     """The best fixed step by a search over the measured contraction of `steps` steps, and the boundary of stability by bisection."""
-    found, rates, boundary, optima, curves = [], [], [], [], {}
+    found, rates, boundary, optima = [], [], [], []
+    curves: dict[str, Any] = {}
     for condition in condition_numbers:
         largest = smallest * condition
         problem = quadratics.quadratic(
-            preprocess=preprocess.raw(), dtype=jnp.float64, dimension=dimension, condition_number=float(condition), smallest=smallest
-        )  # fmt: skip
+            preprocess=preprocess.raw(),
+            dtype=jnp.float64,
+            dimension=dimension,
+            condition_number=float(condition),
+            smallest=smallest,
+        )
         low, high = 0.0, 3 / largest
         for _ in range(12):
             lrs = np.linspace(low, high, 41)
@@ -188,8 +229,14 @@ def best_step(
     claims = [
         equal("the best fixed step is 2/(λmin + λmax)", [o.lr for o in optima], found, relative=1e-8, because=because),
         equal("its contraction is (κ − 1)/(κ + 1)", [o.rate for o in optima], rates, relative=1e-8, because=because),
-        equal("the largest stable step is 2/λmax", theory.gradient_descent_threshold(lr=top), boundary, relative=1e-8, because=because),
-    ]  # fmt: skip
+        equal(
+            "the largest stable step is 2/λmax",
+            theory.gradient_descent_threshold(lr=top),
+            boundary,
+            relative=1e-8,
+            because=because,
+        ),
+    ]
     return Result(claims, curves)
 
 
@@ -213,9 +260,21 @@ def negative_curvature(
         curves[f"seed {seed}"] = np.abs(path)
     fit = "a straight line through noise-free logarithms; rounding leaks 1e-16 of the fastest component into the slower one"
     claims = [
-        equal("along negative curvature the distance grows by 1 + α|λ| a step", np.array([rate] * seeds), slopes, relative=1e-6, because=fit),
-        equal("steps until the distance is 1: ln(1/c₀)/ln(1 + α|λ|)", expected, escapes, absolute=1, because="one step: where it is rounded up"),
-    ]  # fmt: skip
+        equal(
+            "along negative curvature the distance grows by 1 + α|λ| a step",
+            np.array([rate] * seeds),
+            slopes,
+            relative=1e-6,
+            because=fit,
+        ),
+        equal(
+            "steps until the distance is 1: ln(1/c₀)/ln(1 + α|λ|)",
+            expected,
+            escapes,
+            absolute=1,
+            because="one step: where it is rounded up",
+        ),
+    ]
     return Result(claims, {"eigenvalues": values, **curves})
 
 
@@ -229,7 +288,9 @@ def trajectory(problem: Problem, optimizer: Optimizer, start: Any, steps: int) -
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "update", "steps"))
-def _trajectory(params: Any, state: Any, data: Any, *, loss: Callable[..., Any], update: Callable[..., Any], steps: int) -> Any:  # fmt: skip
+def _trajectory(
+    params: Any, state: Any, data: Any, *, loss: Callable[..., Any], update: Callable[..., Any], steps: int
+) -> Any:
     def step(carry: Any, _: Any) -> Any:
         x, opt_state = carry
         change, opt_state = update(jax.grad(loss)(x, data), opt_state, x)

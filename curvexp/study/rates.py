@@ -13,14 +13,17 @@ import scipy.optimize
 import scipy.stats
 
 from curvexp import optim, preprocess, theory
+from curvexp.optim import Optimizer
 from curvexp.problem import Problem, quadratics
 from curvexp.study.claim import Result, equal
 from curvexp.study.quadratics import trajectory
 
-METHODS = {
-    "gradient descent": (optim.sgd, theory.gradient_descent_optimum, 1.0),
-    "heavy ball": (optim.momentum, theory.heavy_ball_optimum, 0.5),
-    "Nesterov": (optim.nesterov, theory.nesterov_optimum, 0.5),
+METHODS: dict[
+    str, tuple[Callable[..., Optimizer], str, float]
+] = {  # how it is made, theory's word for it, the power of κ
+    "gradient descent": (optim.sgd, "gradient_descent", 1.0),
+    "heavy ball": (optim.momentum, "heavy_ball", 0.5),
+    "Nesterov": (optim.nesterov, "nesterov", 0.5),
 }
 
 
@@ -32,30 +35,31 @@ def condition_number(
     seeds: int = 3,
 ) -> Result:
     """Steps to a target at each method's optimum against κ: log-log slope over κ with its interval over seeds, and κ's exact steps."""
-    claims, data = [], {"condition_number": list(condition_numbers)}
+    claims = []
+    data: dict[str, Any] = {"condition_number": list(condition_numbers)}
     kappa = np.asarray(condition_numbers, np.float64)
-    for name, (make, _, slope) in METHODS.items():
-        best = getattr(
-            theory,
-            {"gradient descent": "gradient_descent", "heavy ball": "heavy_ball"}.get(name, "nesterov") + "_optimum",
-        )
+    for name, (make, stem, slope) in METHODS.items():
         steps, expected = np.zeros((2, seeds, len(kappa)))
         for i, condition in enumerate(kappa):
-            optimum = best(1.0, float(condition))
-            hyper = {"lr": optimum.lr} | ({"momentum": optimum.momentum} if name != "gradient descent" else {})
+            optimum = getattr(theory, f"{stem}_optimum")(1.0, float(condition))
+            hyper = {"lr": optimum.lr} | ({"momentum": optimum.momentum} if stem != "gradient_descent" else {})
             for seed in range(seeds):
                 problem = quadratics.quadratic(
-                    preprocess=preprocess.raw(), dtype=jnp.float64, dimension=dimension, law="geometric",
-                    condition_number=float(condition), basis_seed=seed,
-                )  # fmt: skip
+                    preprocess=preprocess.raw(),
+                    dtype=jnp.float64,
+                    dimension=dimension,
+                    law="geometric",
+                    condition_number=float(condition),
+                    basis_seed=seed,
+                )
                 start = problem.init(jax.random.key(seed))
                 steps[seed, i] = steps_taken(problem, make(**hyper), start, target)
-                expected[seed, i] = _expected(name, problem, start, hyper, target, int(steps[seed, i]))
+                expected[seed, i] = _expected(stem, problem, start, hyper, target, int(steps[seed, i]))
         fits = [np.polyfit(np.log(kappa), np.log(row), 1)[0] for row in steps]
         interval = tuple(np.percentile(_slopes(kappa, steps), [2.5, 97.5]))
         because = (
-            "at finite κ the slope is not yet the power: ln((κ+1)/(κ−1)) and heavy ball's factor k at its double root bend it by up to 0.05; "
-            "a wrong power would miss by 0.5"
+            "at finite κ the slope is not yet the power: ln((κ+1)/(κ−1)) and heavy ball's factor k at its double root bend "
+            "it by up to 0.05; a wrong power would miss by 0.5"
         )
         claims.append(
             equal(
@@ -110,13 +114,44 @@ def momentum(*, condition_numbers: Sequence[float] = (10, 100), steps: int = 200
     searched = "the rate has a kink at its optimum, where LAPACK's eigenvalues of a double root are good to √eps times the map's size: 1e-4"
     doubled = "at the double root k steps give rate^k·(1 + ck): over the second half of K steps that adds at most 2^(2/K) to the factor"
     claims = [
-        equal("the step that a search finds best is 4/(√λmax + √λmin)²", [o.lr for o in optima], lrs, relative=1e-3, because=searched),
-        equal("the momentum it finds is ((√κ − 1)/(√κ + 1))²", [o.momentum for o in optima], betas, relative=1e-3, because=searched),
-        equal("the contraction there is (√κ − 1)/(√κ + 1)", [o.rate for o in optima], rates, relative=1e-3, because=searched),
-        equal("a run contracts by it", [o.rate for o in optima], run_rates, relative=2 ** (2 / steps) - 1, because=doubled),
-        equal("gradient descent past 1/λmax changes the steep component's sign every step", steps, changes[0], because="a count"),
-        equal("heavy ball turns it by φ a step, so changes it kφ/π times", steps * angle / math.pi, changes[1], absolute=1, because="a count: the phase at the start moves it by one at most"),
-    ]  # fmt: skip
+        equal(
+            "the step that a search finds best is 4/(√λmax + √λmin)²",
+            [o.lr for o in optima],
+            lrs,
+            relative=1e-3,
+            because=searched,
+        ),
+        equal(
+            "the momentum it finds is ((√κ − 1)/(√κ + 1))²",
+            [o.momentum for o in optima],
+            betas,
+            relative=1e-3,
+            because=searched,
+        ),
+        equal(
+            "the contraction there is (√κ − 1)/(√κ + 1)",
+            [o.rate for o in optima],
+            rates,
+            relative=1e-3,
+            because=searched,
+        ),
+        equal(
+            "a run contracts by it", [o.rate for o in optima], run_rates, relative=2 ** (2 / steps) - 1, because=doubled
+        ),
+        equal(
+            "gradient descent past 1/λmax changes the steep component's sign every step",
+            steps,
+            changes[0],
+            because="a count",
+        ),
+        equal(
+            "heavy ball turns it by φ a step, so changes it kφ/π times",
+            steps * angle / math.pi,
+            changes[1],
+            absolute=1,
+            because="a count: the phase at the start moves it by one at most",
+        ),
+    ]
     return Result(claims, {"gradient_descent": plain, "heavy_ball": heavy})
 
 
@@ -129,7 +164,9 @@ def steps_taken(problem: Problem, optimizer: Any, start: Any, target: float, mos
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "update"))
-def _steps_taken(x: Any, state: Any, data: Any, target: Any, most: Any, *, loss: Callable[..., Any], update: Callable[..., Any]) -> Any:  # fmt: skip
+def _steps_taken(
+    x: Any, state: Any, data: Any, target: Any, most: Any, *, loss: Callable[..., Any], update: Callable[..., Any]
+) -> Any:
     goal = target * loss(x, data)
 
     def step(carry: Any) -> Any:
@@ -144,15 +181,11 @@ def _steps_taken(x: Any, state: Any, data: Any, target: Any, most: Any, *, loss:
     return end[4], end[3] <= goal
 
 
-def _expected(name: str, problem: Problem, start: Any, hyper: dict[str, Any], target: float, near: int) -> int:
+def _expected(stem: str, problem: Problem, start: Any, hyper: dict[str, Any], target: float, near: int) -> int:
     """The first step at which the closed form's loss is at most the target, within 50 steps of `near`; -1 where not there."""
     values, vectors = np.linalg.eigh(np.asarray(problem.data.matrix))
     components = vectors.T @ np.asarray(start)
-    form = {
-        "gradient descent": theory.gradient_descent_trajectory,
-        "heavy ball": theory.heavy_ball_trajectory,
-        "Nesterov": theory.nesterov_trajectory,
-    }[name]
+    form = getattr(theory, f"{stem}_trajectory")
     k = np.arange(max(near - 50, 0), near + 50)[:, None]
     loss = (values * (components * form(values, steps=k, **hyper)) ** 2).sum(axis=1) / (values * components**2).sum()
     below = loss <= target
@@ -179,10 +212,18 @@ def _search(smallest: float, largest: float) -> Any:
         )
 
     found = min(
-        (scipy.optimize.minimize(worst, (lr / largest, beta), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9, "maxiter": 600})
-         for lr in (1.0, 2.0, 3.0) for beta in (0.2, 0.6)),
+        (
+            scipy.optimize.minimize(
+                worst,
+                (lr / largest, beta),
+                method="Nelder-Mead",
+                options={"xatol": 1e-9, "fatol": 1e-9, "maxiter": 600},
+            )
+            for lr in (1.0, 2.0, 3.0)
+            for beta in (0.2, 0.6)
+        ),
         key=lambda result: result.fun,
-    )  # fmt: skip
+    )
     again = scipy.optimize.minimize(worst, found.x, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-10})
     return min(found, again, key=lambda result: result.fun)
 

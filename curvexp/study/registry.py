@@ -162,9 +162,10 @@ def _check_options(study: Study) -> None:
         if isinstance(default, int) and not isinstance(default, bool) and (type(value) is not int or value < least):
             raise ConfigError(f"study.{key}={value}: expected a whole number >= {least}. Change study.{key}.")
     missing = [
-        key for key, p in parameters.items()
+        key
+        for key, p in parameters.items()
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and key not in study.options
-    ]  # fmt: skip
+    ]
     if missing:
         raise ConfigError(
             f"study.{missing[0]}: missing; {study.target} needs it. Set {missing[0]} in {study.name}.yaml."

@@ -13,8 +13,14 @@ from curvexp.study.claim import Result, equal, mean_interval
 
 
 def sgd_stability(
-    *, examples: int = 40, mean: float = 1.0, deviation: float = 2.0, batch_sizes: Sequence[int] = (1, 4, 16, 40), chains: int = 400000, seed: int = 0
-) -> Result:  # fmt: skip
+    *,
+    examples: int = 40,
+    mean: float = 1.0,
+    deviation: float = 2.0,
+    batch_sizes: Sequence[int] = (1, 4, 16, 40),
+    chains: int = 400000,
+    seed: int = 0,
+) -> Result:
     """SGD on the mean of ½a_i x² by simulation of many chains: the factor of E x² a step, and the step at which it passes 1.
 
     The factor is the mean of (x₁/x₀)² over the chains; with draws of a step independent of those before, that of k steps is its power.
@@ -35,14 +41,27 @@ def sgd_stability(
         predicted = theory.sgd_second_moment_factor(lr=ratios * limit, **given)
         sampling = "five standard errors of the simulation, measured over 20 groups of chains; none at a full batch but float64 rounding"
         claims.append(
-            equal(f"B = {size}: E x² changes by (1−ηa)² + η²(n−B)s²/(B(n−1)) a step", predicted, measured, absolute=float(5 * errors.max()) + 1e-12, because=sampling)
-        )  # fmt: skip
+            equal(
+                f"B = {size}: E x² changes by (1−ηa)² + η²(n−B)s²/(B(n−1)) a step",
+                predicted,
+                measured,
+                absolute=float(5 * errors.max()) + 1e-12,
+                because=sampling,
+            )
+        )
         # E(1 − η a_B)² = 1 at η = 2 E a_B / E a_B²: the boundary that each group of chains has
         boundaries = np.array([2 * g.mean() / np.square(g).mean() for g in np.array_split(batches, 20)])
         error = float(boundaries.std(ddof=1) / np.sqrt(20))
         claims.append(
-            equal(f"B = {size}: the largest stable η is 2a/(a² + (n−B)s²/(B(n−1)))", limit, _bisected(batches, limit), absolute=5 * error + 1e-9 * limit, because=sampling, interval=mean_interval(boundaries) if size < examples else None)
-        )  # fmt: skip
+            equal(
+                f"B = {size}: the largest stable η is 2a/(a² + (n−B)s²/(B(n−1)))",
+                limit,
+                _bisected(batches, limit),
+                absolute=5 * error + 1e-9 * limit,
+                because=sampling,
+                interval=mean_interval(boundaries) if size < examples else None,
+            )
+        )
         data[f"B={size} lr/limit"], data[f"B={size} factor"] = ratios, measured
     return Result(claims, data)
 

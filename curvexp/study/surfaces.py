@@ -91,10 +91,28 @@ def taylor_step(*, exponents: Sequence[float] = (-1.0, -3.0), points: int = 9, s
         uphill.append(crossing)
     order = "the next term of the error is of relative size ε‖g‖ times a ratio of derivatives: the fit over two decades is good to 0.15"
     claims = [
-        equal("the error of the second-order model is of third order in ε (log-log slope)", 3, slopes, absolute=0.15, because=order),
-        equal("on a quadratic the best ε along −g is g'g/g'Hg", best_theory, best, relative=1e-6, because="a minimum's place is found to √eps"),
-        equal("from 2g'g/g'Hg on the step goes uphill", uphill_theory, uphill, relative=1e-9, because="a root found by bisection"),
-    ]  # fmt: skip
+        equal(
+            "the error of the second-order model is of third order in ε (log-log slope)",
+            3,
+            slopes,
+            absolute=0.15,
+            because=order,
+        ),
+        equal(
+            "on a quadratic the best ε along −g is g'g/g'Hg",
+            best_theory,
+            best,
+            relative=1e-6,
+            because="a minimum's place is found to √eps",
+        ),
+        equal(
+            "from 2g'g/g'Hg on the step goes uphill",
+            uphill_theory,
+            uphill,
+            relative=1e-9,
+            because="a root found by bisection",
+        ),
+    ]
     return Result(claims, {"lengths": lengths, **curves})
 
 
