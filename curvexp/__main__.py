@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curvexp import config as configs
-from curvexp import console
+from curvexp import console, launcher
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.study import command as study
 
@@ -145,6 +145,7 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
             key = str(error).split("=", 1)[0]
             if not any(key == name or key.startswith(f"{name}.") for name in swept):
                 raise
+        launcher.check(hydra_config.launcher)
         configs.check_writable(str(hydra_config.sweep.dir), "hydra.sweep.dir")
     else:
         with contextlib.suppress(_Raised):

@@ -1,5 +1,6 @@
 """From a composed config to the objects of a run, with every refusal before any compute."""
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -9,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -20,6 +21,7 @@ from curvexp.errors import ConfigError
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _GIVEN_BY_US = {"preprocess", "dtype"}  # what a problem's builder is called with
+CACHE_BYTES = 2**28  # of compiled programs, some thousands
 
 
 class Experiment(NamedTuple):
@@ -85,7 +87,9 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     check_numbers(config)
     prepare_jax(config["precision"])
     optimizer, probe, tracker = build_parts(config)
-    problem = _problem(json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"])
+    problem = _problem(
+        json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"], config["devices"]
+    )
     names = names or {}
     from curvexp.runner import check
 
@@ -126,21 +130,45 @@ def check_numbers(config: dict[str, Any]) -> None:
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
             raise ConfigError(f"{key}={value}: expected an integer from 1 to 10^9. Change {key}.")
+    devices = config["devices"]
+    if devices != "all" and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 1):
+        raise ConfigError(f"devices={devices}: expected a positive integer, or all. Change devices.")
     value = config["diverge_at"]
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 1:
         raise ConfigError(f"diverge_at={value}: expected a number above 1. Change diverge_at.")
 
 
 def prepare_jax(precision: str) -> None:
-    """Sets the precision of this job, and JAX's compilation cache: jobs of one process share these flags, so each sets them."""
+    """Sets the precision of this job, and JAX's compilation cache: jobs of one process share these flags, so each sets them.
+
+    The cache lies in the user's cache folder and holds CACHE_BYTES, the least recently used going first, under a lock that parallel jobs
+    share. JAX's own variables decide otherwise: JAX_ENABLE_COMPILATION_CACHE=false for none, JAX_COMPILATION_CACHE_DIR for another folder,
+    which is then left as JAX treats it, JAX_COMPILATION_CACHE_MAX_SIZE for another size in bytes, -1 for no bound.
+    """
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "curvexp" / "jax"))
+    if jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = _cache_folder()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+        with contextlib.suppress(OSError):  # JAX then warns, and compiles
+            _mend_cache(folder)
     jax.config.update("jax_enable_x64", precision == "float64")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curvexp" / "programs"
+
+
+def _mend_cache(folder: Path) -> None:
+    """Dates entries without a date, which a kill between the two leaves: JAX's eviction stops at one."""
+    names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    for name in names:
+        if name.endswith("-cache") and f"{name.removesuffix('-cache')}-atime" not in names:
+            (folder / f"{name.removesuffix('-cache')}-atime").write_bytes(bytes(8))
 
 
 def check_writable(folder: str | Path, key: str) -> None:
@@ -261,12 +289,15 @@ def _schedule(node: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _problem(problem: str, preprocess: str, precision: str) -> Any:
+def _problem(problem: str, preprocess: str, precision: str, devices: int | Literal["all"]) -> Any:
     """One problem for one config: jobs that differ in seed, optimizer or probe alone share its data and compiled programs."""
     import jax.numpy as jnp
 
+    from curvexp.problem.placement import spread
+
     builder = _instantiate("problem", {**json.loads(problem), "_partial_": True})
-    return builder(preprocess=_instantiate("preprocess", json.loads(preprocess)), dtype=jnp.dtype(precision))
+    made = builder(preprocess=_instantiate("preprocess", json.loads(preprocess)), dtype=jnp.dtype(precision))
+    return made if devices == 1 else spread(made, devices)
 
 
 def _first_line(error: BaseException) -> str:

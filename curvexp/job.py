@@ -1,5 +1,7 @@
 """One job: a composed config is run, and all that it yields goes to its folder, to W&B and to the screen."""
 
+import contextlib
+import functools
 import math
 import signal
 import sys
@@ -32,8 +34,11 @@ SPECTRAL = (  # what the summary has twice: at the last reading, and at the firs
 )
 
 
-def execute(config: DictConfig) -> float:
+def execute(config: DictConfig, *, signals: "Signals | None" = None, display: Any = None) -> float:
     """Runs one job under Hydra; the final loss, nan where the job failed, so that the other jobs of a sweep go on.
+
+    Args:
+        signals, display: where several jobs share them: those caught for all, and what makes a job's display in place of console.Display.
 
     Raises:
         SystemExit: 1 where a single run failed. KeyboardInterrupt: once the interrupted run is recorded.
@@ -44,8 +49,16 @@ def execute(config: DictConfig) -> float:
     folder = Path(hydra.runtime.output_dir)
     overrides = str(hydra.job.override_dirname) if sweep else ""
     title = f"#{hydra.job.num} {overrides}" if sweep else "{problem} {preprocess} {optim}".format(**names)
-    with _Signals() as signals:
-        summary = _run(config, signals, names=names, folder=folder, title=title, group=_group(hydra) if sweep else None)
+    with contextlib.nullcontext(signals) if signals else Signals() as caught:
+        summary = _run(
+            config,
+            caught,
+            names=names,
+            folder=folder,
+            title=title,
+            group=_group(hydra) if sweep else None,
+            display_of=display or console.Display,
+        )
     if sweep:
         console.err().print(console.line(title, summary))
     elif summary["status"] == "failed":
@@ -61,12 +74,18 @@ def execute(config: DictConfig) -> float:
 
 
 def _run(
-    config: DictConfig, signals: "_Signals", *, names: dict[str, str], folder: Path, title: str, group: str | None
+    config: DictConfig,
+    signals: "Signals",
+    *,
+    names: dict[str, str],
+    folder: Path,
+    title: str,
+    group: str | None,
+    display_of: Any,
 ) -> dict[str, Any]:
     """The job's summary as it was written: its status says how it went; no exception but those of a broken folder leaves."""
     begun = time.perf_counter()
     store = RunFolder(folder)
-    versions = {"curvexp": __version__, **{name: version(name) for name in PACKAGES}}
     head = {
         "problem": names["problem"],
         "preprocess": names["preprocess"],
@@ -77,7 +96,7 @@ def _run(
     tail: dict[str, Any] = {}
     try:
         resolved = configs.plain(config)
-        store.start(resolved, {**head, "seed": resolved.get("seed"), "versions": versions})
+        store.start(resolved, {**head, "seed": resolved.get("seed"), "versions": _versions()})
         experiment = configs.build(resolved, names=names)
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
         experiment.tracker.start(
@@ -88,7 +107,7 @@ def _run(
             name=title,
             tags=_tags(),
         )
-        display = console.Display(title=title, steps=resolved["steps"])
+        display = display_of(title=title, steps=resolved["steps"])
         if experiment.tracker.address:
             display.note(f"W&B: {experiment.tracker.address}")
         status = _train(experiment, resolved, store, display, begun, signals, tail)
@@ -118,7 +137,7 @@ def _train(
     store: RunFolder,
     display: console.Display,
     begun: float,
-    signals: "_Signals",
+    signals: "Signals",
     figures: dict[str, Any],
 ) -> str:
     """The status that the run ended with; `figures` holds the summary's numbers at every moment, so that an interruption keeps them.
@@ -201,14 +220,14 @@ class _Way:
             display.note(f"landscape.json was not written: {type(error).__name__}: {error}")
 
 
-class _Signals:
+class Signals:
     """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so."""
 
     def __init__(self) -> None:
         self.caught: str | None = None
         self.before: dict[int, Any] = {}
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
@@ -240,6 +259,11 @@ def report(folder: Path) -> None:
     if folder.is_dir():
         runs = summarize(folder, console.out(), page=True)
         ReportAtEnd.failed = int((runs["status"] == "failed").sum())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {"curvexp": __version__, **{name: version(name) for name in PACKAGES}}
 
 
 def _tags() -> list[str]:

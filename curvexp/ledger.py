@@ -27,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.linalg import eigsh
+from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
 from curvexp.probe import condition_number_bound, condition_numbers, eps_of
 from curvexp.record import Reading
@@ -399,7 +400,7 @@ def _flat(tree: Any) -> np.ndarray:
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
 
 
-@jax.jit
+@program
 def _account(loss: Any, params: Any, step: Any, divisor: Any, batches: Any) -> tuple[Any, dict[str, Any], Any, Any]:
     """The gradient; quadratic forms of it, of the step s and of P⁻¹g, and the loss's change over s; `noise` of the batches, (M, B) or None.
 
@@ -431,7 +432,7 @@ def _account(loss: Any, params: Any, step: Any, divisor: Any, batches: Any) -> t
     return gradient, forms, ratios, products
 
 
-@jax.jit
+@program
 def _projected(eigenvectors: Any, vectors: dict[str, Any], offset: Any, divisor: Any) -> tuple[Any, Any]:
     found = dict(vectors)
     if divisor is not None:

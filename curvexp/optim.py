@@ -17,6 +17,7 @@ import optax
 
 from curvexp import theory
 from curvexp.errors import ConfigError
+from curvexp.lockstep import program
 
 Hyper = Mapping[str, Any]
 Number = float | Literal["auto"]
@@ -62,10 +63,8 @@ class Optimizer(NamedTuple):
                 f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first."
             )
         dtype = optax.tree.dtype(params, "highest")
-        state = self.transform.init(params)
-        numbers = {name: jnp.asarray(value, dtype) for name, value in self.hyper.items()}
-        injected, put = _injected(state)
-        return put(injected._replace(hyperparams={**injected.hyperparams, **numbers})) if injected else state
+        numbers = {name: np.asarray(value, dtype) for name, value in self.hyper.items()}
+        return _begun(params, numbers, init=self.transform.init)
 
     @property
     def numbers(self) -> Callable[[Any], dict[str, Any]]:
@@ -336,6 +335,14 @@ def _scheduled(transform: Any, schedule: Schedule | None) -> Any:
     if schedule is None:
         return optax.with_extra_args_support(transform)
     return optax.chain(transform, optax.scale_by_schedule(schedule))
+
+
+@functools.partial(program, static=("init",))
+def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) -> Any:
+    """The state at `params`, with the numbers in their place."""
+    state = init(params)
+    injected, put = _injected(state)
+    return put(injected._replace(hyperparams={**injected.hyperparams, **numbers})) if injected else state
 
 
 @functools.cache

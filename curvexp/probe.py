@@ -4,6 +4,7 @@ A probe of your own is one function that returns a `Probe` whose `measure(loss, 
 that the next call gets (the last eigenvectors, for a warm start).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,10 +16,11 @@ import optax
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from curvexp import theory
+from curvexp import lockstep, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
+from curvexp.lockstep import program
 from curvexp.record import Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
@@ -265,14 +267,17 @@ def sharpness(
     return value, float(found.residuals[-1]), found.eigenvectors if math.isfinite(value) else None
 
 
-@jax.jit
+@program
 def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
     gradient = jax.grad(loss)(params)
     energy = optax.tree.vdot(gradient, gradient)
     return jax.vmap(lambda v: optax.tree.vdot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
 
 
-_gradient = jax.jit(lambda loss, params: jax.grad(loss)(params))
+@program
+def _dense(loss: Loss, params: Any, operator: Operator) -> tuple[Any, Any]:
+    """The matrix (n, n) and the gradient (n,)."""
+    return operator.dense(), ravel_pytree(jax.grad(loss)(params))[0]
 
 
 def _hessian(loss: Any, params: Any, chunk: int | None) -> Operator:
@@ -294,12 +299,24 @@ def _extremes(
     if above is not None and start is not None:
         pairs = max(pairs, len(jax.tree.leaves(start)[0]) // ends)
     while True:
-        found = eigsh(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
+        found = _eigenpairs(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
         made += int(found.matvecs)
         grows = above is not None and found.converged and float(found.eigenvalues[-pairs]) > above
         if not grows or 2 * ends * pairs >= size:
             return found._replace(matvecs=made)
         pairs, start = 2 * pairs, found.eigenvectors
+
+
+def _eigenpairs(op: Any, *, k: int, which: Any, tol: float, start: Any, key: Any) -> Eigenpairs:
+    """`eigsh`, one program for all runs that are in step."""
+    if not lockstep.active():
+        return eigsh(op, k=k, which=which, tol=tol, start=start, key=key)
+    return _eigsh(op, start, key, k=k, which=which, tol=tol)
+
+
+@functools.partial(program, static=("k", "which", "tol"))
+def _eigsh(op: Any, start: Any, key: Any, *, k: int, which: Any, tol: float) -> Eigenpairs:
+    return eigsh(op, k=k, which=which, tol=tol, start=start, key=key)
 
 
 def _next_start(found: Eigenpairs) -> Any:
@@ -348,8 +365,7 @@ def _sampled(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors:
 
 
 def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
-    computed = np.asarray(operator.dense(), np.float64)
-    gradient = np.asarray(ravel_pytree(_gradient(loss, params))[0], np.float64)
+    computed, gradient = (np.asarray(found, np.float64) for found in jax.device_get(_dense(loss, params, operator)))
     if not np.isfinite(computed).all():
         empty = np.full(len(computed), np.nan)
         return Reading(

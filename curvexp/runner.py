@@ -20,6 +20,7 @@ from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
 from curvexp.linalg import eigsh
+from curvexp.lockstep import program
 from curvexp.optim import Optimizer
 from curvexp.outcome import Bounds, Outcome, bounds, measured_rate, verdict
 from curvexp.probe import Probe
@@ -323,7 +324,51 @@ def over_all_data(problem: Problem) -> Objective:
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "capacity"))
+def _advance_many(
+    present: Any, axes: Any, state: State, data: Any, test: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int
+) -> tuple[State, Any, Any, Any]:
+    """`_advance` for several runs that stand at one step: leaves have a leading axis where `axes` has 0; a run that ends is frozen.
+
+    The step number is one for all, so that only at an epoch's end is an order drawn.
+    """
+    target, ceiling, floor = limits
+    keys, begun = state.key, jnp.max(jnp.where(present, state.step, 0))
+    state = state._replace(key=())
+
+    def one(state: State, data: Any, key: Any, number: Any) -> State:
+        return _step(state._replace(key=key), data, number, kind)._replace(key=())
+
+    def goes_on(carry: Any) -> Any:
+        _, _, _, count, alive = carry
+        return (count < steps) & alive.any()
+
+    def step(carry: Any) -> Any:
+        state, losses, made, count, alive = carry
+        stepped = jax.vmap(one, in_axes=(0, axes[1], axes[0].key, None))(state, data, keys, begun + count + 1)
+        state = jax.tree.map(lambda new, old: jnp.where(_column(alive, new), new, old), stepped, state)
+        losses = losses.at[:, count].set(state.loss)
+        ended = ~jnp.isfinite(state.loss) | (state.loss > ceiling) | (state.loss < floor) | (state.loss <= target)
+        return state, losses, made + alive, count + 1, alive & ~ended
+
+    rows = len(present)
+    state = jax.tree.map(
+        lambda leaf, axis: leaf if axis == 0 else jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))),
+        state,
+        axes[0]._replace(key=()),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    start = (state, jnp.zeros((rows, capacity), state.loss.dtype), jnp.zeros(rows, jnp.int32), jnp.int32(0), present)
+    state, losses, made, _, _ = jax.lax.while_loop(goes_on, step, start)
+    look = jax.vmap(functools.partial(_look, kind=kind), in_axes=(0, axes[1], axes[2]))(state, data, test)
+    keys = keys if axes[0].key == 0 else jax.vmap(lambda _: keys)(present)
+    return state._replace(key=keys), losses, made, look
+
+
+def _column(alive: Any, leaf: Any) -> Any:
+    return alive.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+@functools.partial(program, static=("kind", "capacity"), many=_advance_many, apart=lambda state, *rest: int(state.step))
 def _advance(
     state: State, data: Any, test: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int
 ) -> tuple[State, Any, Any, Any]:
@@ -337,18 +382,23 @@ def _advance(
 
     def step(carry: tuple[State, Any, Any]) -> tuple[State, Any, Any]:
         state, losses, made = carry
-        updates, opt_state = kind.update(state.gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        number = state.step + 1
-        batch, order = _batch(data, state.order, state.key, number, kind)
-        loss, gradient = jax.value_and_grad(kind.loss)(params, batch)
-        return State(params, opt_state, number, loss, gradient, order, state.key), losses.at[made].set(loss), made + 1
+        state = _step(state, data, state.step + 1, kind)
+        return state, losses.at[made].set(state.loss), made + 1
 
     state, losses, made = jax.lax.while_loop(goes_on, step, (state, jnp.zeros(capacity, state.loss.dtype), 0))
     return state, losses, made, _look(state, data, test, kind)
 
 
-@functools.partial(jax.jit, static_argnames="kind")
+def _step(state: State, data: Any, number: Any, kind: Kind) -> State:
+    """The state after update `number`."""
+    updates, opt_state = kind.update(state.gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    batch, order = _batch(data, state.order, state.key, number, kind)
+    loss, gradient = jax.value_and_grad(kind.loss)(params, batch)
+    return State(params, opt_state, number, loss, gradient, order, state.key)
+
+
+@functools.partial(program, static=("kind",))
 def _start(params: Any, opt_state: Any, data: Any, test: Any, key: Any, *, kind: Kind) -> tuple[State, Any]:
     order = jnp.arange(kind.examples) if kind.batch_size else ()
     batch, order = _batch(data, order, key, jnp.int32(0), kind)
@@ -383,14 +433,20 @@ def _batch(data: Any, order: Any, key: Any, step: Any, kind: Kind) -> tuple[Any,
     return jax.tree.map(lambda leaf: leaf[chosen], data), order
 
 
-@functools.partial(jax.jit, static_argnames="update")
+@functools.partial(program, static=("update",))
 def _trial(state: State, *, update: Callable[..., Any]) -> tuple[Any, Any]:
     """The step that the optimizer is about to make, and the optimizer's state after it."""
     return update(state.gradient, state.opt_state, state.params)
 
 
-_init = jax.jit(lambda key, init: init(key), static_argnames="init")
-_gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
+@functools.partial(program, static=("init",))
+def _init(key: Any, *, init: Callable[[Any], Any]) -> Any:
+    return init(key)
+
+
+@program
+def _gradient(whole: Any, params: Any) -> Any:
+    return jax.grad(whole)(params)
 
 
 def _eps(params: Any) -> float:

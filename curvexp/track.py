@@ -8,6 +8,7 @@ The files never depend on it: whatever W&B raises is told once, and the run goes
 
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,11 @@ class _Wandb(Tracker):
             self.mode == "offline"
         ):  # W&B reports its own errors and timings to its server, also of a run that is offline
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        self.run = client.init(**run, mode=mode, reinit="finish_previous", settings=_settings(self.timeout))  # type: ignore[arg-type]
+        # in a thread of its own a run goes beside others
+        beside = threading.current_thread() is not threading.main_thread()
+        self.run = client.init(
+            **run, mode=mode, reinit="create_new" if beside else "finish_previous", settings=_settings(self.timeout)
+        )  # type: ignore[arg-type]
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
         for key, kinds in SUMMARIES.items():

@@ -15,24 +15,26 @@ MAY_IMPORT = {
     "record": {"outcome"},
     "theory": set(),
     "linalg": set(),
+    "lockstep": set(),
     "curvature": {"linalg"},
     "preprocess": set(),
     "problem": {"preprocess"},
-    "optim": {"theory"},
-    "probe": {"curvature", "linalg", "theory"},
-    "ledger": {"curvature", "linalg", "optim", "probe", "theory"},
-    "runner": {"problem", "optim", "probe", "ledger", "curvature", "linalg", "theory"},
+    "optim": {"lockstep", "theory"},
+    "probe": {"curvature", "linalg", "lockstep", "theory"},
+    "ledger": {"curvature", "linalg", "lockstep", "optim", "probe", "theory"},
+    "runner": {"problem", "optim", "probe", "ledger", "curvature", "linalg", "lockstep", "theory"},
     "store": set(),
     "track": set(),
     "console": set(),
     "report": {"store", "console", "theory", "__init__"},
     "landscape": {"curvature", "linalg"},
-    "config": {"optim", "runner"},
+    "config": {"optim", "problem", "runner"},
     "job": {"config", "console", "landscape", "runner", "store", "report", "__init__"},
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
-    "__main__": {"config", "console", "job", "study"},
+    "launcher": {"config", "console", "job", "lockstep"},
+    "__main__": {"config", "console", "job", "launcher", "study"},
 }
 
 

@@ -84,6 +84,8 @@ REFUSALS = [  # what is typed, what the message must hold
     (["probe.k=11"], r"probe\.k=11: expected 1 <= k <= 10, the number of parameters"),
     (["probe.every=0"], r"probe\.every=0: expected"),
     (["probe.tol=-1"], r"probe\.tol=-1: expected"),
+    (["devices=0"], r"devices=0: expected a positive integer, or all"),
+    (["problem=mlp", "devices=64"], r"devices=64: expected at most"),
     (["batch_size=4"], r"batch_size=4: .*no examples"),
     (["problem=mlp", "batch_size=100000"], r"batch_size=100000: expected an integer from 1 to 1437"),
     (["problem=mlp", "problem.hidden=[0]"], r"problem\.hidden"),

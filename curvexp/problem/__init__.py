@@ -1,11 +1,16 @@
 """Problems: what is minimised, with what is known of it exactly. A builder is called as builder(preprocess=..., dtype=..., **options)."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from curvexp.problem.base import Examples, Known, Problem
 from curvexp.problem.data import Dataset
-from curvexp.problem.linear import least_squares, logistic
-from curvexp.problem.network import mlp
 from curvexp.problem.quadratics import Quadratic, bowl, dome, quadratic, saddle, valley
 from curvexp.problem.surface import himmelblau, monkey_saddle, rosenbrock
+
+if TYPE_CHECKING:
+    from curvexp.problem.linear import least_squares, logistic
+    from curvexp.problem.network import mlp
 
 __all__ = [
     "Dataset",
@@ -25,3 +30,16 @@ __all__ = [
     "saddle",
     "valley",
 ]
+_LATE = {
+    "least_squares": "linear",
+    "logistic": "linear",
+    "mlp": "network",
+}  # Flax and scipy.special load when one is used
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        value = getattr(importlib.import_module(f"curvexp.problem.{_LATE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'curvexp.problem' has no attribute {name!r}")

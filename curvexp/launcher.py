@@ -1,0 +1,328 @@
+"""A sweep's jobs in step: `hydra/launcher=vmap`.
+
+Jobs whose overrides differ in numbers alone are composed once and varied. They run in step (see `lockstep`): each leaves its own folder,
+records, summary and W&B run, by the same code as alone, while what they compute on the device is one vmapped program for all that share
+functions and shapes. Any other number that changes a shape parts them into further programs; a job that has no like goes by itself.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from hydra._internal.config_loader_impl import get_overrides_dirname
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from curvexp import console
+from curvexp.errors import ConfigError
+
+EXTRAS = (  # extra of curvexp, plugin, what its launcher's target holds
+    ("parallel", "hydra_joblib_launcher", "ProcessLauncher"),
+    ("slurm", "hydra_submitit_launcher", "SlurmLauncher"),
+)
+MOST = 256  # jobs that go in step where nothing else is said: each is a thread
+
+
+class Job(NamedTuple):
+    """One job of a sweep: its number in it, its overrides as typed and as Hydra reads them."""
+
+    number: int
+    overrides: tuple[str, ...]
+    parsed: tuple[Override, ...]
+
+    @property
+    def varied(self) -> dict[str, Any]:
+        """The overrides that set a number of an option, by key."""
+        return {str(o.key_or_group): o.value() for o in self.parsed if _is_number(o)}
+
+    @property
+    def like(self) -> tuple[str, ...]:
+        """What jobs that are composed together have in common: all other overrides, and which numbers are set."""
+        return tuple(
+            str(o.key_or_group) if _is_number(o) else text for o, text in zip(self.parsed, self.overrides, strict=True)
+        )
+
+
+def read(batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
+    """A sweep's jobs from their overrides; the first has the number `first`."""
+    return [
+        Job(number, tuple(overrides), tuple(_parsed(text) for text in overrides))
+        for number, overrides in enumerate(batch, first)
+    ]
+
+
+def distinct(batch: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """One of the jobs for each way to compose them: numbers aside, what is legal for one is legal for all."""
+    found: dict[tuple[str, ...], Sequence[str]] = {}
+    for job in read(batch):
+        found.setdefault(job.like, job.overrides)
+    return list(found.values())
+
+
+def launch(
+    jobs: Sequence[Job], *, config: DictConfig, context: Any, task: Callable[..., Any], max_batch: int | None
+) -> list[JobReturn]:
+    """Runs the jobs; what each came to, in their order.
+
+    Args:
+        config: of the sweep. context: Hydra's. task: what runs a job that goes by itself.
+        max_batch: most jobs in step; None: MOST, in parts that fit the memory.
+
+    Raises:
+        KeyboardInterrupt: once the interrupted jobs are recorded.
+    """
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.like, []).append(job)
+    found: dict[int, JobReturn] = {}
+    for group in groups.values():
+        for begin in range(0, len(group), max_batch or MOST):
+            part = group[begin : begin + (max_batch or MOST)]
+            if len(part) == 1:
+                found[part[0].number] = _alone(part[0], config, context, task)
+            else:
+                found |= _together(part, config, context)
+    return [found[job.number] for job in jobs]
+
+
+def check(node: Any) -> None:
+    """Refuses a launcher that is not installed, or a wrong number of jobs in step.
+
+    Args:
+        node: the config under hydra.launcher.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    target = str(node.get("_target_"))
+    for extra, package, name in EXTRAS:
+        if name in target and find_spec(f"hydra_plugins.{package}") is None:
+            raise ConfigError(f"hydra.launcher._target_={target}: not installed. pip install 'curvexp[{extra}]'")
+    most = node.get("max_batch")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise ConfigError(
+            f"hydra.launcher.max_batch={most}: expected a positive integer, or null. Change hydra.launcher.max_batch."
+        )
+
+
+def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any]) -> JobReturn:
+    """As Hydra's basic launcher has it."""
+    composed = context.config_loader.load_sweep_config(config, list(job.overrides))
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = job.number
+    found = run_job(
+        hydra_context=context,
+        task_function=task,
+        config=composed,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    return found
+
+
+def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, JobReturn]:
+    """Jobs that are composed together, in step; {number: what it came to}."""
+    from curvexp import lockstep
+    from curvexp.job import Signals, execute
+
+    composed = context.config_loader.load_sweep_config(config, list(jobs[0].overrides))
+    before = HydraConfig.instance().cfg
+    returns = {job.number: JobReturn() for job in jobs}
+    displays = Together(len(jobs), steps=len(jobs) * _steps(composed))
+
+    def run(job: Job) -> float:
+        """In the job's thread. Up to its first program no other moves, so that Hydra's one global config is this job's own."""
+        ours, hydra = _vary(composed, job)
+        found = returns[job.number]
+        found.overrides, found.cfg, found.hydra_cfg = list(job.overrides), ours, hydra
+        found.working_dir = os.getcwd()
+        _write_hydra(composed, ours)
+        context.callbacks.on_job_start(config=composed, task_function=execute)
+        return execute(ours, signals=signals, display=displays.one)
+
+    with Signals() as signals, displays:
+        results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=lockstep.free_memory())
+    HydraConfig.instance().cfg = before
+    stopped = None
+    for job, result in zip(jobs, results, strict=True):
+        found = returns[job.number]
+        found.status = JobStatus.FAILED if isinstance(result, BaseException) else JobStatus.COMPLETED
+        found.return_value = result
+        found.task_name = str(composed.hydra.job.name)
+        stopped = result if isinstance(result, KeyboardInterrupt) else stopped
+        context.callbacks.on_job_end(config=found.cfg, job_return=found)
+    console.err().print(_told(jobs, report))
+    for name, why in report.alone.items():
+        console.err().print(console.printable(f"not vmapped, run by run: {name} ({why})"))
+    if stopped is not None:
+        raise stopped
+    return returns
+
+
+def _told(jobs: list[Job], report: Any) -> str:
+    carried = sorted((rows for name, rows in report.programs if name == "_advance"), reverse=True)
+    alone = len(jobs) - sum(carried)
+    parts = [f"{rows} in one program" for rows in carried] + [f"{alone} by themselves"] * (alone > 0)
+    return f"[bold]#{jobs[0].number} to #{jobs[-1].number}[/] {len(jobs)} jobs: {', '.join(parts)}"
+
+
+# ---- composition ----------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
+def _is_number(override: Override) -> bool:
+    """Whether it sets a key of ours to a number, which changes nothing else in the composition."""
+    value = override.value()
+    return (
+        override.type == OverrideType.CHANGE
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and override.package is None
+        and not str(override.key_or_group).startswith("hydra")
+    )
+
+
+def _vary(composed: DictConfig, job: Job) -> tuple[DictConfig, DictConfig]:
+    """Makes the composed config that of this job, and Hydra's global one; its own part and Hydra's."""
+    OmegaConf.set_readonly(composed.hydra, False)
+    with read_write(composed), open_dict(composed):
+        for key, value in job.varied.items():
+            OmegaConf.update(composed, key, value)
+        hydra = composed.hydra
+        tasks = [o for o in job.parsed if not o.is_hydra_override()]
+        style = hydra.job.config.override_dirname
+        hydra.overrides.task = [o.input_line for o in tasks]
+        hydra.job.id = hydra.job.num = job.number
+        hydra.job.override_dirname = get_overrides_dirname(
+            overrides=tasks, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
+        )
+    HydraConfig.instance().set_config(composed)
+    folder = os.path.join(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir))
+    with read_write(composed.hydra), open_dict(composed.hydra):
+        composed.hydra.runtime.output_dir = os.path.abspath(folder)
+    HydraConfig.instance().set_config(composed)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    keys = [str(key) for key in composed if key != "hydra"]
+    ours = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(composed, keys)))
+    assert isinstance(ours, DictConfig)
+    hydra_config = HydraConfig.instance().cfg
+    assert isinstance(hydra_config, DictConfig)
+    return ours, hydra_config
+
+
+def _write_hydra(composed: DictConfig, ours: DictConfig) -> None:
+    """What Hydra writes into a job's folder, by libyaml: config, its own config, overrides."""
+    if composed.hydra.output_subdir is None:
+        return
+    folder = Path(str(composed.hydra.runtime.output_dir)) / str(composed.hydra.output_subdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    hydra = OmegaConf.to_container(composed.hydra, enum_to_str=True)
+    parts = {"config": OmegaConf.to_container(ours), "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}  # type: ignore[index,call-overload]
+    for name, value in parts.items():
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """YAML as OmegaConf writes it: texts that would be read as numbers stand in quotes; no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: Any, text: str) -> Any:
+    quoted = "'" if is_float(text) or yaml_is_bool(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quoted)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _steps(composed: DictConfig) -> int:
+    value = composed.get("steps")
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+# ---- what is shown ----------------------------------------------------------------------------------------------------------------
+
+
+class Together:
+    """One bar for jobs in step: how many steps all of them have made, and how many jobs still go."""
+
+    def __init__(self, jobs: int, *, steps: int) -> None:
+        self.console, self.jobs, self.steps = console.err(), jobs, steps
+        self.shown, self.done, self.going = time.monotonic(), 0, 0
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> "Together":
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("[bold]{task.description}[/]"),
+                BarColumn(bar_width=20),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(compact=True),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task(f"{self.jobs} jobs", total=self.steps, figures="compiling")
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def one(self, *, title: str, steps: int) -> "Share":
+        """A job's display."""
+        self.going += 1
+        return Share(self, title, steps)
+
+    def advance(self, steps: int) -> None:
+        """Shows that a job has made so many steps more."""
+        self.done += steps
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, figures=f"{self.going} go on")
+        elif time.monotonic() - self.shown > console.QUIET_SECONDS:
+            self.shown = time.monotonic()
+            self.console.print(f"{self.jobs} jobs: step {self.done}/{self.steps} of all, {self.going} go on")
+
+
+class Share:
+    """One job's part of the bar: what `console.Display` is to a job alone."""
+
+    def __init__(self, whole: Together, title: str, steps: int) -> None:
+        self.whole, self.title, self.steps, self.done = whole, title, steps, 0
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        (self.whole.bar.console if self.whole.bar else self.whole.console).print(
+            f"{console.printable(self.title)}: {console.printable(text)}"
+        )
+
+    def update(self, step: int, scalars: dict[str, Any]) -> None:
+        """Adds the steps since the last update to the bar."""
+        self.whole.advance(step - self.done)
+        self.done = step
+
+    def close(self) -> None:
+        """Counts the steps that the job will not make as done."""
+        self.whole.going -= 1
+        self.whole.advance(self.steps - self.done)

@@ -1,0 +1,370 @@
+"""Runs in step: what each of several runs would compute by itself is computed once for all of them, vmapped.
+
+Each run is a thread that computes as if it were alone, and only one of them moves at a time. Where it calls a `program` it waits until all
+others wait too. Calls of one function on arrays of equal shapes are then stacked, made at once, and each run goes on with its own row. An
+array that all runs share (the same object) is not stacked. The row of a run that has ended stays in the program, whose shape it keeps, as
+it was; its results go nowhere. Calls that differ in shapes or structure form programs of their own.
+"""
+
+import functools
+import math
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_here = threading.local()  # .run: the _Run of a thread that is one
+
+
+class program:  # noqa: N801: a decorator
+    """A jitted function of arrays; runs in step make one vmapped call of it.
+
+    Args:
+        static: names of arguments that are no arrays, given by keyword.
+        many: (present, axes, *args, **static) -> results for all rows at once, where plain vmap would do worse. present: (rows,) bool,
+            those that are called for; axes: of each argument, 0 or None at every leaf.
+        apart: arguments -> value; calls with different values are made one after the other.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        static: tuple[str, ...] = (),
+        many: Callable[..., Any] | None = None,
+        apart: Callable[..., Any] | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.many, self.apart = function, many, apart
+        self.alone = jax.jit(function, static_argnames=static)
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        """The function's results: those of this run alone."""
+        run = getattr(_here, "run", None)
+        if run is None or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+            return self.alone(*args, **static)
+        return run.call(_Call(self, args, static))
+
+
+def active() -> bool:
+    """Whether this thread is a run in step with others."""
+    return getattr(_here, "run", None) is not None
+
+
+class Report(NamedTuple):
+    """What a lockstep did.
+
+    Attributes:
+        programs: {(function's name, rows): number of calls} of all vmapped programs.
+        alone: {function's name: why} of what could not be vmapped and was called run by run.
+    """
+
+    programs: dict[tuple[str, int], int]
+    alone: dict[str, str]
+
+
+def go(tasks: Sequence[Callable[[], Any]], *, memory: float = math.inf) -> tuple[list[Any], Report]:
+    """Runs the tasks in step.
+
+    Args:
+        tasks: each is called in a thread of its own, one moving at a time.
+        memory: bytes that a program may take; what needs more is made in parts.
+
+    Returns:
+        for each task what it returned, or the exception that it raised; and the report.
+    """
+    scheduler = _Scheduler(tasks, memory)
+    return scheduler.go(), Report(scheduler.programs, scheduler.alone)
+
+
+class _Call(NamedTuple):
+    program: program
+    args: tuple[Any, ...]
+    static: dict[str, Any]
+
+
+class _Run:
+    """One task in its thread; `go` and the scheduler's `back` pass the one right to move between the threads."""
+
+    def __init__(self, number: int, task: Callable[[], Any], back: threading.Semaphore) -> None:
+        self.number, self.task, self.back = number, task, back
+        self.go = threading.Semaphore(0)
+        self.pending: _Call | None = None
+        self.answer: Any = None
+        self.result: Any = None
+        self.thread = threading.Thread(target=self._live, name=f"run {number}", daemon=True)
+
+    def _live(self) -> None:
+        _here.run = self
+        self.go.acquire()
+        try:
+            self.result = self.task()
+        except BaseException as error:
+            self.result = error
+        self.pending = None
+        self.back.release()
+
+    def call(self, call: _Call) -> Any:
+        self.pending = call
+        self.back.release()
+        self.go.acquire()
+        answer, self.answer = self.answer, None
+        if isinstance(answer, _Raised):
+            raise answer.error
+        return answer
+
+
+class _Raised(NamedTuple):
+    error: BaseException
+
+
+class _Scheduler:
+    def __init__(self, tasks: Sequence[Callable[[], Any]], memory: float) -> None:
+        self.back = threading.Semaphore(0)
+        self.runs = [_Run(number, task, self.back) for number, task in enumerate(tasks)]
+        self.memory = memory
+        self.slots: dict[Any, list[int]] = {}  # for each kind of call the runs that have a row in it
+        self.parted: set[tuple[Any, int]] = set()  # leaves, by kind and position, of which runs have different ones
+        self.handed: deque[_Handed] = deque(maxlen=16)
+        self.where: dict[
+            int, tuple[Any, int]
+        ] = {}  # id of a leaf that was handed out: the batch it is a row of, and the row
+        self.stacks: dict[tuple[int, ...], tuple[list[Any], Any]] = {}
+        self.programs: dict[tuple[str, int], int] = {}
+        self.alone: dict[str, str] = {}
+
+    def go(self) -> list[Any]:
+        living = []
+        for run in self.runs:
+            run.thread.start()
+            self._move(run)
+            if run.pending is not None:
+                living.append(run)
+        while living:
+            for group in self._groups(living):
+                self._serve(group)
+            for run in living:
+                self._move(run)
+            living = [run for run in living if run.pending is not None]
+        return [run.result for run in self.runs]
+
+    def _move(self, run: _Run) -> None:
+        run.pending = None
+        run.go.release()
+        self.back.acquire()
+
+    def _groups(self, living: list[_Run]) -> list[tuple[Any, list[_Run]]]:
+        found: dict[Any, list[_Run]] = {}
+        for run in living:
+            assert run.pending is not None
+            call = run.pending
+            leaves, structure = jax.tree.flatten(call.args)
+            kind = (
+                call.program,
+                tuple(sorted(call.static.items(), key=lambda item: item[0])),
+                structure,
+                tuple(_aval(leaf) for leaf in leaves),
+                bool(jax.config.values["jax_enable_x64"]),
+            )
+            apart = call.program.apart(*call.args) if call.program.apart else None
+            values = tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float))
+            found.setdefault((kind, apart, values), []).append(run)
+        return [(kind, runs) for (kind, _, _), runs in found.items()]
+
+    def _serve(self, group: tuple[Any, list[_Run]]) -> None:
+        kind, runs = group
+        name = runs[0].pending.program.__name__  # type: ignore[union-attr]
+        slots = self.slots.setdefault(kind, [run.number for run in runs])
+        slots += sorted({run.number for run in runs} - set(slots))
+        if len(slots) > 1 and name not in self.alone:
+            try:
+                self._together(kind, runs, slots)
+                return
+            except Exception as error:  # a function that vmap has no rule for
+                self.alone[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        for run in runs:
+            call = run.pending
+            assert call is not None
+            try:
+                run.answer = call.program.alone(*call.args, **call.static)
+            except Exception as error:
+                run.answer = _Raised(error)
+
+    def _together(self, kind: Any, runs: list[_Run], slots: list[int]) -> None:
+        called: program = kind[0]
+        calls = {run.number: run for run in runs}
+        present = np.array([number in calls for number in slots])
+        rows = [jax.tree.leaves(run.pending.args) for run in runs]  # type: ignore[union-attr]
+        at = [slots.index(run.number) for run in runs]
+        columns = list(zip(*rows, strict=True))
+        stacked, axes = [], []
+        for column in columns:
+            shared = isinstance(column[0], bool | int | float) or all(leaf is column[0] for leaf in column)
+            shared = shared and (kind, len(axes)) not in self.parted  # what was parted stays so, whoever is left
+            axes.append(None if shared else 0)
+            stacked.append(column[0] if shared else self._stack(column, at, len(slots)))
+        self.parted |= {(kind, position) for position, axis in enumerate(axes) if axis == 0}
+        static = dict(kind[1])
+        results = _made(called, kind[2], tuple(axes), static, present, stacked, len(slots), self.memory)
+        self.programs[called.__name__, len(slots)] = self.programs.get((called.__name__, len(slots)), 0) + 1
+        leaves, structure = jax.tree.flatten(results)
+        parts = [_rows(leaf, len(slots)) for leaf in leaves]
+        handed = [(leaf, part) for leaf, part in zip(leaves, parts, strict=True)]
+        for run, row in zip(runs, at, strict=True):
+            run.answer = jax.tree.unflatten(structure, [part[row] for part in parts])
+        self._remember(handed)
+
+    def _stack(self, column: Sequence[Any], at: list[int], rows: int) -> Any:
+        """The leaves as one array with a row a slot; slots that nobody calls for keep the row that they had, or have another's."""
+        first = self.where.get(id(column[0]))
+        if first is not None and len(first[0]) == rows:
+            batch = first[0]
+            found = (self.where.get(id(leaf)) for leaf in column)
+            if all(w is not None and w[0] is batch and w[1] == row for w, row in zip(found, at, strict=True)):
+                return batch
+        full = [column[0]] * rows
+        for leaf, row in zip(column, at, strict=True):
+            full[row] = leaf
+        if all(isinstance(leaf, np.ndarray | np.generic) for leaf in column):
+            return np.stack(full)
+        key = tuple(id(leaf) for leaf in full)
+        if key not in self.stacks:
+            if len(self.stacks) > 64:
+                self.stacks.pop(next(iter(self.stacks)))
+            extended = any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in column if hasattr(leaf, "dtype"))
+            made = jnp.stack(full) if extended else jnp.asarray(np.stack([np.asarray(leaf) for leaf in full]))
+            self.stacks[key] = (full, made)  # the leaves are kept, so that their ids stay theirs
+        return self.stacks[key][1]
+
+    def _remember(self, handed: "_Handed") -> None:
+        if len(self.handed) == self.handed.maxlen:
+            for _, part in self.handed[0]:
+                for leaf in part:
+                    self.where.pop(id(leaf), None)
+        self.handed.append(handed)
+        for batch, part in handed:
+            for row, leaf in enumerate(part):
+                if not isinstance(leaf, np.bool_):  # of which there are only two
+                    self.where[id(leaf)] = (batch, row)
+
+
+_Handed = list[tuple[Any, Any]]
+
+
+def _aval(leaf: Any) -> Any:
+    if isinstance(leaf, bool | int | float):
+        return type(leaf)
+    return (np.shape(leaf), leaf.dtype)
+
+
+def _rows(leaf: Any, rows: int) -> list[Any]:
+    """A batch's rows: views of host memory where numpy can hold it."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return list(_unstacked(leaf))
+    host = np.asarray(leaf)
+    return [host[row] for row in range(rows)]
+
+
+_unstacked = jax.jit(lambda batch: tuple(batch[row] for row in range(len(batch))))
+
+
+# ---- compiled programs ----------------------------------------------------------------------------------------------------------
+
+
+class _Compiled(NamedTuple):
+    call: Any
+    rows: int  # of one part
+
+
+_compiled: dict[Any, _Compiled] = {}
+
+
+def _made(
+    called: program,
+    structure: Any,
+    axes: tuple[int | None, ...],
+    static: dict[str, Any],
+    present: np.ndarray,
+    leaves: list[Any],
+    rows: int,
+    memory: float,
+) -> Any:
+    """The results for all rows, computed in equal parts where the whole would take more than `memory` bytes."""
+    avals = tuple(_aval(leaf) for leaf in leaves)
+    key = (called, structure, axes, tuple(static.items()), avals, rows, jax.config.values["jax_enable_x64"], memory)
+    if key not in _compiled:
+        size = rows
+        while True:
+            made = _compile(called, structure, axes, static, present[:size], _part(leaves, axes, 0, size))
+            if size == 1 or _bytes(made) <= memory:
+                break
+            size = math.ceil(size / 2)
+        _compiled[key] = _Compiled(made, size)
+    compiled = _compiled[key]
+    if compiled.rows == rows:
+        return compiled.call(present, *leaves)
+    parts = []
+    for begin in range(0, rows, compiled.rows):
+        chosen = [min(row, rows - 1) for row in range(begin, begin + compiled.rows)]  # the last part is filled up
+        parts.append(compiled.call(present[chosen], *_taken(leaves, axes, chosen)))
+    return jax.tree.map(lambda *found: jnp.concatenate(found)[:rows], *parts)
+
+
+def _compile(
+    called: program,
+    structure: Any,
+    axes: tuple[int | None, ...],
+    static: dict[str, Any],
+    present: Any,
+    leaves: list[Any],
+) -> Any:
+    where = jax.tree.unflatten(structure, axes)
+
+    def many(present: Any, *leaves: Any) -> Any:
+        args = jax.tree.unflatten(structure, leaves)
+        if called.many is not None:
+            return called.many(present, where, *args, **static)
+        if all(axis is None for axis in axes):
+            found = called.function(*args, **static)
+            return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(present), *jnp.shape(leaf))), found)
+        return jax.vmap(functools.partial(called.function, **static), in_axes=where)(*args)
+
+    many.__name__ = f"{called.__name__}_of_{len(present)}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return jax.jit(many).lower(present, *leaves).compile()
+
+
+def _bytes(compiled: Any) -> float:
+    """What a program takes, by the compiler's account; 0 where it gives none."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return 0
+    return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
+
+
+def _part(leaves: list[Any], axes: tuple[int | None, ...], begin: int, end: int) -> list[Any]:
+    return [leaf if axis is None else leaf[begin:end] for leaf, axis in zip(leaves, axes, strict=True)]
+
+
+def _taken(leaves: list[Any], axes: tuple[int | None, ...], rows: list[int]) -> list[Any]:
+    chosen = np.array(rows)
+    return [leaf if axis is None else leaf[chosen] for leaf, axis in zip(leaves, axes, strict=True)]
+
+
+def free_memory() -> float:
+    """Bytes that programs may take on the default device: half of what it has, on a CPU half of what is free."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] / 2
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+        return free * 1024 / 2
+    except (OSError, StopIteration):
+        return math.inf

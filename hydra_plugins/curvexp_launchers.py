@@ -1,0 +1,83 @@
+"""What curvexp adds to Hydra, in the one namespace package that Hydra takes plugins from: `hydra/launcher=vmap`, `hydra/launcher=joblib`
+on Hydra's own, and `hydra/sweeper=once`."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class VmapLauncher(Launcher):
+    """A sweep's jobs in step, in one vmapped program where they share functions and shapes: see curvexp.launcher."""
+
+    def __init__(self, max_batch: int | None = None) -> None:
+        self.max_batch = max_batch
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what Hydra gives."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the jobs; what each came to."""
+        from curvexp import launcher
+
+        jobs = launcher.read(job_overrides, initial_job_idx)
+        return launcher.launch(jobs, config=self.config, context=self.context, task=self.task, max_batch=self.max_batch)
+
+
+class OnceSweeper(BasicSweeper):
+    """Hydra's own sweeper, which composes every job once more before the first starts; this one composes those that differ in more than
+    numbers."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Raises where a job cannot be composed."""
+        from curvexp import launcher
+
+        super().validate_batch_is_legal(launcher.distinct(batch))
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, Any] | None = None) -> None:
+        super().__init__(max_batch_size, params)
+
+
+class ProcessLauncher(Launcher):
+    """Hydra's joblib launcher, the machine's cores parted between its processes, without live bars drawn over each other.
+
+    A process reads these variables before it computes: NPROC is XLA's number of threads, the others those of the BLAS and OpenMP libraries.
+    What is set already stays.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+        except ImportError as error:
+            raise ImportError("hydra/launcher=joblib: pip install 'curvexp[parallel]'") from error
+        self.options, self.inner = options, JoblibLauncher(**options)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what Hydra gives."""
+        self.inner.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the jobs; what each came to."""
+        from joblib import effective_n_jobs
+
+        processes = min(effective_n_jobs(self.options.get("n_jobs", -1)), len(job_overrides))
+        each = str(max(1, len(os.sched_getaffinity(0)) // processes))
+        threads = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        given = {name: os.environ.get(name) for name in (*threads, "TTY_COMPATIBLE")}
+        try:
+            for name in threads:
+                os.environ.setdefault(name, each)
+            os.environ["TTY_COMPATIBLE"] = "0"  # to Rich no terminal: a line a job
+            return self.inner.launch(job_overrides, initial_job_idx)
+        finally:
+            for name, value in given.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

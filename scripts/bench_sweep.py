@@ -1,0 +1,85 @@
+"""A sweep by each launcher, in one run: seconds, seconds a job, and how many times as fast as Hydra's basic launcher.
+
+python scripts/bench_sweep.py [--launchers basic joblib vmap] [--repeats 3] [--sweeps quadratic mlp]
+
+Each sweep runs in its own process, launchers in turn, after one run of each that fills the compilation cache. `sweep` is from the first
+job's start to the last one's end, without imports and the report; `training` is what the jobs themselves took in the loop of steps.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COMMON = ["steps=500", "probe=top", "probe.k=2", "probe.every=100", "track=off"]
+SWEEPS = {
+    "quadratic": ["problem=quadratic", "problem.dimension=100", "seed=range(16)", "optim.lr=0.005,0.01,0.015,0.018"],
+    "mlp": [
+        *("problem=mlp", "problem/data=gaussian", "problem.data.features=16", "problem.data.classes=10"),
+        *("problem.data.samples=200", "problem.hidden=[32]", "seed=range(16)", "optim.lr=0.01,0.02,0.05,0.1"),
+    ],
+}
+
+
+def sweep(launcher: str, arguments: list[str]) -> dict[str, float]:
+    """One sweep: `wall` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
+    with tempfile.TemporaryDirectory() as folder:
+        typed = ["-m", *COMMON, *arguments, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}/sweep"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        begun = time.time()
+        found = subprocess.run(
+            [sys.executable, "-m", "curvexp", *typed], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        if found.returncode:
+            sys.exit(found.stderr)
+        wall = time.time() - begun
+        jobs = [path.parent for path in Path(folder, "sweep").glob("*/summary.json")]
+        first = min((job / ".hydra" / "config.yaml").stat().st_mtime for job in jobs)
+        last = max((job / "summary.json").stat().st_mtime for job in jobs)
+        training = 0.0
+        for job in jobs:
+            seconds = [json.loads(line)["seconds"] for line in (job / "metrics.jsonl").read_text().splitlines()]
+            training += seconds[-1] - seconds[0]
+        return {"wall": wall, "sweep": last - first, "training": training, "jobs": float(len(jobs))}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--launchers", nargs="+", default=["basic", "joblib", "vmap"])
+    parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores")
+    for name in options.sweeps:
+        found: dict[str, list[dict[str, float]]] = {launcher: [] for launcher in options.launchers}
+        for turn in range(options.repeats + 1):
+            for launcher in options.launchers:
+                measured = sweep(launcher, SWEEPS[name])
+                if turn:  # the first fills the cache
+                    found[launcher].append(measured)
+        print(f"{name}: {found[options.launchers[0]][0]['jobs']:.0f} jobs, medians of {options.repeats}")
+        base = found[options.launchers[0]]
+        for launcher, rows in found.items():
+            middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+            ratios = {
+                key: statistics.median(b[key] / r[key] for b, r in zip(base, rows, strict=True))
+                for key in ("sweep", "wall")
+            }
+            beyond = 1000 * (middle["sweep"] - middle["training"]) / middle["jobs"]
+            beyond_text = f", {beyond:.0f} beyond training" if launcher == "basic" else ""
+            print(
+                f"  {launcher:8} sweep {middle['sweep']:6.2f} s ({ratios['sweep']:.2f}x {options.launchers[0]}), "
+                f"process {middle['wall']:6.2f} s ({ratios['wall']:.2f}x), "
+                f"{1000 * middle['sweep'] / middle['jobs']:.0f} ms a job{beyond_text}"
+            )
+
+
+if __name__ == "__main__":
+    main()

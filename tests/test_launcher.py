@@ -1,0 +1,267 @@
+"""Sweeps by launcher: what each job leaves is the basic launcher's, to rounding."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from curvexp import launcher
+from curvexp.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+CLOCKS = ("seconds", "probe_seconds")
+SWEEP = [  # 36 runs of three problems; two of them diverge at the largest learning rate
+    "problem=bowl,rosenbrock,logistic",
+    *("seed=0,1", "optim=momentum,adam", "optim.lr=1e-4,2e-3,1"),
+    *("steps=30", "probe.every=15", "precision=float64", "record_every=15", "landscape=off"),
+]
+
+
+def call(*arguments):
+    """The exit code of the command line, run in this process."""
+    before = sys.argv
+    sys.argv = ["curvexp"]
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def close(found, wanted, *, rtol, atol=0.0, where=""):
+    """Equality of what JSON holds: numbers to rounding, clocks aside."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for key in wanted:
+            if key not in CLOCKS:
+                close(found[key], wanted[key], rtol=rtol, atol=atol, where=f"{where}.{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), where
+        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            close(one, other, rtol=rtol, atol=atol, where=f"{where}[{index}]")
+    elif isinstance(wanted, float) and not isinstance(wanted, bool):
+        assert found == pytest.approx(wanted, rel=rtol, abs=atol, nan_ok=True), where
+    else:
+        assert found == wanted, where
+
+
+def losses(folder):
+    return [[line["loss"] for line in lines(folder / str(number) / "metrics.jsonl")] for number in jobs(folder)]
+
+
+def jobs(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def test_jobs_that_differ_in_numbers_alone_are_composed_once():
+    batch = [
+        [f"problem={problem}", f"seed={seed}", f"optim.lr={lr}", "problem.hidden=[3]", "target=auto"]
+        for problem in ("a", "b")
+        for seed in range(4)
+        for lr in (0.1, 1e-2)
+    ]
+    assert launcher.distinct(batch) == [batch[0], batch[8]]
+    assert launcher.read(batch, 5)[1].number == 6
+    assert launcher.read(batch)[1].varied == {"seed": 0, "optim.lr": 0.01}
+
+
+def test_vmap_leaves_what_basic_leaves(here):
+    typed = [
+        "problem.dimension=12",
+        "precision=float64",
+        "steps=30",
+        "probe.every=15",
+        "seed=0,1",
+        "optim.lr=0.005,0.018,0.2",
+    ]
+    assert call("-m", *typed, "hydra.sweep.dir=basic", "hydra/sweeper=basic") == 0
+    assert call("-m", *typed, "hydra.sweep.dir=vmap", "hydra/launcher=vmap") == 0
+    assert jobs(here / "vmap") == jobs(here / "basic") == list(range(6))
+    for number in range(6):
+        one, other = here / "vmap" / str(number), here / "basic" / str(number)
+        assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
+        for name in ("config.json", "summary.json"):
+            close(json.loads((one / name).read_text()), json.loads((other / name).read_text()), rtol=1e-6, atol=1e-9)
+        for name in ("metrics.jsonl", "spectrum.jsonl"):
+            close(lines(one / name), lines(other / name), rtol=1e-6, atol=1e-8, where=name)
+        for name in ("config.yaml", "overrides.yaml"):
+            assert yaml.safe_load((one / ".hydra" / name).read_text()) == yaml.safe_load(
+                (other / ".hydra" / name).read_text()
+            )
+        mine, theirs = (yaml.safe_load((path / ".hydra/hydra.yaml").read_text())["hydra"] for path in (one, other))
+        assert mine["job"]["num"] == theirs["job"]["num"] == number
+        assert mine["job"]["override_dirname"] == theirs["job"]["override_dirname"]
+        assert mine["overrides"]["task"] == theirs["overrides"]["task"]
+        assert mine.keys() == theirs.keys()
+    for found, wanted in zip(losses(here / "vmap"), losses(here / "basic"), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    ends = [json.loads((here / "vmap" / str(number) / "summary.json").read_text()) for number in range(6)]
+    assert [end["status"] for end in ends] == ["completed", "completed", "diverged"] * 2  # lr 0.2 is past 2/λmax = 0.02
+    assert all(end["steps"] < 30 for end in ends[2::3])
+
+
+def test_one_program_carries_the_jobs_and_it_is_said(here, capsys):
+    typed = ["problem.dimension=8,9", "steps=10", "probe=off", "seed=range(3)", "hydra/launcher=vmap"]
+    assert call("-m", *typed) == 0
+    assert "6 jobs: 3 in one program, 3 in one program" in " ".join(capsys.readouterr().err.split())
+
+
+def test_condition_number_target_and_noise_are_traced(here, capsys):
+    typed = ["problem.dimension=8", "steps=20", "probe=off", "hydra/launcher=vmap", "optim.lr=0.005"]
+    assert call("-m", *typed, "problem.condition_number=10,50,100", "target=1e-2,1e-1", "hydra.sweep.dir=one") == 0
+    assert "6 jobs: 6 in one program" in " ".join(capsys.readouterr().err.split())
+    typed = ["problem=least_squares", "problem.data=gaussian", "problem.data.samples=30", "problem.data.features=4"]
+    typed += ["steps=20", "probe=off", "hydra/launcher=vmap", "optim=adamw", "optim.learning_rate=0.01"]
+    assert call("-m", *typed, "problem.data.noise=0.1,0.2", "optim.weight_decay=1e-4,1e-2") == 0
+    assert "4 jobs: 4 in one program" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("batch_size", [7, 50])
+def test_minibatches_are_drawn_as_alone_also_beside_a_job_that_ended(here, batch_size):
+    typed = ["problem=logistic", "problem.data=wine", "preprocess=normalized", "precision=float64", "probe=off"]
+    typed += [f"batch_size={batch_size}", "steps=60", "record_every=7", "seed=0,1", "optim.lr=0.1,1e6", "diverge_at=10"]
+    assert call("-m", *typed, "hydra.sweep.dir=basic") == 0
+    assert call("-m", *typed, "hydra.sweep.dir=vmap", "hydra/launcher=vmap") == 0
+    for found, wanted in zip(losses(here / "vmap"), losses(here / "basic"), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-10)
+    ends = [json.loads((here / "vmap" / str(number) / "summary.json").read_text())["status"] for number in range(4)]
+    assert ends == ["completed", "diverged"] * 2
+
+
+def test_a_failed_and_a_skipped_job_harm_no_other(here):
+    typed = ["problem.dimension=8", "steps=10", "probe=off", "hydra/launcher=vmap"]
+    assert call("-m", *typed, "optim.lr=0.01,-1,0.005") == 1
+    ends = [json.loads((here / path).read_text()) for path in sorted(here.glob("multirun/*/*/?/summary.json"))]
+    assert [end["status"] for end in ends] == ["completed", "failed", "completed"]
+    assert "optim.lr=-1" in ends[1]["reason"]
+
+
+def test_max_batch_parts_the_jobs(here, capsys):
+    typed = ["problem.dimension=8", "steps=10", "probe=off", "hydra/launcher=vmap"]
+    assert call("-m", *typed, "seed=range(5)", "hydra.launcher.max_batch=2") == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.count("2 jobs: 2 in one program") == 2
+    assert len(list(here.rglob("summary.json"))) == 5
+
+
+def test_a_wrong_max_batch_is_refused(here, capsys):
+    assert call("-m", "seed=0,1", "hydra/launcher=vmap", "hydra.launcher.max_batch=0") == 2
+    assert "hydra.launcher.max_batch=0: expected" in capsys.readouterr().err
+
+
+def test_tracked_runs_are_tracked_beside_each_other(here, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    typed = ["problem.dimension=8", "steps=20", "probe=off", "track=wandb", "seed=0,1", "hydra/launcher=vmap"]
+    assert call("-m", *typed, "hydra.sweep.dir=out") == 0
+    for number in (0, 1):
+        assert list((here / f"out/{number}/wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_the_same_sweep_by_every_launcher_of_one_machine(here):
+    """36 runs of three problems: basic = vmap; and = joblib where it is installed, in the slow test below."""
+    _mixed(here, "basic")
+    _mixed(here, "vmap", "hydra/launcher=vmap")
+    _compared(here, "vmap")
+
+
+@pytest.mark.slow
+def test_joblib_leaves_what_basic_leaves(here):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    _mixed(here, "basic")
+    command(["-m", *SWEEP, "hydra.sweep.dir=joblib", "hydra/launcher=joblib"], here)
+    _compared(here, "joblib")
+
+
+@pytest.mark.slow
+def test_submitit_leaves_what_basic_leaves(here):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    typed = ["problem.dimension=12", "precision=float64", "steps=20", "seed=0,1"]
+    assert call("-m", *typed, "hydra.sweep.dir=basic") == 0
+    command(["-m", *typed, "hydra.sweep.dir=submitit_local", "hydra/launcher=submitit_local"], here)
+    _compared(here, "submitit_local")
+
+
+def command(arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-m", "curvexp", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    return found
+
+
+def _mixed(here, folder, *launched):
+    assert call("-m", *SWEEP, f"hydra.sweep.dir={folder}", *launched) == 0
+    assert jobs(here / folder) == list(range(36))
+
+
+def _compared(here, name):
+    for number in jobs(here / "basic"):
+        one, other = here / name / str(number), here / "basic" / str(number)
+        found, wanted = (json.loads((path / "summary.json").read_text()) for path in (one, other))
+        for key in ("status", "problem", "optim", "steps", "seed", "steps_to_target"):
+            assert found[key] == wanted[key], (number, key)
+        for key in ("loss", "lambda_max", "lambda_min", "sharpness"):
+            if wanted[key] is None or not math.isfinite(wanted[key]):
+                assert found[key] == pytest.approx(wanted[key], nan_ok=True), (number, key)
+            else:
+                assert found[key] == pytest.approx(wanted[key], rel=1e-7, abs=1e-9), (number, key)
+        wanted_losses = [line["loss"] for line in lines(other / "metrics.jsonl")]
+        np.testing.assert_allclose([line["loss"] for line in lines(one / "metrics.jsonl")], wanted_losses, rtol=1e-9)
+
+
+LONG = """
+import json, sys, threading, time
+from curvexp.__main__ import main
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+seen, ended = [], threading.Event()
+
+def watch():
+    while not ended.wait(1.0):
+        seen.append(resident())
+
+threading.Thread(target=watch, daemon=True).start()
+sys.argv = ["curvexp"]
+main(["problem.dimension=10", "probe=off", "steps=100000", "record_every=1", "optim.lr=0.01", "hydra.run.dir=out"])
+ended.set()
+print(json.dumps([seen[len(seen) // 10], max(seen)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_is_flat_over_a_record_a_step(here):
+    found = subprocess.run(
+        [sys.executable, "-c", LONG],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = json.loads(found.stdout.splitlines()[-1])
+    assert len(lines(here / "out/metrics.jsonl")) == 100001
+    assert after - before < 50e6
