@@ -64,8 +64,8 @@ def read(batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
 def distinct(batch: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     """One of the jobs for each way to compose them: numbers aside, what is legal for one is legal for all."""
     found: dict[tuple[str, ...], Sequence[str]] = {}
-    for job in read(batch):
-        found.setdefault(job.like, job.overrides)
+    for job, overrides in zip(read(batch), batch, strict=True):
+        found.setdefault(job.like, overrides)
     return list(found.values())
 
 
@@ -174,7 +174,7 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
 
 
 def _told(jobs: list[Job], report: Any) -> str:
-    carried = sorted((rows for name, rows in report.programs if name == "_advance"), reverse=True)
+    carried = sorted((rows for name, rows, _ in report.programs if name == "_advance"), reverse=True)
     alone = len(jobs) - sum(carried)
     parts = [f"{rows} in one program" for rows in carried] + [f"{alone} by themselves"] * (alone > 0)
     return f"[bold]#{jobs[0].number} to #{jobs[-1].number}[/] {len(jobs)} jobs: {', '.join(parts)}"

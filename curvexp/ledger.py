@@ -27,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.linalg import eigsh
+from curvexp.linalg.host import threads
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
 from curvexp.probe import condition_number_bound, condition_numbers, eps_of
@@ -278,13 +279,14 @@ def _spectrum(
     if divisor is None:
         return Spectrum(values, residuals, reading.eigenvectors, reading.complete, 0)
     if reading.complete and isinstance(reading.eigenvectors, np.ndarray) and "samples" not in reading.extra:
-        roots = np.sqrt(np.asarray(ravel_pytree(divisor)[0], np.float64))
-        matrix = (reading.eigenvectors * values) @ reading.eigenvectors.T / np.outer(roots, roots)
-        if not np.isfinite(matrix).all():
-            return Spectrum(np.full_like(values, np.nan), np.full_like(values, np.nan), None, True, 0)
-        matrix = (matrix + matrix.T) / 2
-        found, vectors = scipy.linalg.eigh(matrix)
-        return Spectrum(found, np.linalg.norm(matrix @ vectors - vectors * found, axis=0), vectors, True, 0)
+        with threads(len(values)):
+            roots = np.sqrt(np.asarray(ravel_pytree(divisor)[0], np.float64))
+            matrix = (reading.eigenvectors * values) @ reading.eigenvectors.T / np.outer(roots, roots)
+            if not np.isfinite(matrix).all():
+                return Spectrum(np.full_like(values, np.nan), np.full_like(values, np.nan), None, True, 0)
+            matrix = (matrix + matrix.T) / 2
+            found, vectors = scipy.linalg.eigh(matrix)
+            return Spectrum(found, np.linalg.norm(matrix @ vectors - vectors * found, axis=0), vectors, True, 0)
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     k = (
         min(len(values), n)
@@ -387,7 +389,8 @@ def _project(
         found = {name: vector / roots for name, vector in found.items()}
         if offset is not None:
             found["offset"] = _flat(offset) * roots
-        components = {name: eigenvectors.T @ vector for name, vector in found.items()}
+        with threads(len(eigenvectors)):
+            components = {name: eigenvectors.T @ vector for name, vector in found.items()}
         return components, {name: float(np.linalg.norm(vector)) for name, vector in found.items()}
     made, norms = jax.device_get(_projected(eigenvectors, vectors, offset, divisor))
     return {name: np.asarray(part, np.float64) for name, part in made.items()}, {k: float(v) for k, v in norms.items()}

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
 _here = threading.local()  # .run: the _Run of a thread that is one
 
 
@@ -60,11 +61,11 @@ class Report(NamedTuple):
     """What a lockstep did.
 
     Attributes:
-        programs: {(function's name, rows): number of calls} of all vmapped programs.
+        programs: (function's name, rows, calls) of each vmapped program.
         alone: {function's name: why} of what could not be vmapped and was called run by run.
     """
 
-    programs: dict[tuple[str, int], int]
+    programs: list[tuple[str, int, int]]
     alone: dict[str, str]
 
 
@@ -79,7 +80,10 @@ def go(tasks: Sequence[Callable[[], Any]], *, memory: float = math.inf) -> tuple
         for each task what it returned, or the exception that it raised; and the report.
     """
     scheduler = _Scheduler(tasks, memory)
-    return scheduler.go(), Report(scheduler.programs, scheduler.alone)
+    results = scheduler.go()
+    return results, Report(
+        [(kind[0].__name__, rows, calls) for (kind, rows), calls in scheduler.calls.items()], scheduler.alone
+    )
 
 
 class _Call(NamedTuple):
@@ -135,7 +139,7 @@ class _Scheduler:
             int, tuple[Any, int]
         ] = {}  # id of a leaf that was handed out: the batch it is a row of, and the row
         self.stacks: dict[tuple[int, ...], tuple[list[Any], Any]] = {}
-        self.programs: dict[tuple[str, int], int] = {}
+        self.calls: dict[tuple[Any, int], int] = {}
         self.alone: dict[str, str] = {}
 
     def go(self) -> list[Any]:
@@ -172,15 +176,17 @@ class _Scheduler:
                 bool(jax.config.values["jax_enable_x64"]),
             )
             apart = call.program.apart(*call.args) if call.program.apart else None
-            values = tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float))
+            values = tuple(leaf for leaf in leaves if type(leaf) in NUMBERS)
             found.setdefault((kind, apart, values), []).append(run)
+        for (kind, _, _), runs in found.items():
+            slots = self.slots.setdefault(kind, [])
+            slots += [run.number for run in runs if run.number not in slots]
         return [(kind, runs) for (kind, _, _), runs in found.items()]
 
     def _serve(self, group: tuple[Any, list[_Run]]) -> None:
         kind, runs = group
         name = runs[0].pending.program.__name__  # type: ignore[union-attr]
-        slots = self.slots.setdefault(kind, [run.number for run in runs])
-        slots += sorted({run.number for run in runs} - set(slots))
+        slots = self.slots[kind]
         if len(slots) > 1 and name not in self.alone:
             try:
                 self._together(kind, runs, slots)
@@ -204,14 +210,14 @@ class _Scheduler:
         columns = list(zip(*rows, strict=True))
         stacked, axes = [], []
         for column in columns:
-            shared = isinstance(column[0], bool | int | float) or all(leaf is column[0] for leaf in column)
+            shared = type(column[0]) in NUMBERS or all(leaf is column[0] for leaf in column)
             shared = shared and (kind, len(axes)) not in self.parted  # what was parted stays so, whoever is left
             axes.append(None if shared else 0)
             stacked.append(column[0] if shared else self._stack(column, at, len(slots)))
         self.parted |= {(kind, position) for position, axis in enumerate(axes) if axis == 0}
         static = dict(kind[1])
         results = _made(called, kind[2], tuple(axes), static, present, stacked, len(slots), self.memory)
-        self.programs[called.__name__, len(slots)] = self.programs.get((called.__name__, len(slots)), 0) + 1
+        self.calls[kind, len(slots)] = self.calls.get((kind, len(slots)), 0) + 1
         leaves, structure = jax.tree.flatten(results)
         parts = [_rows(leaf, len(slots)) for leaf in leaves]
         handed = [(leaf, part) for leaf, part in zip(leaves, parts, strict=True)]
@@ -257,7 +263,7 @@ _Handed = list[tuple[Any, Any]]
 
 
 def _aval(leaf: Any) -> Any:
-    if isinstance(leaf, bool | int | float):
+    if type(leaf) in NUMBERS:
         return type(leaf)
     return (np.shape(leaf), leaf.dtype)
 

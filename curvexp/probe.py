@@ -20,6 +20,7 @@ from curvexp import lockstep, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
+from curvexp.linalg.host import threads
 from curvexp.lockstep import program
 from curvexp.record import Reading
 
@@ -371,12 +372,15 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
         return Reading(
             empty, empty, None, complete=True, scalars={"lambda_max": math.nan, "lambda_min": math.nan}, extra={}
         )
-    values, vectors = scipy.linalg.eigh((computed + computed.T) / 2)
-    energy = float(gradient @ gradient)
+    with threads(len(computed)):
+        values, vectors = scipy.linalg.eigh((computed + computed.T) / 2)
+        residuals = np.linalg.norm(computed @ vectors - vectors * values, axis=0)
+        overlaps = (vectors.T @ gradient) ** 2
+        energy = float(gradient @ gradient)
     return Reading(
         eigenvalues=values,
-        residuals=np.linalg.norm(computed @ vectors - vectors * values, axis=0),
-        gradient_overlaps=(vectors.T @ gradient) ** 2 / (energy if energy > 0 else 1.0),
+        residuals=residuals,
+        gradient_overlaps=overlaps / (energy if energy > 0 else 1.0),
         complete=True,
         scalars={
             "lambda_max": float(values[-1]),
