@@ -47,7 +47,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
         ConfigError: a mandatory value is missing, or an interpolation leads nowhere.
     """
     try:
-        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        ours = config
+        if "hydra" in config:  # in a job Hydra has taken its own part out
+            ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         found = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except Exception as error:  # omegaconf has a dozen kinds, each with the key in its message
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -139,20 +139,17 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
     from curvexp import lockstep
     from curvexp.job import Signals, execute
 
-    composed = context.config_loader.load_sweep_config(config, list(jobs[0].overrides))
+    group = _Group(jobs[0], config, context)
     before = HydraConfig.instance().cfg
     returns = {job.number: JobReturn() for job in jobs}
-    displays = Together(len(jobs), steps=len(jobs) * _steps(composed))
+    displays = Together(len(jobs), steps=len(jobs) * _steps(group.ours))
 
     def run(job: Job) -> float:
-        """In the job's thread. Up to its first program no other moves, so that Hydra's one global config is this job's own."""
-        ours, hydra = _vary(composed, job)
-        found = returns[job.number]
-        found.overrides, found.cfg, found.hydra_cfg = list(job.overrides), ours, hydra
-        found.working_dir = os.getcwd()
-        _write_hydra(composed, ours)
-        context.callbacks.on_job_start(config=composed, task_function=execute)
-        return execute(ours, signals=signals, display=displays.one)
+        """In the job's thread. Up to its first program no other moves, so that the group's one config is this job's own."""
+        group.vary(job)
+        returns[job.number].overrides, returns[job.number].working_dir = list(job.overrides), os.getcwd()
+        context.callbacks.on_job_start(config=group.composed, task_function=execute)
+        return execute(group.ours, signals=signals, display=displays.one)
 
     with Signals() as signals, displays:
         results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=lockstep.free_memory())
@@ -162,9 +159,9 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
         found = returns[job.number]
         found.status = JobStatus.FAILED if isinstance(result, BaseException) else JobStatus.COMPLETED
         found.return_value = result
-        found.task_name = str(composed.hydra.job.name)
+        found.task_name = str(group.composed.hydra.job.name)
         stopped = result if isinstance(result, KeyboardInterrupt) else stopped
-        context.callbacks.on_job_end(config=found.cfg, job_return=found)
+        context.callbacks.on_job_end(config=group.composed, job_return=found)
     console.err().print(_told(jobs, report))
     for name, why in report.alone.items():
         console.err().print(console.printable(f"not vmapped, run by run: {name} ({why})"))
@@ -200,45 +197,49 @@ def _is_number(override: Override) -> bool:
     )
 
 
-def _vary(composed: DictConfig, job: Job) -> tuple[DictConfig, DictConfig]:
-    """Makes the composed config that of this job, and Hydra's global one; its own part and Hydra's."""
-    OmegaConf.set_readonly(composed.hydra, False)
-    with read_write(composed), open_dict(composed):
+class _Group:
+    """Jobs that are composed together: one config, made that of each job in turn."""
+
+    def __init__(self, first: Job, config: DictConfig, context: Any) -> None:
+        self.composed = context.config_loader.load_sweep_config(config, list(first.overrides))
+        keys = [str(key) for key in self.composed if key != "hydra"]
+        self.ours = OmegaConf.masked_copy(self.composed, keys)
+        self.plain: Any = OmegaConf.to_container(self.composed.hydra, enum_to_str=True)
+        for part in (self.composed, self.composed.hydra, self.ours):
+            OmegaConf.set_readonly(part, False)
+            OmegaConf.set_struct(part, False)
+
+    def vary(self, job: Job) -> None:
+        """Makes the config, and Hydra's global one, those of this job; makes its folder with what Hydra writes there."""
         for key, value in job.varied.items():
-            OmegaConf.update(composed, key, value)
-        hydra = composed.hydra
+            OmegaConf.update(self.composed, key, value)
+            OmegaConf.update(self.ours, key, value)
+        HydraConfig.instance().cfg = self.composed
+        hydra, style = self.composed.hydra, self.plain["job"]["config"]["override_dirname"]
         tasks = [o for o in job.parsed if not o.is_hydra_override()]
-        style = hydra.job.config.override_dirname
-        hydra.overrides.task = [o.input_line for o in tasks]
-        hydra.job.id = hydra.job.num = job.number
-        hydra.job.override_dirname = get_overrides_dirname(
-            overrides=tasks, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
+        lines = [str(o.input_line) for o in tasks]
+        number = {"id": str(job.number), "num": job.number}
+        number["override_dirname"] = get_overrides_dirname(
+            overrides=tasks, kv_sep=style["kv_sep"], item_sep=style["item_sep"], exclude_keys=style["exclude_keys"]
         )
-    HydraConfig.instance().set_config(composed)
-    folder = os.path.join(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir))
-    with read_write(composed.hydra), open_dict(composed.hydra):
-        composed.hydra.runtime.output_dir = os.path.abspath(folder)
-    HydraConfig.instance().set_config(composed)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    keys = [str(key) for key in composed if key != "hydra"]
-    ours = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(composed, keys)))
-    assert isinstance(ours, DictConfig)
-    hydra_config = HydraConfig.instance().cfg
-    assert isinstance(hydra_config, DictConfig)
-    return ours, hydra_config
+        hydra.overrides.task = lines
+        for key, value in number.items():
+            hydra.job[key] = value
+        folder = os.path.abspath(os.path.join(str(hydra.sweep.dir), str(hydra.sweep.subdir)))
+        hydra.runtime.output_dir = folder
+        self.plain["overrides"]["task"], self.plain["runtime"]["output_dir"] = lines, folder
+        self.plain["job"] |= number
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if self.plain["output_subdir"] is not None:
+            self._write(Path(folder) / str(self.plain["output_subdir"]), lines)
 
-
-def _write_hydra(composed: DictConfig, ours: DictConfig) -> None:
-    """What Hydra writes into a job's folder, by libyaml: config, its own config, overrides."""
-    if composed.hydra.output_subdir is None:
-        return
-    folder = Path(str(composed.hydra.runtime.output_dir)) / str(composed.hydra.output_subdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    hydra = OmegaConf.to_container(composed.hydra, enum_to_str=True)
-    parts = {"config": OmegaConf.to_container(ours), "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}  # type: ignore[index,call-overload]
-    for name, value in parts.items():
-        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
-        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    def _write(self, folder: Path, overrides: list[str]) -> None:
+        """Config, Hydra's config and overrides, by libyaml."""
+        folder.mkdir(exist_ok=True)
+        parts = {"config": OmegaConf.to_container(self.ours), "hydra": {"hydra": self.plain}, "overrides": overrides}
+        for name, value in parts.items():
+            text = yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

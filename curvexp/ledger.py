@@ -322,7 +322,7 @@ def _directions(
     given = {name: vector for name, vector in vectors.items() if vector is not None}
     offset = None
     if optimum is not None:
-        offset = jax.tree.map(lambda p, q: p - jnp.asarray(q, p.dtype), state.params, optimum)
+        offset = jax.tree.map(lambda p, q: p - np.asarray(q, p.dtype), state.params, optimum)
     found, norms = _project(spectrum.eigenvectors, given, offset, divisor)
     values = spectrum.eigenvalues
     floor = theory.rounding_floor(values, eps=eps_of(state.params)) if spectrum.complete else spectrum.residuals

