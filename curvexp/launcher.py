@@ -30,7 +30,7 @@ EXTRAS = (  # extra of curvexp, plugin, what its launcher's target holds
     ("parallel", "hydra_joblib_launcher", "ProcessLauncher"),
     ("slurm", "hydra_submitit_launcher", "SlurmLauncher"),
 )
-MOST = 256  # jobs that go in step where nothing else is said: each is a thread
+MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
 
 
 class Job(NamedTuple):
@@ -136,7 +136,7 @@ def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any])
 
 def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
-    from curvexp import lockstep
+    from curvexp import lockstep, track
     from curvexp.job import Signals, execute
 
     group = _Group(jobs[0], config, context)
@@ -145,13 +145,13 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
     displays = Together(len(jobs), steps=len(jobs) * _steps(group.ours))
 
     def run(job: Job) -> float:
-        """In the job's thread. Up to its first program no other moves, so that the group's one config is this job's own."""
+        """Up to its first program no other moves, so that the group's one config is this job's own."""
         group.vary(job)
         returns[job.number].overrides, returns[job.number].working_dir = list(job.overrides), os.getcwd()
         context.callbacks.on_job_start(config=group.composed, task_function=execute)
         return execute(group.ours, signals=signals, display=displays.one)
 
-    with Signals() as signals, displays:
+    with Signals() as signals, track.together(), displays:
         results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=lockstep.free_memory())
     HydraConfig.instance().cfg = before
     stopped = None

@@ -1,6 +1,6 @@
 """Runs in step: what each of several runs would compute by itself is computed once for all of them, vmapped.
 
-Each run is a thread that computes as if it were alone, and only one of them moves at a time. Where it calls a `program` it waits until all
+Each run is a greenlet that computes as if it were alone; only one of them moves at a time. Where it calls a `program` it waits until all
 others wait too. Calls of one function on arrays of equal shapes are then stacked, made at once, and each run goes on with its own row. An
 array that all runs share (the same object) is not stacked. The row of a run that has ended stays in the program, whose shape it keeps, as
 it was; its results go nowhere. Calls that differ in shapes or structure form programs of their own.
@@ -8,7 +8,6 @@ it was; its results go nowhere. Calls that differ in shapes or structure form pr
 
 import functools
 import math
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from greenlet import getcurrent, greenlet
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
-_here = threading.local()  # .run: the _Run of a thread that is one
 
 
 class program:  # noqa: N801: a decorator
@@ -46,15 +45,15 @@ class program:  # noqa: N801: a decorator
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """The function's results: those of this run alone."""
-        run = getattr(_here, "run", None)
-        if run is None or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+        run = getcurrent()
+        if not isinstance(run, _Run) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
             return self.alone(*args, **static)
         return run.call(_Call(self, args, static))
 
 
 def active() -> bool:
-    """Whether this thread is a run in step with others."""
-    return getattr(_here, "run", None) is not None
+    """Whether the caller is a run in step with others."""
+    return isinstance(getcurrent(), _Run)
 
 
 class Report(NamedTuple):
@@ -73,7 +72,7 @@ def go(tasks: Sequence[Callable[[], Any]], *, memory: float = math.inf) -> tuple
     """Runs the tasks in step.
 
     Args:
-        tasks: each is called in a thread of its own, one moving at a time.
+        tasks: each is called in a greenlet of its own, one moving at a time.
         memory: bytes that a program may take; what needs more is made in parts.
 
     Returns:
@@ -92,31 +91,26 @@ class _Call(NamedTuple):
     static: dict[str, Any]
 
 
-class _Run:
-    """One task in its thread; `go` and the scheduler's `back` pass the one right to move between the threads."""
+class _Run(greenlet):
+    """One task; it moves until it calls a program or ends."""
 
-    def __init__(self, number: int, task: Callable[[], Any], back: threading.Semaphore) -> None:
-        self.number, self.task, self.back = number, task, back
-        self.go = threading.Semaphore(0)
+    def __init__(self, number: int, task: Callable[[], Any]) -> None:
+        super().__init__(self._live)
+        self.number, self.task = number, task
         self.pending: _Call | None = None
         self.answer: Any = None
         self.result: Any = None
-        self.thread = threading.Thread(target=self._live, name=f"run {number}", daemon=True)
 
     def _live(self) -> None:
-        _here.run = self
-        self.go.acquire()
         try:
             self.result = self.task()
         except BaseException as error:
             self.result = error
         self.pending = None
-        self.back.release()
 
     def call(self, call: _Call) -> Any:
         self.pending = call
-        self.back.release()
-        self.go.acquire()
+        self.parent.switch()
         answer, self.answer = self.answer, None
         if isinstance(answer, _Raised):
             raise answer.error
@@ -129,8 +123,7 @@ class _Raised(NamedTuple):
 
 class _Scheduler:
     def __init__(self, tasks: Sequence[Callable[[], Any]], memory: float) -> None:
-        self.back = threading.Semaphore(0)
-        self.runs = [_Run(number, task, self.back) for number, task in enumerate(tasks)]
+        self.runs = [_Run(number, task) for number, task in enumerate(tasks)]
         self.memory = memory
         self.slots: dict[Any, list[int]] = {}  # for each kind of call the runs that have a row in it
         self.parted: set[tuple[Any, int]] = set()  # leaves, by kind and position, of which runs have different ones
@@ -145,7 +138,6 @@ class _Scheduler:
     def go(self) -> list[Any]:
         living = []
         for run in self.runs:
-            run.thread.start()
             self._move(run)
             if run.pending is not None:
                 living.append(run)
@@ -159,8 +151,7 @@ class _Scheduler:
 
     def _move(self, run: _Run) -> None:
         run.pending = None
-        run.go.release()
-        self.back.acquire()
+        run.switch()
 
     def _groups(self, living: list[_Run]) -> list[tuple[Any, list[_Run]]]:
         found: dict[Any, list[_Run]] = {}

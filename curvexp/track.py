@@ -6,10 +6,10 @@ In W&B a chart stands in the section before the slash of its key: loss/loss, cur
 The files never depend on it: whatever W&B raises is told once, and the run goes on without it. wandb loads when a run is tracked.
 """
 
+import contextlib
 import logging
 import os
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,7 @@ class Tracker:
 class _Wandb(Tracker):
     """A W&B run."""
 
+    beside = False  # whether runs of this process go on while another starts
     unreachable = False  # the server was not reached: the process's later runs do not wait for it again
 
     def __init__(self, mode: str, names: dict[str, Any], timeout: float, artifact: bool = False) -> None:
@@ -227,11 +228,8 @@ class _Wandb(Tracker):
             self.mode == "offline"
         ):  # W&B reports its own errors and timings to its server, also of a run that is offline
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        # in a thread of its own a run goes beside others
-        beside = threading.current_thread() is not threading.main_thread()
-        self.run = client.init(
-            **run, mode=mode, reinit="create_new" if beside else "finish_previous", settings=_settings(self.timeout)
-        )  # type: ignore[arg-type]
+        others = "create_new" if _Wandb.beside else "finish_previous"
+        self.run = client.init(**run, mode=mode, reinit=others, settings=_settings(self.timeout))  # type: ignore[arg-type]
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
         for key, kinds in SUMMARIES.items():
@@ -252,6 +250,16 @@ class _Wandb(Tracker):
         log.warning("W&B failed, the run goes on without it; its own files are whole: %s", _first(error))
         run, self.run = self.run, None
         _leave(run)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within, a run that starts leaves those that go on as they are."""
+    _Wandb.beside = True
+    try:
+        yield
+    finally:
+        _Wandb.beside = False
 
 
 def _leave(run: Any) -> None:

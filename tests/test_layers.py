@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
-    "launcher": {"config", "console", "job", "lockstep"},
+    "launcher": {"config", "console", "job", "lockstep", "track"},
     "__main__": {"config", "console", "job", "launcher", "study"},
 }
 

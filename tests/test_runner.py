@@ -209,10 +209,10 @@ def test_seed_decides_everything_and_nothing_else_does():
 
 def test_jobs_that_differ_in_numbers_alone_compile_once():
     with jax.log_compiles(False):
-        before = runner._advance._cache_size()
+        before = runner._advance.alone._cache_size()
         for seed, lr, condition in ((0, 0.01, 50.0), (1, 0.02, 50.0), (2, 0.005, 300.0)):
             train(quadratic(condition_number=condition), optim.momentum(lr=lr), seed=seed, steps=53)
-        assert runner._advance._cache_size() == before + 1
+        assert runner._advance.alone._cache_size() == before + 1
 
 
 def test_record_every_and_probe_every_interleave():
