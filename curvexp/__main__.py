@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from curvexp import console, launcher
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.study import command as study
 
+# our options of launchers bear the names of their plugins' own, whose keys they are held to
+_SAME_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
 NESTED_GROUPS = ("problem.data", "optim.schedule")  # `problem.data=wine` is read as Hydra's `problem/data=wine`
 
 
@@ -103,6 +106,7 @@ def _check(flags: argparse.Namespace) -> str | None:
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         return f"--config-dir={flags.config_dir}: no such folder; expected one with option files such as problem/mine.yaml."
     GlobalHydra.instance().clear()
+    warnings.filterwarnings("ignore", message=_SAME_NAME)
     with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
         try:
             wrong = _check_options(overrides, searchpath)

@@ -40,6 +40,7 @@ class program:  # noqa: N801: a decorator
         apart: Callable[..., Any] | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
+        self.__name__ = function.__name__
         self.function, self.many, self.apart = function, many, apart
         self.alone = jax.jit(function, static_argnames=static)
 
@@ -199,7 +200,8 @@ class _Scheduler:
         rows = [jax.tree.leaves(run.pending.args) for run in runs]  # type: ignore[union-attr]
         at = [slots.index(run.number) for run in runs]
         columns = list(zip(*rows, strict=True))
-        stacked, axes = [], []
+        stacked: list[Any] = []
+        axes: list[int | None] = []
         for column in columns:
             shared = type(column[0]) in NUMBERS or all(leaf is column[0] for leaf in column)
             shared = shared and (kind, len(axes)) not in self.parted  # what was parted stays so, whoever is left

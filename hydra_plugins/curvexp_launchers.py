@@ -69,11 +69,12 @@ class ProcessLauncher(Launcher):
         processes = min(effective_n_jobs(self.options.get("n_jobs", -1)), len(job_overrides))
         each = str(max(1, len(os.sched_getaffinity(0)) // processes))
         threads = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        given = {name: os.environ.get(name) for name in (*threads, "TTY_COMPATIBLE")}
+        given = {name: os.environ.get(name) for name in (*threads, "TTY_COMPATIBLE", "PYTHONWARNINGS")}
         try:
             for name in threads:
                 os.environ.setdefault(name, each)
             os.environ["TTY_COMPATIBLE"] = "0"  # to Rich no terminal: a line a job
+            os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.process")  # that of __main__
             return self.inner.launch(job_overrides, initial_job_idx)
         finally:
             for name, value in given.items():
