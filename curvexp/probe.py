@@ -4,7 +4,6 @@ A probe of your own is one function that returns a `Probe` whose `measure(loss, 
 that the next call gets (the last eigenvectors, for a warm start).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import optax
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from curvexp import lockstep, theory
+from curvexp import theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
@@ -300,24 +299,12 @@ def _extremes(
     if above is not None and start is not None:
         pairs = max(pairs, len(jax.tree.leaves(start)[0]) // ends)
     while True:
-        found = _eigenpairs(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
+        found = eigsh(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
         made += int(found.matvecs)
         grows = above is not None and found.converged and float(found.eigenvalues[-pairs]) > above
         if not grows or 2 * ends * pairs >= size:
             return found._replace(matvecs=made)
         pairs, start = 2 * pairs, found.eigenvectors
-
-
-def _eigenpairs(op: Any, *, k: int, which: Any, tol: float, start: Any, key: Any) -> Eigenpairs:
-    """`eigsh`, one program for all runs that are in step."""
-    if not lockstep.active():
-        return eigsh(op, k=k, which=which, tol=tol, start=start, key=key)
-    return _eigsh(op, start, key, k=k, which=which, tol=tol)
-
-
-@functools.partial(program, static=("k", "which", "tol"))
-def _eigsh(op: Any, start: Any, key: Any, *, k: int, which: Any, tol: float) -> Eigenpairs:
-    return eigsh(op, k=k, which=which, tol=tol, start=start, key=key)
 
 
 def _next_start(found: Eigenpairs) -> Any:
