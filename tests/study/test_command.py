@@ -75,6 +75,12 @@ def test_refusals_name_the_key(overrides, word, capsys):
     assert word in capsys.readouterr().err
 
 
+def test_a_file_that_is_not_yaml_is_named(mine, capsys):
+    (Path(mine) / "study" / "bad.yaml").write_text("a: [1")
+    assert listing.main(["--config-dir", mine]) == 2
+    assert "bad.yaml" in capsys.readouterr().err
+
+
 def test_a_missing_folder_is_refused(capsys):
     assert listing.main(["--config-dir", "/nowhere"]) == 2
     assert "/nowhere" in capsys.readouterr().err

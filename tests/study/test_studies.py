@@ -29,6 +29,8 @@ REDUCED = {
     "catapult": ["width=300", "seeds=1", "network_steps=1000", "hidden=[16]", "warmup_steps=300"],
     "scale_invariance": ["seeds=1", "hidden=[8]", "factors=[3.0]"],
     "sgd_stability": ["chains=20000", "batch_sizes=[1,16]"],
+    "outliers": ["classes=[5]", "seeds=1"],
+    "batchnorm_spectrum": ["losses=[0.3]", "seeds=3"],
 }
 MAY_NOT_APPLY = {"edge_momentum"}
 
@@ -107,6 +109,7 @@ BROKEN = [
     ("edge_momentum", "heavy_ball_threshold", heavy_ball_without_momentum),
     ("adaptive_edge", "adam_threshold", times("adam_threshold", 0.5)),
     ("catapult", "catapult_range", lambda h: (1 / h, 4 / h)),
+    ("outliers", "classifier_outliers", lambda classes: np.asarray(classes)),
     ("sgd_stability", "sgd_second_moment_factor", times("sgd_second_moment_factor", 2.0)),
     ("sgd_stability", "sgd_largest_lr", times("sgd_largest_lr", 2.0)),
 ]
