@@ -18,7 +18,18 @@ MEASURES = {
     "lambda_max": "λmax at the end",
     "steps_to_target": "steps to the target",
 }
-VERDICT = ("name", "statement", "prediction", "measured", "low", "high", "tolerance", "verdict")
+CLAIM = (
+    "statement",
+    "relation",
+    "prediction",
+    "measurement",
+    "low",
+    "high",
+    "allowed",
+    "values",
+    "verdict",
+    "tolerance",
+)
 LARGEST_STUDY = 2**22
 
 
@@ -126,25 +137,46 @@ def compare(a: Runs, b: Runs, by: Sequence[str] = SETTING) -> pd.DataFrame:
 
 
 def studies(folder: str | Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """The studies under a folder, and the study.json files that are not of one, with the reason.
+    """The studies under a folder, by number, and the finding.json files that are not of one, with the reason.
 
-    A study.json is an object with `name`, `statement`, and `rows`: a list of findings, each with prediction, measured, low, high, tolerance
-    (numbers or null), verdict (a word, such as holds or fails) and, where it has one, name. Returned with rows as a frame.
+    Each has study (its name), number, statement, source, verdict, seconds, and claims: a frame with the columns of CLAIM, a row a claim;
+    low, high: its interval.
     """
     found, refused = [], []
-    for path in sorted(Path(folder).glob("**/study.json")):
+    for path in sorted(Path(folder).glob("**/finding.json")):
         name = os.path.relpath(path, folder)
         try:
             if path.is_symlink() or path.stat().st_size > LARGEST_STUDY:
                 raise ValueError("a link, or too large")
-            value = json.loads(path.read_bytes())
-            rows = pd.DataFrame(
-                [{key: row.get(key) for key in VERDICT} for row in value["rows"]], columns=list(VERDICT)
-            )
-            found.append({"name": str(value["name"]), "statement": str(value.get("statement") or ""), "rows": rows})
+            found.append(_study(json.loads(path.read_bytes())))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            refused.append((name, f"not a study: {type(error).__name__}: {error}"))
-    return found, refused
+            refused.append((name, f"not a study's finding: {type(error).__name__}: {error}"))
+    return sorted(found, key=lambda study: (study["number"] is None, study["number"] or 0, study["study"])), refused
+
+
+def _study(value: Any) -> dict[str, Any]:
+    rows = []
+    for claim in value["claims"]:
+        low, high = claim.get("interval") or (None, None)
+        row = {**claim, "low": low, "high": high}
+        texts = {key: str(row[key]) for key in ("statement", "relation", "verdict", "tolerance")}
+        rows.append({**{key: _json_number(row.get(key)) for key in CLAIM}, **texts})
+    number = value.get("number")
+    return {
+        "study": str(value["study"]),
+        "number": number if isinstance(number, int) else None,
+        **{key: str(value.get(key) or "") for key in ("statement", "source")},
+        "verdict": str(value["verdict"]),
+        "seconds": _json_number(value.get("seconds")),
+        "claims": pd.DataFrame(rows, columns=list(CLAIM)),
+    }
+
+
+def _json_number(value: Any) -> float:
+    """A number as JSON has it (inf and nan are texts there), NaN where it is none."""
+    if isinstance(value, str):
+        return float(value) if value in ("inf", "-inf", "nan") else np.nan
+    return np.nan if value is None or isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 def _differing(runs: pd.DataFrame) -> list[str]:
