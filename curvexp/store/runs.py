@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from curvexp.errors import ConfigError
 from curvexp.store.folder import ENDINGS, SUMMARY
@@ -324,8 +325,8 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         *lines, _ = _read(path, largest=LARGEST_RECORDS).split(b"\n")
     except _Unreadable as error:
         return [], [str(error)]
-    try:  # as one document: three times as fast as line by line
-        rows = json.loads(b"[" + b",".join(lines) + b"]")
+    try:  # as one document: many times as fast as line by line; orjson takes no NaN and no half of a surrogate pair, json does
+        rows = orjson.loads(b"[" + b",".join(lines) + b"]")
     except (ValueError, RecursionError):
         rows = []
     if len(rows) != len(lines):
