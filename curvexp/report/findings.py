@@ -74,7 +74,7 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(runs: pd.DataFrame) -> list[str]:
-    """One sentence a comparison: `mlp: normalized has 14.2x lower λmax at the start than raw [13, 15.3] and ...`."""
+    """One sentence a comparison: `mlp, normalized against raw: λmax at the start 14.2x lower [13, 15.3], ...`."""
     found = []
     for (problem, _, level, baseline), rows in comparisons(runs).groupby(
         ["problem", "factor", "level", "baseline"], sort=False
@@ -82,13 +82,15 @@ def sentences(runs: pd.DataFrame) -> list[str]:
         parts = []
         for row in rows.to_dict("records"):
             if row["measure"] == "steps_to_target":
-                parts.append(_steps(row, baseline))
+                parts.append(_steps(row))
             elif row["measure"] == "lambda_max_start" or rows["factor"].iloc[0] == "optim":
-                parts.append(_curvature(row, baseline))
+                parts.append(_curvature(row))
         parts = [part for part in parts if part]
         if parts:
             pairs = int(rows["pairs"].max())
-            found.append(f"{problem}: {level} {', and '.join(parts)} ({pairs} pair{'s' * (pairs != 1)} of runs).")
+            found.append(
+                f"{problem}, {level} against {baseline}: {', '.join(parts)} ({pairs} pair{'s' * (pairs != 1)} of runs)."
+            )
     return found
 
 
@@ -224,28 +226,28 @@ def _ratio(pairs: pd.DataFrame, measure: str) -> dict[str, float] | None:
     }
 
 
-def _curvature(row: Mapping[Any, Any], baseline: Any) -> str:
+def _curvature(row: Mapping[Any, Any]) -> str:
     ratio, low, high = row["ratio"], row["low"], row["high"]
     what = MEASURES[row["measure"]]
     if not np.isfinite(ratio) or ratio <= 0:
         return ""
     if ratio < 1:
         ratio, low, high = 1 / ratio, 1 / high if high else np.nan, 1 / low if low else np.nan
-        return f"has {_number(ratio)}x lower {what} than {baseline}{_interval(low, high)}"
+        return f"{what} {_number(ratio)}x lower{_interval(low, high)}"
     if ratio < 1.005:
-        return f"has the same {what} as {baseline}"
-    return f"has {_number(ratio)}x higher {what} than {baseline}{_interval(low, high)}"
+        return f"{what} the same"
+    return f"{what} {_number(ratio)}x higher{_interval(low, high)}"
 
 
-def _steps(row: Mapping[Any, Any], baseline: Any) -> str:
+def _steps(row: Mapping[Any, Any]) -> str:
     reached, before = row["reached"], row["reached_baseline"]
     if np.isnan(row["ratio"]):
         return ""
     if row["ratio"] == 0 or (before == 0 and reached):
-        return f"reaches the target in {reached} runs where {baseline} never does"
+        return f"target reached in {reached} of {row['pairs']} runs, by the other in none"
     if np.isinf(row["ratio"]):
-        return f"reaches the target in {reached} runs where {baseline} does in {before}"
-    return f"reaches the target in {_number(row['ratio'])}x the steps of {baseline}{_interval(row['low'], row['high'])}"
+        return f"target reached in {reached} of {row['pairs']} runs, by the other in {before}"
+    return f"target reached in {_number(row['ratio'])}x the steps{_interval(row['low'], row['high'])}"
 
 
 def _interval(low: float, high: float) -> str:

@@ -270,8 +270,7 @@ def test_sentences_say_ratios_of_pairs(tmp_path):
     )
     assert (row["measure"], row["ratio"], row["low"], row["high"]) == ("lambda_max_start", 1 / 16, 1 / 32, 1 / 8)
     assert found == [
-        "mlp: normalized has 16x lower λmax at the start than raw [8, 32], "
-        "and reaches the target in 0.25x the steps of raw (3 pairs of runs)."
+        "mlp, normalized against raw: λmax at the start 16x lower [8, 32], target reached in 0.25x the steps (3 pairs of runs)."
     ]
 
 
