@@ -225,7 +225,7 @@ def _lanczos(product: Any, known: Any, key: Any, *, space: Space, steps: int) ->
         lost = jnp.max(jnp.abs(omega)) > jnp.sqrt(eps)
         mends = lost | s.again
 
-        rest, beta = jax.lax.cond(mends, lambda: _apart(known, s.basis, rest), lambda: (rest, beta))
+        rest, beta = jax.lax.cond(mends, lambda: _apart(known, s.basis, i, rest), lambda: (rest, beta))
         omega = jnp.where(mends & (index <= i), NOISE * eps, omega)
         goes = s.alive & (beta > 10 * eps * scale)
         row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
@@ -248,9 +248,13 @@ def _lanczos(product: Any, known: Any, key: Any, *, space: Space, steps: int) ->
     return jax.lax.fori_loop(0, steps, step, start)
 
 
-def _apart(known: Any, basis: Any, rest: Any) -> tuple[Any, Any]:
-    """What is left of a vector beside the known and the basis, and its length."""
-    rest, _ = orthogonalized(basis, rest)
+def _apart(known: Any, basis: Any, i: Any, rest: Any) -> tuple[Any, Any]:
+    """What is left of a vector beside the known and the rows 0 to i of the basis, and its length."""
+    ends = sorted(
+        {-(-len(basis) * quarter // 4) for quarter in (1, 2, 3, 4)}
+    )  # rows above i are zero: not all of them are read
+    branches = [lambda end=end: orthogonalized(basis[:end], rest)[0] for end in ends]
+    rest = jax.lax.switch(jnp.searchsorted(np.array(ends), i + 1), branches)
     rest, _ = orthogonalized(known, rest)
     return rest, jnp.linalg.norm(rest)
 
