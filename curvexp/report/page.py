@@ -333,15 +333,17 @@ class _Page:
             figure = self._figure(
                 charts.verdicts(rows), "Theory and measurement in one picture", "measured over predicted"
             )
-            head = ["claim", "verdict", "theory", "measured", "95 % interval", "allowed", "compared", "why so much"]
+            head = ["claim", "verdict", "theory", "measured", "95 % interval", "allowed", "compared"]
             table = _table(
                 f"claims-{index}", "One row a claim; of many values the one furthest from theory.", head, body, texts=2
             )
+            listed = "".join(f"<li>{_e(_cut(text))}</li>" for text in dict.fromkeys(rows["tolerance"]))
+            reasons = f"<details><summary>Why so much is allowed</summary><ul>{listed}</ul></details>"
             sections.append(
                 (
                     f"study-{index}",
                     _cut(f"Study {study['study']}: {study['verdict']}", 80),
-                    f"<p>{_e(_cut(study['statement'], 2000))} <small>({_e(_cut(study['source']))})</small></p>{table}{figure}{self._gone()}",
+                    f"<p>{_e(_cut(study['statement'], 2000))} <small>({_e(_cut(study['source']))})</small></p>{table}{reasons}{figure}{self._gone()}",
                 )
             )
         if refused:
@@ -474,7 +476,6 @@ def _claim(place: int, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
         (between, row["low"]),
         ("" if allowed == "–" else f"± {allowed}", row["allowed"]),
         _cell(row["values"]),
-        (_cut(row["tolerance"]), None),
     ]
 
 

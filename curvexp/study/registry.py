@@ -1,6 +1,7 @@
 """From a YAML file of conf/study to a finding: which studies there are, and how one is run."""
 
 import inspect
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,14 @@ def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | 
             composed = hydra.compose("config", overrides=given, return_hydra_config=True)
             folder = Path(str(composed.hydra.run.dir))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"study={name}: {str(error).strip().splitlines()[0]}") from error
+        unknown = re.search(r"Could not override 'study\.([^']+)'", str(error))
+        if unknown is None or not overrides:
+            raise ConfigError(f"study={name}: {str(error).strip().splitlines()[0]}") from error
+        key = unknown.group(1)
+        options = [*compose(name, config_dir=config_dir).options, "precision"]
+        raise ConfigError(
+            f"study.{key}: unknown key; study={name} has {', '.join(options)}.{configs.nearest(key, options)}"
+        ) from error
     node = configs.plain(composed)["study"]
     target = node.pop("_target_", None)
     if not isinstance(target, str):

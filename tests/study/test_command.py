@@ -64,6 +64,7 @@ def test_a_failed_verdict_is_shown_and_is_exit_code_1(mine, tmp_path, capsys):
     [
         (["+study=level_set"], "level_sets"),
         (["+study=level_sets", "+study.levels=2"], "study.levels"),
+        (["+study=level_sets", "study.levels=2"], "Did you mean level"),
         (["+study=level_sets", "study.angles=many"], "study.angles"),
         (["+study=level_sets", "study.angles=0"], "study.angles"),
         (["+study=level_sets", "study.precision=half"], "study.precision"),

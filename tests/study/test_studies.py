@@ -115,7 +115,13 @@ BROKEN = [
 ]
 
 
-LONG = {"outliers", "adaptive_edge", "edge_momentum", "normalization"}  # a second run of them takes ten seconds or more
+LONG = {
+    "outliers",
+    "adaptive_edge",
+    "edge_momentum",
+    "normalization",
+    "catapult",
+}  # a second run of them takes ten seconds or more
 
 
 @pytest.mark.parametrize(
