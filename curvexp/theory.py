@@ -403,6 +403,14 @@ def spiked_top_eigenvalue(strength: ArrayLike, *, ratio: ArrayLike, variance: Ar
     return np.where(out, v * (1 + s) * (1 + g / np.where(out, s, 1)), marchenko_pastur_edges(g, variance=v)[1])
 
 
+def classifier_outliers(classes: ArrayLike) -> Array:
+    """Outliers K − 1 of the Hessian of a classifier of K classes: the gradients' class means, of which one is fixed by the others.
+
+    Source: Sagun et al. 2017, sec. 3; Papyan 2019, sec. 3.
+    """
+    return np.asarray(classes) - 1
+
+
 def sgd_second_moment_factor(
     *, lr: ArrayLike, mean: ArrayLike, variance: ArrayLike, examples: ArrayLike, batch_size: ArrayLike
 ) -> Array:

@@ -303,7 +303,10 @@ def _has_key() -> bool:
 
 def _logged(record: Record) -> dict[str, Any]:
     """What W&B gets of a record, each in its section: seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
-    was measured, such as curvature/trace.mean; the step has none, for all are drawn against it."""
+    was measured, such as curvature/trace.mean; the step has none, for all are drawn against it.
+
+    Of the ledger the scalars are there already; its columns stand in the run's files.
+    """
     values: dict[str, Any] = {"seconds": record.seconds, **record.scalars}
     if record.reading is not None:
         import wandb as client
@@ -311,6 +314,8 @@ def _logged(record: Record) -> dict[str, Any]:
         if len(record.reading.eigenvalues):
             values["eigenvalues"] = client.Histogram(np_histogram=_histogram(record.reading.eigenvalues))
         for key, value in record.reading.extra.items():
+            if key == "ledger":
+                continue
             for name, item in value.items() if isinstance(value, Mapping) else [("", value)]:
                 if np.ndim(item) == 0 and not (name and isinstance(item, str)):
                     values[f"{key}.{name}".rstrip(".")] = item

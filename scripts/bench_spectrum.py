@@ -40,13 +40,14 @@ PARTS = ("pairs", "density", "tracking", "compile", "memory")
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", default=list(PARTS), choices=[[], *PARTS])
+    parser.add_argument("parts", nargs="*", metavar="part", choices=[[], *PARTS])
     parser.add_argument("--networks", nargs="+", choices=list(HIDDEN), default=list(HIDDEN))
     parser.add_argument("--k", type=int, default=5)
     parser.add_argument("--tol", type=float, default=1e-3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--first-call", choices=list(HIDDEN), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.parts = options.parts or list(PARTS)
     if options.first_call:
         return first_call(options.first_call, options.k, options.tol)
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")

@@ -10,10 +10,12 @@ Exit code 1 where a verdict is fail or a study did not finish, 2 for what was re
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +52,27 @@ def main(arguments: list[str] | None = None) -> int:
         console.refuse(str(error))
         return 2
     begun = time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
         findings = [f for f in pool.map(lambda study: finding_of(study, options), studies) if f is not None]
+    except KeyboardInterrupt:  # the studies under way had it too
+        pool.shutdown(cancel_futures=True)
+        console.refuse("stopped; the same command goes on after the studies that are done")
+        return 130
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": __version__, "findings": findings}, indent=1, ensure_ascii=False)
     (options.out / "findings.json").write_text(text, encoding="utf-8")
     target = options.markdown or options.out / "findings.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(HEADER + markdown(findings), encoding="utf-8")
     passed, failed = (sum(f["verdict"] == kind for f in findings) for kind in (PASS, FAIL))
-    console.out().print(
+    counts = (
         f"{len(studies)} studies: {passed} pass, {failed} fail, {len(findings) - passed - failed} not applicable, "
-        f"{len(studies) - len(findings)} unfinished, in {time.perf_counter() - begun:.0f} s; {target}"
+        f"{len(studies) - len(findings)} unfinished"
     )
+    took = f"{sum(f['seconds'] for f in findings):.0f} s on {os.cpu_count()} {platform.machine()} cores"
+    about = f"{counts}; {took}, curvexp {__version__}, JAX {version('jax')}.\n\n"
+    target.write_text(HEADER + about + markdown(findings), encoding="utf-8")
+    console.out().print(f"{counts}, in {time.perf_counter() - begun:.0f} s; {target}")
     return int(failed > 0 or len(findings) < len(studies))
 
 

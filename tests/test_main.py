@@ -295,13 +295,15 @@ def test_a_users_problem_that_raises_leaves_its_traceback_in_its_folder(package,
 @pytest.mark.parametrize(
     "typed",
     [
-        "problem=" + ",".join(sorted(path.stem for path in (ROOT / "conf/problem").glob("*.yaml"))),
+        "probe=off landscape=off problem="
+        + ",".join(sorted(path.stem for path in (ROOT / "conf/problem").glob("*.yaml"))),
         "optim=" + ",".join(sorted(path.stem for path in (ROOT / "conf/optim").glob("*.yaml"))),
         "probe=" + ",".join(sorted(path.stem for path in (ROOT / "conf/probe").glob("*.yaml"))),
     ],
 )
 def test_every_option_of_a_group_runs_as_it_stands(here, typed):
-    assert call("-m", typed, "steps=3") == 0
+    """Problems without a probe or planes: tests/problem/test_conf.py has the spectrum of each."""
+    assert call("-m", *typed.split(), "steps=3") == 0
     assert {summary["status"] for summary in summaries(here)} <= {"completed", "diverged"}
     assert len(summaries(here)) == 1 + typed.count(",")
 

@@ -35,6 +35,7 @@ def read(measure, state=None, key=KEY):
     return reading, state, exact
 
 
+@pytest.mark.slow
 def test_chunks_give_the_same_eigenvalues():
     for whole, parts in (
         (probe.top(k=3, tol=1e-9), probe.top(k=3, tol=1e-9, chunk=50)),
@@ -54,6 +55,7 @@ def test_the_largest_alone_are_those_of_both_ends_in_fewer_products():
     assert "lambda_min" not in largest.scalars
 
 
+@pytest.mark.slow
 def test_k_grows_while_the_smallest_of_the_largest_stands_above():
     _, _, exact = network()
     level = (exact[-7] + exact[-8]) / 2  # seven stand above it

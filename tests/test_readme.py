@@ -19,6 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if language == "sh" and line.startswith("python -m curvexp")
 ]
+STUDIES = [command for command in COMMANDS if "study" in command]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 
@@ -28,7 +29,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in STUDIES])
 def test_commands_run(command, here, monkeypatch):
     """With fewer steps and one seed: what is tested is that they are accepted and end well."""
     (here / "mylab.py").write_text(next(block for block in PYTHON if "# mylab.py" in block))
@@ -44,6 +45,22 @@ def test_commands_run(command, here, monkeypatch):
     summaries = list(here.rglob("summary.json"))
     assert summaries
     assert all('"failed"' not in path.read_text() for path in summaries)
+
+
+def test_the_commands_of_studies_run(here):
+    assert len(STUDIES) >= 3
+    for command in STUDIES:
+        _, *words = shlex.split(command)
+        found = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=here, timeout=120)
+        assert found.returncode == 0, found.stderr
+        assert "level_sets" in found.stdout or "best_step" in found.stdout
+    assert len(list(here.rglob("finding.json"))) == len(STUDIES) - 1
+
+
+def test_every_study_is_in_the_findings():
+    findings = (ROOT / "docs" / "findings.md").read_text()
+    for file in (ROOT / "conf" / "study").glob("*.yaml"):
+        assert f"\n## {file.stem}\n" in findings
 
 
 class _nothing:

@@ -129,13 +129,13 @@ def test_the_runs_of_a_sweep_in_one_process_are_runs_of_their_own_in_one_group(h
     assert [log["exit"][-1].get("exit_code", 0) for log in logs] == list(endings.values())
 
 
-def test_of_a_ledger_no_words_and_no_columns_are_logged():
+def test_of_a_ledger_the_scalars_alone_are_logged():
     ledger = {"operator": "hessian", "since": 5, "contraction": np.ones(2)}
     reading = Reading(np.ones(2), np.zeros(2), None, True, {}, {"ledger": ledger})
     found = track._logged(
         Record(step=3, scalars={"top_contraction": 0.5, "best_step": None}, reading=reading, state=None)
     )
-    assert set(found) == {"step", "eigenvalues", "top_contraction", "ledger.since"}
+    assert set(found) == {"step", "curvature/eigenvalues", "curvature/top_contraction"}
 
 
 @pytest.mark.parametrize(

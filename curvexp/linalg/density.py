@@ -18,6 +18,7 @@ from curvexp.linalg.krylov import orthogonalized
 from curvexp.linalg.vectors import Space, domain, flat_product
 
 MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
+NOISE = 4  # rounding of a product, in units of eps times its length
 
 
 class Density(NamedTuple):
@@ -119,7 +120,10 @@ def _density(
     op: Any, key: Any, width: Any, known: _Known, *, space: Space, probes: int, steps: int, points: int, batch: int
 ) -> Density:
     quadrature = functools.partial(_quadrature, flat_product(op, space), known.vectors, space=space, steps=steps)
-    nodes, weights, made = jax.lax.map(quadrature, jax.random.split(key, probes), batch_size=min(batch, probes))
+    batched = (
+        min(batch, probes) if batch > 1 else None
+    )  # a batch of one would be vmapped too, and then every vector orthogonalised
+    nodes, weights, made = jax.lax.map(quadrature, jax.random.split(key, probes), batch_size=batched)
     n, m = space.size, len(known.values)
     weights = weights * ((n - m) / n)
     low, high = nodes.min(), nodes.max()
@@ -160,64 +164,8 @@ def _density(
 
 
 def _quadrature(product: Any, known: Any, key: Any, *, space: Space, steps: int) -> tuple[Any, Any, Any]:
-    """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector, semiorthogonal.
-
-    A vector and the one after it are orthogonalised against all before once a recurrence says that the loss of orthogonality passes √eps;
-    until there the tridiagonal matrix is a projection of A to rounding, without copies of what has converged (Simon 1984, sec. 4 and 5).
-
-    Args:
-        known: (m, n) orthonormal rows that the Krylov space stays orthogonal to.
-    """
-    v = jax.random.normal(key, (space.size,), jax.dtypes.canonicalize_dtype(space.dtype))
-    eps, index = jnp.finfo(v.dtype).eps, jnp.arange(steps)
-    noise = eps * np.sqrt(space.size)  # what a sum of n products loses
-    v, _ = orthogonalized(known, v)
-    basis = jnp.zeros((steps, space.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
-    zeros = jnp.zeros(steps, v.dtype)
-
-    def step(i: Any, s: _Lanczos) -> _Lanczos:
-        image = product(s.basis[i])
-        scale = jnp.maximum(s.scale, jnp.linalg.norm(image))
-        before = jnp.maximum(i - 1, 0)
-        last = jnp.where(i > 0, s.betas[before], 0)
-        rest = image - last * s.basis[before]
-        alpha = jnp.vdot(s.basis[i], rest)
-        rest = rest - alpha * s.basis[i]
-        rest = rest - jnp.matmul(jnp.matmul(known, rest, precision="highest"), known, precision="highest")
-        beta = jnp.linalg.norm(rest)
-
-        # what is lost: the recurrence of ω_k = q_k'q_next, k < i
-        alphas = s.alphas.at[i].set(alpha)
-        here, up = s.omega, jnp.roll(s.omega, -1)
-        down = jnp.where(index > 0, jnp.roll(s.omega, 1), 0)
-        left = jnp.where(index > 0, jnp.roll(s.betas, 1), 0)
-        raised = s.betas * up + (s.alphas - alpha) * here + left * down - last * s.omega_before
-        raised = (raised + jnp.sign(raised) * noise * scale) / jnp.where(beta > 0, beta, 1)
-        omega = jnp.where(index < i, raised, jnp.where(index == i, noise * scale / jnp.where(beta > 0, beta, 1), 0))
-        lost = jnp.max(jnp.abs(omega)) > jnp.sqrt(eps)
-        mends = lost | s.again
-
-        rest, beta = jax.lax.cond(mends, lambda: _apart(known, s.basis, rest), lambda: (rest, beta))
-        omega = jnp.where(mends & (index <= i), noise, omega)
-        goes = s.alive & (beta > 10 * eps * scale)
-        row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
-        basis = s.basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
-        return _Lanczos(
-            basis=basis,
-            alphas=jnp.where(s.alive, alphas, s.alphas),
-            betas=s.betas.at[i].set(jnp.where(goes, beta, 0)),
-            omega=omega.at[jnp.minimum(i + 1, steps - 1)].set(1.0),
-            omega_before=s.omega,
-            again=lost & ~s.again,
-            alive=goes,
-            scale=scale,
-            made=s.made + s.alive,
-        )
-
-    start = _Lanczos(
-        basis, zeros, zeros, zeros.at[0].set(1.0), zeros, jnp.array(False), jnp.array(True), zeros[0], jnp.int32(0)
-    )
-    end = jax.lax.fori_loop(0, steps, step, start)
+    """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector orthogonal to the rows known, (m, n)."""
+    end = _lanczos(product, known, key, space=space, steps=steps)
     off = jnp.diag(end.betas[:-1], 1)
     theta, y = jnp.linalg.eigh(jnp.diag(end.alphas) + off + off.T)
     weights = y[0] ** 2
@@ -239,9 +187,74 @@ class _Lanczos(NamedTuple):
     made: Any
 
 
-def _apart(known: Any, basis: Any, rest: Any) -> tuple[Any, Any]:
-    """What is left of a vector beside the known and the basis, and its length."""
-    rest, _ = orthogonalized(basis, rest)
+def _lanczos(product: Any, known: Any, key: Any, *, space: Space, steps: int) -> _Lanczos:
+    """Lanczos from one random unit vector, semiorthogonal.
+
+    A vector and the one after it are orthogonalised against all before once a recurrence says that the loss of orthogonality passes √eps;
+    until there the tridiagonal matrix is a projection of A to rounding, without copies of what has converged (Simon 1984, sec. 4 and 5).
+
+    Args:
+        known: (m, n) orthonormal rows that the Krylov space stays orthogonal to.
+    """
+    v = jax.random.normal(key, (space.size,), jax.dtypes.canonicalize_dtype(space.dtype))
+    eps, index = jnp.finfo(v.dtype).eps, jnp.arange(steps)
+    v, _ = orthogonalized(known, v)
+    basis = jnp.zeros((steps, space.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
+    zeros = jnp.zeros(steps, v.dtype)
+
+    def step(i: Any, s: _Lanczos) -> _Lanczos:
+        image = product(s.basis[i])
+        scale = jnp.maximum(s.scale, jnp.linalg.norm(image))
+        before = jnp.maximum(i - 1, 0)
+        last = jnp.where(i > 0, s.betas[before], 0)
+        rest = image - last * s.basis[before]
+        alpha = jnp.vdot(s.basis[i], rest)
+        rest = rest - alpha * s.basis[i]
+        rest = rest - jnp.matmul(jnp.matmul(known, rest, precision="highest"), known, precision="highest")
+        beta = jnp.linalg.norm(rest)
+
+        # what is lost: the recurrence of ω_k = q_k'q_next, k < i
+        alphas = s.alphas.at[i].set(alpha)
+        here, up = s.omega, jnp.roll(s.omega, -1)
+        down = jnp.where(index > 0, jnp.roll(s.omega, 1), 0)
+        left = jnp.where(index > 0, jnp.roll(s.betas, 1), 0)
+        raised = s.betas * up + (s.alphas - alpha) * here + left * down - last * s.omega_before
+        noise = NOISE * eps * jnp.linalg.norm(image)
+        raised = (raised + jnp.where(raised < 0, -noise, noise)) / jnp.where(beta > 0, beta, 1)
+        omega = jnp.where(index < i, raised, jnp.where(index == i, noise / jnp.where(beta > 0, beta, 1), 0))
+        lost = jnp.max(jnp.abs(omega)) > jnp.sqrt(eps)
+        mends = lost | s.again
+
+        rest, beta = jax.lax.cond(mends, lambda: _apart(known, s.basis, i, rest), lambda: (rest, beta))
+        omega = jnp.where(mends & (index <= i), NOISE * eps, omega)
+        goes = s.alive & (beta > 10 * eps * scale)
+        row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
+        basis = s.basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
+        return _Lanczos(
+            basis=basis,
+            alphas=jnp.where(s.alive, alphas, s.alphas),
+            betas=s.betas.at[i].set(jnp.where(goes, beta, 0)),
+            omega=omega.at[jnp.minimum(i + 1, steps - 1)].set(1.0),
+            omega_before=s.omega,
+            again=lost & ~s.again,
+            alive=goes,
+            scale=scale,
+            made=s.made + s.alive,
+        )
+
+    start = _Lanczos(
+        basis, zeros, zeros, zeros.at[0].set(1.0), zeros, jnp.array(False), jnp.array(True), zeros[0], jnp.int32(0)
+    )
+    return jax.lax.fori_loop(0, steps, step, start)
+
+
+def _apart(known: Any, basis: Any, i: Any, rest: Any) -> tuple[Any, Any]:
+    """What is left of a vector beside the known and the rows 0 to i of the basis, and its length."""
+    ends = sorted(
+        {-(-len(basis) * quarter // 4) for quarter in (1, 2, 3, 4)}
+    )  # rows above i are zero: not all of them are read
+    branches = [lambda end=end: orthogonalized(basis[:end], rest)[0] for end in ends]
+    rest = jax.lax.switch(jnp.searchsorted(np.array(ends), i + 1), branches)
     rest, _ = orthogonalized(known, rest)
     return rest, jnp.linalg.norm(rest)
 

@@ -104,7 +104,7 @@ def eigsh(
             is basis·n entries, twice at a restart.
         max_matvecs: most products; default 100·(basis + k).
         check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
-            6 where n <= 20000, and to the end where n <= 2048; none after a warm start.
+            6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is under 6.
         key: jax.random key of the random vectors; default jax.random.key(0).
 
     Raises:

@@ -179,9 +179,8 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     full = (rows >= size) & (done < rows) & (size < n)
     spent = products >= limits.products
     due = exhausted | full | spent | (products % wanted.stride == 0)
-    allowed = jnp.where(
-        limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(LEAST if n <= LARGE else 0, s.begun // 8)), limits.check
-    )
+    allowed = jnp.where(limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(LEAST, s.begun // 8)), limits.check)
+    brief = (limits.check < 0) & (n > LARGE) & (products < 8 * LEAST)  # so short a check would gain nothing
     ended = s.checking & (jnp.all(passed) | exhausted | (products - s.begun >= allowed))
     due = ((due | ended) & (done >= k)) | spent
     low, high = _ends(wanted)
@@ -213,7 +212,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
             ~finite,
             beyond,
             ended,
-            accurate & (everything | (k == n) | (limits.check == 0)),
+            accurate & (everything | (k == n) | (limits.check == 0) | brief),
             accurate & ~spent,
             spent,
             exhausted,

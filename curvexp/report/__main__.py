@@ -12,7 +12,7 @@ from rich.text import Text
 from curvexp import console
 from curvexp.errors import ConfigError
 from curvexp.report import aggregate, findings, frames, render, write_tables
-from curvexp.report.terminal import render_comparison, render_exceptions, sparklines
+from curvexp.report.terminal import render_comparison, render_exceptions, render_studies, sparklines
 from curvexp.store import Runs, load_runs
 
 WATCH_SECONDS = 2.0
@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _compare(options)
         if options.watch:
             _watch(options)
-        found, by = _load(options.folder, options)
-        _print(found, by)
+        found, by = _studies_alone(options.folder) or _load(options.folder, options)
+        _print(found, by, options.folder)
         if not options.no_page:
             from curvexp.report.page import write_page
 
@@ -88,7 +88,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _load(folder: str, options: argparse.Namespace) -> tuple[Runs, list[str]]:
     found = load_runs(folder)
     if found.runs.empty:
-        raise ConfigError(f"{folder}: no runs in it; expected folders with a summary.json")
+        raise ConfigError(f"{folder}: no runs in it; expected folders with a summary.json, or a study's finding.json")
     by = frames.grouping(found.runs, options.by)
     measured = set(aggregate(found.runs.iloc[:0]).columns) - set(frames.SETTING)
     if clash := measured.intersection(by):
@@ -105,10 +105,18 @@ def _load(folder: str, options: argparse.Namespace) -> tuple[Runs, list[str]]:
     return found, by
 
 
-def _print(found: Runs, by: list[str]) -> None:
+def _studies_alone(folder: str) -> tuple[Runs, list[str]] | None:
+    """No runs, for a folder that has studies and no runs."""
+    found = load_runs(folder)
+    return (found, list(frames.SETTING)) if found.runs.empty and findings.studies(folder)[0] else None
+
+
+def _print(found: Runs, by: list[str], folder: str) -> None:
     out = console.out()
-    render(aggregate(found.runs, by), out, by=by, sparks=sparklines(found, by))
-    render_exceptions(found.runs, out)
+    if not found.runs.empty:
+        render(aggregate(found.runs, by), out, by=by, sparks=sparklines(found, by))
+        render_exceptions(found.runs, out)
+    render_studies(*findings.studies(folder), out)
 
 
 def _compare(options: argparse.Namespace) -> int:

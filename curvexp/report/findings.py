@@ -18,7 +18,18 @@ MEASURES = {
     "lambda_max": "λmax at the end",
     "steps_to_target": "steps to the target",
 }
-VERDICT = ("name", "statement", "prediction", "measured", "low", "high", "tolerance", "verdict")
+CLAIM = (
+    "statement",
+    "relation",
+    "prediction",
+    "measurement",
+    "low",
+    "high",
+    "allowed",
+    "values",
+    "verdict",
+    "tolerance",
+)
 LARGEST_STUDY = 2**22
 
 
@@ -63,7 +74,7 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(runs: pd.DataFrame) -> list[str]:
-    """One sentence a comparison: `mlp: normalized has 14.2x lower λmax at the start than raw [13, 15.3] and ...`."""
+    """One sentence a comparison: `mlp, normalized against raw: λmax at the start 14.2x lower [13, 15.3], ...`."""
     found = []
     for (problem, _, level, baseline), rows in comparisons(runs).groupby(
         ["problem", "factor", "level", "baseline"], sort=False
@@ -71,13 +82,15 @@ def sentences(runs: pd.DataFrame) -> list[str]:
         parts = []
         for row in rows.to_dict("records"):
             if row["measure"] == "steps_to_target":
-                parts.append(_steps(row, baseline))
+                parts.append(_steps(row))
             elif row["measure"] == "lambda_max_start" or rows["factor"].iloc[0] == "optim":
-                parts.append(_curvature(row, baseline))
+                parts.append(_curvature(row))
         parts = [part for part in parts if part]
         if parts:
             pairs = int(rows["pairs"].max())
-            found.append(f"{problem}: {level} {', and '.join(parts)} ({pairs} pair{'s' * (pairs != 1)} of runs).")
+            found.append(
+                f"{problem}, {level} against {baseline}: {', '.join(parts)} ({pairs} pair{'s' * (pairs != 1)} of runs)."
+            )
     return found
 
 
@@ -126,25 +139,46 @@ def compare(a: Runs, b: Runs, by: Sequence[str] = SETTING) -> pd.DataFrame:
 
 
 def studies(folder: str | Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """The studies under a folder, and the study.json files that are not of one, with the reason.
+    """The studies under a folder, by number, and the finding.json files that are not of one, with the reason.
 
-    A study.json is an object with `name`, `statement`, and `rows`: a list of findings, each with prediction, measured, low, high, tolerance
-    (numbers or null), verdict (a word, such as holds or fails) and, where it has one, name. Returned with rows as a frame.
+    Each has study (its name), number, statement, source, verdict, seconds, and claims: a frame with the columns of CLAIM, a row a claim;
+    low, high: its interval.
     """
     found, refused = [], []
-    for path in sorted(Path(folder).glob("**/study.json")):
+    for path in sorted(Path(folder).glob("**/finding.json")):
         name = os.path.relpath(path, folder)
         try:
             if path.is_symlink() or path.stat().st_size > LARGEST_STUDY:
                 raise ValueError("a link, or too large")
-            value = json.loads(path.read_bytes())
-            rows = pd.DataFrame(
-                [{key: row.get(key) for key in VERDICT} for row in value["rows"]], columns=list(VERDICT)
-            )
-            found.append({"name": str(value["name"]), "statement": str(value.get("statement") or ""), "rows": rows})
+            found.append(_study(json.loads(path.read_bytes())))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            refused.append((name, f"not a study: {type(error).__name__}: {error}"))
-    return found, refused
+            refused.append((name, f"not a study's finding: {type(error).__name__}: {error}"))
+    return sorted(found, key=lambda study: (study["number"] is None, study["number"] or 0, study["study"])), refused
+
+
+def _study(value: Any) -> dict[str, Any]:
+    rows = []
+    for claim in value["claims"]:
+        low, high = claim.get("interval") or (None, None)
+        row = {**claim, "low": low, "high": high}
+        texts = {key: str(row[key]) for key in ("statement", "relation", "verdict", "tolerance")}
+        rows.append({**{key: _json_number(row.get(key)) for key in CLAIM}, **texts})
+    number = value.get("number")
+    return {
+        "study": str(value["study"]),
+        "number": number if isinstance(number, int) else None,
+        **{key: str(value.get(key) or "") for key in ("statement", "source")},
+        "verdict": str(value["verdict"]),
+        "seconds": _json_number(value.get("seconds")),
+        "claims": pd.DataFrame(rows, columns=list(CLAIM)),
+    }
+
+
+def _json_number(value: Any) -> float:
+    """A number as JSON has it (inf and nan are texts there), NaN where it is none."""
+    if isinstance(value, str):
+        return float(value) if value in ("inf", "-inf", "nan") else np.nan
+    return np.nan if value is None or isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 def _differing(runs: pd.DataFrame) -> list[str]:
@@ -192,28 +226,28 @@ def _ratio(pairs: pd.DataFrame, measure: str) -> dict[str, float] | None:
     }
 
 
-def _curvature(row: Mapping[Any, Any], baseline: Any) -> str:
+def _curvature(row: Mapping[Any, Any]) -> str:
     ratio, low, high = row["ratio"], row["low"], row["high"]
     what = MEASURES[row["measure"]]
     if not np.isfinite(ratio) or ratio <= 0:
         return ""
     if ratio < 1:
         ratio, low, high = 1 / ratio, 1 / high if high else np.nan, 1 / low if low else np.nan
-        return f"has {_number(ratio)}x lower {what} than {baseline}{_interval(low, high)}"
+        return f"{what} {_number(ratio)}x lower{_interval(low, high)}"
     if ratio < 1.005:
-        return f"has the same {what} as {baseline}"
-    return f"has {_number(ratio)}x higher {what} than {baseline}{_interval(low, high)}"
+        return f"{what} the same"
+    return f"{what} {_number(ratio)}x higher{_interval(low, high)}"
 
 
-def _steps(row: Mapping[Any, Any], baseline: Any) -> str:
+def _steps(row: Mapping[Any, Any]) -> str:
     reached, before = row["reached"], row["reached_baseline"]
     if np.isnan(row["ratio"]):
         return ""
     if row["ratio"] == 0 or (before == 0 and reached):
-        return f"reaches the target in {reached} runs where {baseline} never does"
+        return f"target reached in {reached} of {row['pairs']} runs, by the other in none"
     if np.isinf(row["ratio"]):
-        return f"reaches the target in {reached} runs where {baseline} does in {before}"
-    return f"reaches the target in {_number(row['ratio'])}x the steps of {baseline}{_interval(row['low'], row['high'])}"
+        return f"target reached in {reached} of {row['pairs']} runs, by the other in {before}"
+    return f"target reached in {_number(row['ratio'])}x the steps{_interval(row['low'], row['high'])}"
 
 
 def _interval(low: float, high: float) -> str:

@@ -101,6 +101,8 @@ class _Page:
             ("runs", "All runs", self._runs()),
             ("exceptions", "Runs that did not complete", self._exceptions()),
         ]
+        if self.runs.empty:
+            sections = self._studies()
         sections = [(key, heading, body) for key, heading, body in sections if body]
         links = "".join(f'<a href="#{key}">{_e(heading)}</a>' for key, heading, _ in sections)
         bodies = "".join(
@@ -326,24 +328,22 @@ class _Page:
         sections = []
         for index, study in enumerate(found):
             self.missing = {}
-            rows = study["rows"]
-            head = [key for key in findings.VERDICT if not rows[key].isna().all()]
-            body = [[_cell(row[key]) for key in head] for row in rows.to_dict("records")]
+            rows = study["claims"]
+            body = [_claim(place, row) for place, row in enumerate(rows.to_dict("records"), 1)]
             figure = self._figure(
                 charts.verdicts(rows), "Theory and measurement in one picture", "measured over predicted"
             )
+            head = ["claim", "verdict", "theory", "measured", "95 % interval", "allowed", "compared"]
             table = _table(
-                f"study-{index}",
-                "One row a finding.",
-                head,
-                body,
-                texts=sum(key in ("name", "statement") for key in head),
+                f"claims-{index}", "One row a claim; of many values the one furthest from theory.", head, body, texts=2
             )
+            listed = "".join(f"<li>{_e(_cut(text))}</li>" for text in dict.fromkeys(rows["tolerance"]))
+            reasons = f"<details><summary>Why so much is allowed</summary><ul>{listed}</ul></details>"
             sections.append(
                 (
                     f"study-{index}",
-                    _cut(f"Study: {study['name']}", 80),
-                    f"<p>{_e(_cut(study['statement'], 2000))}</p>{table}{figure}{self._gone()}",
+                    _cut(f"Study {study['study']}: {study['verdict']}", 80),
+                    f"<p>{_e(_cut(study['statement'], 2000))} <small>({_e(_cut(study['source']))})</small></p>{table}{reasons}{figure}{self._gone()}",
                 )
             )
         if refused:
@@ -459,6 +459,24 @@ def _cell(value: Any) -> tuple[str, Any]:
         return ("–", None) if value is None or value is pd.NA else (_short(value), None)
     plain = float(value)
     return (f"{plain:.0f}" if plain.is_integer() and abs(plain) < 1e6 else number(plain, 4)), plain
+
+
+def _claim(place: int, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The cells of a study's claim."""
+    relation = "" if row["relation"] == "=" else f"{_short(row['relation'])} "
+    theory, measured, allowed = (
+        "–" if np.isnan(row[key]) else number(row[key], 5) for key in ("prediction", "measurement", "allowed")
+    )
+    between = "" if np.isnan(row["low"]) else f"[{number(row['low'], 4)}, {number(row['high'], 4)}]"
+    return [
+        (f"{place}. {_cut(row['statement'])}", None),
+        (_short(row["verdict"]), None),
+        (relation + theory, row["prediction"]),
+        (measured, row["measurement"]),
+        (between, row["low"]),
+        ("" if allowed == "–" else f"± {allowed}", row["allowed"]),
+        _cell(row["values"]),
+    ]
 
 
 def _packed(drawn: go.Figure) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -179,6 +179,16 @@ def render_exceptions(runs: pd.DataFrame, console: Console) -> None:
             )
         if len(chosen) > LISTED:
             console.print(f"  … and {len(chosen) - LISTED} more")
+
+
+def render_studies(found: Sequence[Mapping[str, Any]], refused: Sequence[tuple[str, str]], console: Console) -> None:
+    """Prints each study's verdict with how many of its claims passed, and the files that are not of one."""
+    for study in found:
+        verdicts = study["claims"]["verdict"].value_counts()
+        counts = ", ".join(f"{count} {_name(verdict)}" for verdict, count in verdicts.items())
+        console.print(f"study [bold]{_name(study['study'])}[/]: {_name(study['verdict'])} ({counts})", soft_wrap=True)
+    for name, reason in refused:
+        console.print(f"  {_name(name)}: {_reason(reason)}", soft_wrap=True)
 
 
 class _Column(NamedTuple):

@@ -8,7 +8,7 @@ from curvexp import config as configs
 from curvexp import console
 from curvexp.errors import ConfigError
 from curvexp.study.claim import FAIL
-from curvexp.study.registry import compose, names, perform
+from curvexp.study.registry import compose, listed, perform
 from curvexp.study.show import table, write
 
 _NAMED = re.compile(r"\+{0,2}study=(.*)")
@@ -51,10 +51,10 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
 def listing(config_dir: str | None = None) -> int:
     """Prints the studies, a line each; the exit code."""
     try:
-        for name in names(config_dir):
-            study = compose(name, config_dir=config_dir)
-            number = "" if study.number is None else str(study.number)
-            console.out().print(f"{number:>2} [bold]{name:20}[/] {console.printable(study.statement)}", soft_wrap=True)
+        for name, (number, statement) in listed(config_dir).items():
+            first = "" if number is None else str(number)
+            line = f"{first:>2} [bold]{console.printable(name):20}[/] {console.printable(statement)}"
+            console.out().print(line, soft_wrap=True)
     except ConfigError as error:
         console.refuse(str(error))
         return 2

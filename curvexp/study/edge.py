@@ -33,7 +33,7 @@ class Path(NamedTuple):
 
 def edge_of_stability(
     *,
-    lrs: Sequence[float] = (0.2, 0.3, 0.4),
+    lrs: Sequence[float] = (0.18, 0.2, 0.3, 0.4),
     hidden: Sequence[int] = (64, 64),
     steps: int = 6000,
     every: int = 100,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from curvexp import curvature, preprocess
+from curvexp import curvature, preprocess, theory
 from curvexp.linalg import eigsh
 from curvexp.problem import Problem, data, network
 from curvexp.study.claim import Claim, Result, at_least, at_most, equal, mean_interval, not_applicable
@@ -59,7 +59,7 @@ def outliers(
             smooth = classifier(given, "normalized", "tanh", hidden)
             params = trained(smooth, seed=seed, lr=0.1, target=0.01)
             counts["fitted"][i, seed] = widest_gap(leading(hessian(smooth, params), number + 6).values)
-    expected = np.asarray(classes)[:, None] - 1
+    expected = theory.classifier_outliers(classes)[:, None]
     many = np.asarray(classes) >= least
     task = f"digits with their mean, ReLU, loss {loss:g}"
     claims = []

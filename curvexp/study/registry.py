@@ -1,6 +1,7 @@
 """From a YAML file of conf/study to a finding: which studies there are, and how one is run."""
 
 import inspect
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,11 @@ def names(config_dir: str | Path | None = None) -> list[str]:
     Raises:
         ConfigError: no such folder.
     """
+    return list(listed(config_dir))
+
+
+def listed(config_dir: str | Path | None = None) -> dict[str, tuple[int | None, str]]:
+    """Number and statement of each study, in the order of `names`; its errors."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(
             f"--config-dir={config_dir}: no such folder; expected one with files such as study/mine.yaml."
@@ -62,11 +68,17 @@ def names(config_dir: str | Path | None = None) -> list[str]:
     folders = [configs.conf_folder(), *([Path(config_dir)] if config_dir is not None else [])]
     found = {path.stem: path for folder in folders for path in (folder / "study").glob("*.yaml")}
 
-    def order(name: str) -> tuple[float, str]:
-        number = OmegaConf.select(OmegaConf.load(found[name]), "number")
-        return (float("inf") if number is None else number), name
-
-    return sorted(found, key=order)
+    about = {}
+    for name, path in found.items():
+        try:
+            file = OmegaConf.to_container(OmegaConf.load(path))
+        except Exception as error:  # of YAML or OmegaConf: what the person wrote
+            why = " ".join(str(error).split())
+            raise ConfigError(f"{path}: cannot be read: {why}. Mend the file.") from error
+        node = file if isinstance(file, dict) else {}
+        number = node.get("number")
+        about[name] = (number if isinstance(number, int) else None, str(node.get("statement", "")))
+    return dict(sorted(about.items(), key=lambda item: (item[1][0] is None, item[1][0] or 0, item[0])))
 
 
 def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | Path | None = None) -> Study:
@@ -88,7 +100,14 @@ def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | 
             composed = hydra.compose("config", overrides=given, return_hydra_config=True)
             folder = Path(str(composed.hydra.run.dir))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"study={name}: {str(error).strip().splitlines()[0]}") from error
+        unknown = re.search(r"Could not override 'study\.([^']+)'", str(error))
+        if unknown is None or not overrides:
+            raise ConfigError(f"study={name}: {str(error).strip().splitlines()[0]}") from error
+        key = unknown.group(1)
+        options = [*compose(name, config_dir=config_dir).options, "precision"]
+        raise ConfigError(
+            f"study.{key}: unknown key; study={name} has {', '.join(options)}.{configs.nearest(key, options)}"
+        ) from error
     node = configs.plain(composed)["study"]
     target = node.pop("_target_", None)
     if not isinstance(target, str):

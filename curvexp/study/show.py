@@ -7,27 +7,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from curvexp import console
 from curvexp.study.claim import FAIL, PASS
 from curvexp.study.registry import Finding
 
+WIDE = 110  # columns from which on a claim has a line
 COLOURS = {PASS: "green", FAIL: "bold red"}
 
 
-def table(finding: Finding) -> Table:
+def table(finding: Finding) -> Group:
     """The finding's claims, a line each."""
-    found = Table(
-        title=f"{finding.study}: {finding.verdict} in {finding.seconds:.1f} s", title_justify="left", box=None
-    )
-    for name in ("statement", "theory", "measured", "95 % interval", "allowed", "verdict"):
-        found.add_column(name, overflow="fold")
-    for claim in finding.claims:
-        colour = COLOURS.get(claim["verdict"], "yellow")
-        cells = [console.printable(cell) for cell in _cells(claim)]
-        found.add_row(*cells[:-1], f"[{colour}]{cells[-1]}[/]")
-    return found
+    parts: list[RenderableType] = [
+        Text.from_markup(
+            f"[bold]{_colour(finding.verdict, finding.study)}[/]: {_colour(finding.verdict)} in {finding.seconds:.1f} s"
+        )
+    ]
+    if console.out().width >= WIDE:
+        found = Table(box=None, padding=(0, 2, 0, 0))
+        found.add_column("statement", overflow="fold")
+        for name in ("theory", "measured", "95 % interval", "allowed", "verdict"):
+            found.add_column(name, no_wrap=True)
+        for claim in finding.claims:
+            cells = [console.printable(cell) for cell in _cells(claim)]
+            found.add_row(*cells[:-1], _colour(claim["verdict"]))
+        parts.append(found)
+    else:  # the statement on lines of its own, the numbers below it
+        for claim in finding.claims:
+            statement, theory, measured, between, allowed, _ = (console.printable(cell) for cell in _cells(claim))
+            numbers = [f"theory {theory}", f"measured {measured} {between}".rstrip(), *([allowed] if allowed else [])]
+            parts.append(Text.from_markup(f"{_colour(claim['verdict'])}  {statement}"))
+            parts.append(Padding(Text.from_markup(", ".join(numbers), style="dim"), (0, 0, 0, 6)))
+    return Group(*parts)
+
+
+def _colour(verdict: str, text: str | None = None) -> str:
+    return f"[{COLOURS.get(verdict, 'yellow')}]{console.printable(verdict if text is None else text)}[/]"
 
 
 def markdown(findings: Sequence[Mapping[str, Any]]) -> str:

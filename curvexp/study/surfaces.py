@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+from jax.flatten_util import ravel_pytree
 
 from curvexp import preprocess, theory
 from curvexp.problem import Problem, data, linear, network, quadratics, surface
@@ -153,7 +154,7 @@ def _curved() -> list[Problem]:
 
 def _taylor_errors(problem: Problem, params: Any, lengths: Any) -> tuple[Any, Any]:
     """Lengths in units of the best step, and |actual − predicted| change of the loss; along −g where the third derivative is felt."""
-    flat, tree = jax.flatten_util.ravel_pytree(params)
+    flat, tree = ravel_pytree(params)
 
     def loss(v: Any) -> Any:
         return problem.loss(tree(v), problem.data)

@@ -1,6 +1,5 @@
 """Runs for the report's tests: a real sweep, once, and what else may lie in a folder."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ import pytest
 
 from curvexp.record import Reading, Record
 from curvexp.store import RunFolder
+from curvexp.study import Finding, at_most, equal
+from curvexp.study.show import write as write_finding
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -44,19 +45,25 @@ def mixed(real_sweep, tmp_path_factory):
     (folder / "damaged" / "summary.json").write_text("{")
     (folder / "foreign").mkdir()
     (folder / "foreign" / "config.json").write_text('{"model_type": "gpt2"}')
-    for name, text in (("good", study()), ("broken", "[1, 2")):
-        (folder / name).mkdir()
-        (folder / name / "study.json").write_text(text)
+    write_finding(study(), {}, folder / "good")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "finding.json").write_text("[1, 2")
     return folder
 
 
 def study():
-    row = {"prediction": 1.0, "tolerance": 0.1, "verdict": "holds", "name": HOSTILE}
-    rows = [
-        {**row, "measured": 1.02, "low": 0.97, "high": 1.05},
-        {**row, "measured": 1.5, "verdict": "fails", "name": "slope"},
+    """A finding as studies write it: one that holds, one that fails and has an interval, a bound, one of zero, one that is not finite."""
+    claims = [
+        equal(HOSTILE, 1.0, 1.02, absolute=0.1, because="a tolerance <b>argued</b> for"),
+        equal("slope", 1.0, 1.5, absolute=0.1, because="fitted", interval=(1.4, 1.6)),
+        at_most("bound", 2.0, 1.0, because="exact"),
+        equal("zero", 0.0, 0.0, because="exact"),
+        equal("lost", 1.0, np.inf, because="exact"),
     ]
-    return json.dumps({"name": "rates", "statement": "The rate is (κ−1)/(κ+1).", "rows": rows})
+    finding = Finding(
+        "rates", 5, "The rate is (κ−1)/(κ+1).", "a book", "fail", [claim._asdict() for claim in claims], 0.1, {}
+    )
+    return finding
 
 
 def write_run(

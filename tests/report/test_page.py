@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from curvexp.report import findings
+from curvexp.report import charts, findings
 from curvexp.report.__main__ import main
 from curvexp.report.page import page, write_page
 from curvexp.store import load_runs
@@ -220,7 +220,7 @@ def test_each_run_that_did_not_complete_is_listed_with_its_reason(mixed, made):
         "foreign</strong>",
     ):
         assert text in listed
-    assert "broken/study.json: not a study" in source
+    assert "broken/finding.json: not a study&#x27;s finding" in source
     for _, run in load_runs(mixed).runs.iterrows():
         assert html.escape(run["run"]) in source
 
@@ -270,6 +270,25 @@ def test_sentences_say_ratios_of_pairs(tmp_path):
     )
     assert (row["measure"], row["ratio"], row["low"], row["high"]) == ("lambda_max_start", 1 / 16, 1 / 32, 1 / 8)
     assert found == [
-        "mlp: normalized has 16x lower λmax at the start than raw [8, 32], "
-        "and reaches the target in 0.25x the steps of raw (3 pairs of runs)."
+        "mlp, normalized against raw: λmax at the start 16x lower [8, 32], target reached in 0.25x the steps (3 pairs of runs)."
     ]
+
+
+def test_claims_are_drawn_as_ratios_within_what_is_allowed(mixed):
+    """Of the five claims of the study: ratios 1.02, 1.5 with its interval, 0.5 of a bound; zero and infinity have no place in it."""
+    (study,), _ = findings.studies(mixed)
+    drawn = charts.verdicts(study["claims"])
+    x = {text.split(". ", 1)[0]: value for trace in drawn.data for text, value in zip(trace.y, trace.x, strict=True)}
+    assert x == pytest.approx({"1": 1.02, "2": 1.5, "3": 0.5})
+    (failed,) = [trace for trace in drawn.data if trace.name == "fail"]
+    assert (list(failed.error_x.arrayminus), list(failed.error_x.array)) == ([pytest.approx(0.1)], [pytest.approx(0.1)])
+    assert [(shape.x0, shape.x1) for shape in drawn.layout.shapes[:3]] == [(0.9, 1.1), (0.9, 1.1), (-1, 1)]
+
+
+def test_a_folder_of_studies_alone_has_its_page(mixed, tmp_path, capsys):
+    shutil.copytree(mixed / "good", tmp_path / "rates")
+    assert main([str(tmp_path)]) == 0
+    assert "study rates: fail (3 pass, 2 fail)" in capsys.readouterr().out
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Study rates: fail" in source
+    assert "argued" in source

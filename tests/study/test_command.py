@@ -64,6 +64,7 @@ def test_a_failed_verdict_is_shown_and_is_exit_code_1(mine, tmp_path, capsys):
     [
         (["+study=level_set"], "level_sets"),
         (["+study=level_sets", "+study.levels=2"], "study.levels"),
+        (["+study=level_sets", "study.levels=2"], "Did you mean level"),
         (["+study=level_sets", "study.angles=many"], "study.angles"),
         (["+study=level_sets", "study.angles=0"], "study.angles"),
         (["+study=level_sets", "study.precision=half"], "study.precision"),
@@ -73,6 +74,12 @@ def test_a_failed_verdict_is_shown_and_is_exit_code_1(mine, tmp_path, capsys):
 def test_refusals_name_the_key(overrides, word, capsys):
     assert run(overrides) == 2
     assert word in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_yaml_is_named(mine, capsys):
+    (Path(mine) / "study" / "bad.yaml").write_text("a: [1")
+    assert listing.main(["--config-dir", mine]) == 2
+    assert "bad.yaml" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_refused(capsys):

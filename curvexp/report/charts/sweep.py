@@ -15,6 +15,10 @@ Looks = dict[str, style.Look]
 TARGET = 1e-3  # of the initial distance, where the config says `auto`
 
 
+AXIS = (-1.0, 3.0)  # of measured over predicted
+VERDICTS = {"pass": style.COLOURS[0], "fail": style.COLOURS[1]}
+
+
 def loss(frame: Any, *, looks: Looks | None = None) -> go.Figure:
     """Loss against step by setting: the median over its runs, the band from its smallest to its largest; where runs diverged, a cross.
 
@@ -152,45 +156,70 @@ def condition_steps(frame: Any, *, looks: Looks | None = None) -> go.Figure:
 
 
 def verdicts(frame: pd.DataFrame) -> go.Figure:
-    """A study's findings: each measured value with its interval, divided by theory's prediction; within the grey band it holds.
+    """A study's claims: each measured value with its interval, divided by theory's prediction; within the grey band the claim holds.
 
     Args:
-        frame: prediction, measured, low, high, tolerance, verdict, and name where the rows have one; a row a finding.
+        frame: statement, relation (=, ≤ or ≥), prediction, measurement, low, high, allowed, verdict: a row a claim.
     """
-    title = "Measured over predicted, finding by finding"
-    prediction = _column(frame, "prediction")
-    good = np.isfinite(prediction) & (prediction != 0) & np.isfinite(_column(frame, "measured"))
+    title = "Measured over predicted, claim by claim"
+    prediction, measured = _column(frame, "prediction"), _column(frame, "measurement")
+    good = np.isfinite(prediction) & (prediction != 0) & np.isfinite(measured)
     if not good.any():
-        return style.empty(title, "No finding has a measured number beside a predicted one other than zero.")
+        return style.empty(title, "No claim has a measured number beside a predicted one other than zero.")
     rows = frame[good]
-    ratio = {key: _column(rows, key) / prediction[good] for key in ("measured", "low", "high")}
-    texts = rows["name"] if "name" in rows else ["finding"] * len(rows)
-    names = [f"{place}. {style.name(text, 24)}" for place, text in enumerate(texts, 1)]
-    colours = {"holds": style.COLOURS[0], "fails": style.COLOURS[1]}
+    ratio = {key: _column(rows, key) / prediction[good] for key in ("measurement", "low", "high")}
+    places = np.flatnonzero(good) + 1
+    names = [f"{place}. {style.name(text, 24)}" for place, text in zip(places, rows["statement"], strict=True)]
+    shown = np.clip(ratio["measurement"], *AXIS)
+    beyond = shown != ratio["measurement"]
     drawn = style.figure(title=title, x="measured / predicted", y="", height=140 + 34 * len(rows))
-    down = np.nan_to_num(ratio["measured"] - np.minimum(ratio["low"], ratio["high"]))
-    up = np.nan_to_num(np.maximum(ratio["low"], ratio["high"]) - ratio["measured"])
+    down = np.nan_to_num(shown - np.minimum(ratio["low"], ratio["high"]))
+    up = np.nan_to_num(np.maximum(ratio["low"], ratio["high"]) - shown)
     verdict = rows["verdict"].astype(str)
     for kind in dict.fromkeys(verdict):
         mask = (verdict == kind).to_numpy()
+        symbols = np.where(beyond, np.where(shown > 1, "triangle-right", "triangle-left"), "circle")
         drawn.add_trace(
             go.Scatter(
-                x=ratio["measured"][mask],
+                x=shown[mask],
                 y=[text for text, chosen in zip(names, mask, strict=True) if chosen],
                 mode="markers",
-                marker={"size": 10, "color": colours.get(kind, style.COLOURS[2])},
-                error_x={"type": "data", "array": up[mask], "arrayminus": down[mask], "symmetric": False},
+                marker={"size": 10, "color": VERDICTS.get(kind, style.COLOURS[2]), "symbol": symbols[mask]},
+                error_x={
+                    "type": "data",
+                    "array": np.where(beyond, 0, up)[mask],
+                    "arrayminus": np.where(beyond, 0, down)[mask],
+                    "symmetric": False,
+                },
+                customdata=ratio["measurement"][mask],
+                hovertemplate="%{y}<br>measured / predicted %{customdata:.6g}<extra></extra>",
                 name=style.name(kind),
             )
         )
-    tolerance = np.nan_to_num(_column(rows, "tolerance"))
-    for index, wide in enumerate(tolerance):
+    allowed = np.nan_to_num(_column(rows, "allowed") / np.abs(prediction[good]))
+    for index, (wide, relation, sign) in enumerate(
+        zip(allowed, rows["relation"], np.sign(prediction[good]), strict=True)
+    ):
+        ends = (
+            (1 - wide, 1 + wide)
+            if relation == "="
+            else (AXIS[0], 1)
+            if (relation == "≤") == (sign > 0)
+            else (1, AXIS[1])
+        )
         drawn.add_shape(
-            type="rect", x0=1 - wide, x1=1 + wide, y0=index - 0.35, y1=index + 0.35, yref="y", layer="below",
+            type="rect", x0=max(ends[0], AXIS[0]), x1=min(ends[1], AXIS[1]), y0=index - 0.35, y1=index + 0.35, yref="y", layer="below",
             line={"width": 0}, fillcolor="rgba(128,128,128,0.25)",
         )  # fmt: skip
     drawn.add_vline(x=1, line={"color": style.GREY, "dash": "dash"})
     drawn.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
+    style.note(
+        drawn,
+        f"Triangles: {int(beyond.sum())} beyond the axis." if beyond.any() else "",
+        f"{int((~good).sum())} claims whose prediction is zero or open stand in the table alone."
+        if (~good).any()
+        else "",
+    )
     return drawn
 
 
