@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curvexp import config as configs
-from curvexp import console, launcher
+from curvexp import console, launcher, plugins
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.study import command as study
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         word for word in typed if word not in flags.overrides
     ]  # argparse takes no overrides on both sides of a flag
     sys.argv = [sys.argv[0], *flags_first, *flags.overrides]
+    plugins.register()
     try:
         if not flags.passive and study.asked_for(flags.overrides):
             sys.exit(study.run(flags.overrides, config_dir=flags.config_dir))

@@ -34,7 +34,8 @@ MAY_IMPORT = {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
     "launcher": {"config", "console", "job", "lockstep", "track"},
-    "__main__": {"config", "console", "job", "launcher", "study"},
+    "plugins": {"launcher"},
+    "__main__": {"config", "console", "job", "launcher", "plugins", "study"},
 }
 
 

@@ -1,15 +1,25 @@
-"""What curvexp adds to Hydra, in the one namespace package that Hydra takes plugins from: `hydra/launcher=vmap`, `hydra/launcher=joblib`
-on Hydra's own, and `hydra/sweeper=once`."""
+"""What curvexp adds to Hydra: `hydra/launcher=vmap`, `hydra/launcher=joblib` on Hydra's own, and `hydra/sweeper=once`.
 
+Hydra takes a plugin only where the name of its module begins with hydra_plugins; `register` hands it these under that name.
+"""
+
+import importlib
 import os
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+Plugins.instance()  # executes the modules of Hydra's plugins anew: classes made of theirs before would have other parents
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+
+MODULE = "hydra_plugins.curvexp"  # as conf/hydra has it
 
 
 class VmapLauncher(Launcher):
@@ -82,3 +92,18 @@ class ProcessLauncher(Launcher):
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def register() -> None:
+    """Makes these known to Hydra in this process."""
+    package, _, name = MODULE.partition(".")
+    try:
+        parent = importlib.import_module(package)
+    except ImportError:  # no other plugin is installed
+        parent = sys.modules[package] = ModuleType(package)
+        parent.__path__ = []
+    sys.modules[MODULE] = sys.modules[__name__]
+    setattr(parent, name, sys.modules[__name__])
+    for plugin in (VmapLauncher, ProcessLauncher, OnceSweeper):
+        plugin.__module__ = MODULE
+        Plugins.instance().register(plugin)
