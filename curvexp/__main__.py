@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curvexp import config as configs
-from curvexp import console, launcher, plugins
+from curvexp import console, launcher, plugins, resume
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.study import command as study
 
@@ -41,6 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if not flags.passive and study.asked_for(flags.overrides):
             sys.exit(study.run(flags.overrides, config_dir=flags.config_dir))
+        if not flags.passive and _keys(flags.overrides) & {"resume", "retry", "trust"}:
+            try:
+                if not flags.multirun:
+                    sys.exit(_go_on(flags))
+                flags.overrides = _resumed_sweep(flags.overrides)
+                sys.argv = [sys.argv[0], *flags_first, *flags.overrides]
+            except ConfigError as error:
+                console.refuse(str(error))
+                sys.exit(2)
         if not flags.passive:
             refused = _check(flags)
             if refused:
@@ -62,7 +71,114 @@ def _launch(flags: argparse.Namespace) -> None:
     if not flags.passive and flags.multirun:
         from curvexp.job import ReportAtEnd
 
-        sys.exit(1 if ReportAtEnd.failed else 0)
+        sys.exit(1 if ReportAtEnd.failed + ReportAtEnd.refused else 0)
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return {resume.key_of(override) for override in overrides}
+
+
+def _go_on(flags: argparse.Namespace) -> int:
+    """Goes on with one run; the exit code. Nothing is written before all that was typed is checked.
+
+    Raises:
+        ConfigError: what was typed, or what the folder holds, cannot be gone on with.
+    """
+    from curvexp.job import go_on
+
+    given, chosen = _parsed(flags.overrides), []
+    for override in given:
+        key = str(override.key_or_group)
+        if key.split(".", 1)[0] not in (*resume.ALLOWED, *resume.CONTROLS) or key == "retry":
+            raise ConfigError(
+                f"{key}={override.value()}: a resumed run goes on under its own config; expected one of {', '.join(resume.ALLOWED)}, "
+                f"trust. Leave {key} out."
+            )
+        if override.is_sweep_override():
+            raise ConfigError(f"{key}: several values make a sweep; give one value.")
+    values = {str(override.key_or_group): override.value() for override in given}
+    folder = _existing(values.pop("resume", None))
+    trust = values.pop("trust", [])
+    config = resume.complete(resume.recorded(folder))
+    chosen = [str(o.input_line) for o in given if str(o.key_or_group) == "track"]
+    if chosen:
+        with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+            try:
+                config["track"] = OmegaConf.to_container(compose("config", overrides=chosen).track, resolve=True)
+            except MissingConfigException as error:
+                raise ConfigError(_missing(error)) from error
+        GlobalHydra.instance().clear()
+    for key, value in values.items():
+        if key != "track":
+            _set(config, key, value)
+    resume.check_targets(config, _texts("trust", trust))
+    configs.build(config)
+    if resume.still_to_do(config, folder, ()) is None and resume.summary(folder).get("status") in (
+        "completed",
+        "diverged",
+    ):
+        ended = resume.summary(folder)
+        raise ConfigError(
+            f"resume={folder}: this run is {ended['status']} after {ended.get('steps')} steps; expected one that was interrupted, or "
+            "steps= above that."
+        )
+    go_on({**config, "trust": _texts("trust", trust)}, folder)
+    return 0
+
+
+def _set(config: Any, key: str, value: Any) -> None:
+    *path, name = key.split(".")
+    for part in path:
+        config = config.get(part) if isinstance(config, dict) else None
+    if not isinstance(config, dict) or (name not in config and not path):
+        raise ConfigError(f"{key}={value}: unknown key.")
+    config[name] = value
+
+
+def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
+    """The overrides of the sweep to go on with: those typed or, where none of its own were, those that it was called with.
+
+    Raises:
+        ConfigError: there is no such sweep, or it would go elsewhere.
+    """
+    values = {str(o.key_or_group): o.value() for o in _parsed(overrides)}
+    folder = _existing(values.get("resume"))
+    if "hydra.sweep.dir" in values:
+        raise ConfigError(
+            f"hydra.sweep.dir={values['hydra.sweep.dir']}: a resumed sweep goes on in {folder}. Leave it out."
+        )
+    for status in _texts("retry", values.get("retry", [])):
+        if status not in resume.ENDED:
+            raise ConfigError(f"retry={status}: expected some of {', '.join(resume.ENDED)}. Change retry.")
+    _texts("trust", values.get("trust", []))
+    rest = [o for o in overrides if resume.key_of(o) != "retry"]
+    retry = [f"retry=[{','.join(_texts('retry', values['retry']))}]"] if "retry" in values else []
+    own = {key for key in values if key.split(".")[0] not in (*resume.ALLOWED, *resume.CONTROLS, "hydra")}
+    own = {key for key in own if not key.startswith("hydra/")}
+    before = [] if own else [o for o in resume.sweep_overrides(folder) if resume.key_of(o) not in values]
+    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    rest = [f"resume={quoted}" if resume.key_of(o) == "resume" else o for o in rest]
+    return [*before, *rest, *retry, f"hydra.sweep.dir={quoted}"]
+
+
+def _existing(folder: Any) -> Path:
+    if not isinstance(folder, str) or not Path(folder).is_dir():
+        raise ConfigError(f"resume={folder}: no such folder; expected a run's, or with -m a sweep's. Change resume.")
+    return Path(folder).absolute()
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ConfigError(f"{key}={value}: expected a list of texts. Change {key}.")
+    return found
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(_first_line(error)) from error
 
 
 def _flags(typed: Sequence[str]) -> argparse.Namespace:

@@ -135,9 +135,26 @@ def check_numbers(config: dict[str, Any]) -> None:
     devices = config["devices"]
     if devices != "all" and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 1):
         raise ConfigError(f"devices={devices}: expected a positive integer, or all. Change devices.")
+    _check_checkpoint(config["checkpoint"])
     value = config["diverge_at"]
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 1:
         raise ConfigError(f"diverge_at={value}: expected a number above 1. Change diverge_at.")
+
+
+def _check_checkpoint(node: Any) -> None:
+    known = defaults()["checkpoint"]
+    if not isinstance(node, dict) or set(node) != set(known):
+        raise ConfigError(f"checkpoint={node}: expected {', '.join(known)}. Change checkpoint.")
+    for key in ("every", "keep"):
+        value = node[key]
+        if key == "every" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
+            expected = "an integer from 1 to 10^9" + (", or null" if key == "every" else "")
+            raise ConfigError(f"checkpoint.{key}={value}: expected {expected}. Change checkpoint.{key}.")
+    value = node["seconds"]
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ConfigError(f"checkpoint.seconds={value}: expected seconds above 0, or null. Change checkpoint.seconds.")
 
 
 def prepare_jax(precision: str) -> None:
@@ -203,9 +220,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 @functools.cache
+@functools.cache
 def _top_level() -> tuple[str, ...]:
-    found = OmegaConf.load(conf_folder() / "config.yaml")
-    return tuple(str(key) for key in found if key not in ("defaults", "hydra"))
+    return tuple(defaults())
+
+
+def defaults() -> dict[str, Any]:
+    """What conf/config.yaml has at its top level, Hydra's part and the groups aside."""
+    found: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"), resolve=False)
+    return {str(key): value for key, value in found.items() if key not in ("defaults", "hydra")}
 
 
 def _check_node(path: str, node: Any) -> None:

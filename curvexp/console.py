@@ -130,7 +130,9 @@ def result(title: str, summary: dict[str, Any], folder: Any) -> Table:
 def line(title: str, summary: dict[str, Any]) -> str:
     """One job of a sweep in one line."""
     colour = {"completed": "green", "diverged": "yellow", "skipped": "dim"}.get(summary["status"], "red")
-    text = f"[bold]{printable(title)}[/] [{colour}]{summary['status']}[/]"
+    text = f"[bold]{printable(title)}[/] [{colour}]{printable(summary['status'])}[/]"
+    if summary.get("before"):  # a resumed sweep's, as a folder told
+        return f"{text} before"
     if summary["status"] in ("completed", "diverged", "interrupted"):
         return f"{text} in {summary.get('steps')} steps, {summary.get('seconds', 0):.1f} s: {figures(summary)}"
     return f"{text}: {printable(summary.get('reason'))}"

@@ -3,24 +3,26 @@
 import contextlib
 import functools
 import math
+import os
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from curvexp import __version__, console
+from curvexp import __version__, checkpoint, console, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.store import RunFolder
+from curvexp.store import SUMMARY, RunFolder, jsonable
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
@@ -32,6 +34,22 @@ SPECTRAL = (  # what the summary has twice: at the last reading, and at the firs
     "condition_number_positive",
     "condition_number_bound",
 )
+
+
+class Place(NamedTuple):
+    """Where a job stands.
+
+    Attributes:
+        folder: its own. names: the option chosen in each group. title: on the screen.
+        sweep: whether it is one of a sweep's jobs. group: the sweep's in W&B, or None. tags: of W&B.
+    """
+
+    folder: Path
+    names: dict[str, str]
+    title: str
+    sweep: bool = False
+    group: str | None = None
+    tags: Sequence[str] = ()
 
 
 def execute(config: DictConfig, *, signals: "Signals | None" = None, display: Any = None) -> float:
@@ -46,79 +64,92 @@ def execute(config: DictConfig, *, signals: "Signals | None" = None, display: An
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     names = {group: str(hydra.runtime.choices.get(group)) for group in configs.GROUPS}
-    folder = Path(hydra.runtime.output_dir)
-    overrides = str(hydra.job.override_dirname) if sweep else ""
-    title = f"#{hydra.job.num} {overrides}" if sweep else "{problem} {preprocess} {optim}".format(**names)
+    title = (
+        f"#{hydra.job.num} {hydra.job.override_dirname}" if sweep else "{problem} {preprocess} {optim}".format(**names)
+    )
+    folder, group = Path(hydra.runtime.output_dir), _group(hydra) if sweep else None
+    return _job(lambda: configs.plain(config), Place(folder, names, title, sweep, group, _tags()), signals, display)
+
+
+def go_on(config: dict[str, Any], folder: Path) -> float:
+    """Goes on with the run of a folder, under this config, as `resume.recorded` gave it; returns and raises as `execute` does."""
+    found = resume.summary(folder)
+    names = {group: str(found.get(group)) for group in configs.GROUPS}
+    tracked: Any = found.get("wandb")
+    group = tracked.get("group") if isinstance(tracked, dict) else None
+    place = Place(folder, names, "{problem} {preprocess} {optim}".format(**names), group=group)
+    return _job(lambda: {**config, "resume": str(folder)}, place, None, None)
+
+
+def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals | None", display: Any) -> float:
     with contextlib.nullcontext(signals) if signals else Signals() as caught:
-        summary = _run(
-            config,
-            caught,
-            names=names,
-            folder=folder,
-            title=title,
-            group=_group(hydra) if sweep else None,
-            display_of=display or console.Display,
-        )
-    if sweep:
-        console.err().print(console.line(title, summary))
+        summary = _run(config, caught, place, display or console.Display)
+    if place.sweep:
+        console.err().print(console.line(place.title, summary))
     elif summary["status"] == "failed":
-        trace = folder / "traceback.txt"
+        trace = place.folder / "traceback.txt"
         console.refuse(f"{summary['reason']}" + (f"\nThe traceback is in {trace}." if trace.exists() else ""))
         sys.exit(1)
     else:
-        console.out().print(console.result(title, summary, _short(folder)))
+        console.out().print(console.result(place.title, summary, _short(place.folder)))
     if summary["status"] == "interrupted":
+        if not place.sweep:
+            console.err().print(f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}")
         raise KeyboardInterrupt(summary["reason"])
     loss = summary.get("loss")
     return math.nan if loss is None or summary["status"] == "failed" else float(loss)
 
 
-def _run(
-    config: DictConfig,
-    signals: "Signals",
-    *,
-    names: dict[str, str],
-    folder: Path,
-    title: str,
-    group: str | None,
-    display_of: Any,
-) -> dict[str, Any]:
+def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place, display_of: Any) -> dict[str, Any]:
     """The job's summary as it was written: its status says how it went; no exception but those of a broken folder leaves."""
-    begun = time.perf_counter()
+    begun, folder = time.perf_counter(), place.folder
     store = RunFolder(folder)
-    head = {
-        "problem": names["problem"],
-        "preprocess": names["preprocess"],
-        "optim": names["optim"],
-        "probe": names["probe"],
-    }
+    head: dict[str, Any] = {key: place.names[key] for key in ("problem", "preprocess", "optim", "probe")}
     experiment, display, status = None, None, "failed"
     tail: dict[str, Any] = {}
     try:
-        resolved = configs.plain(config)
-        store.start(resolved, {**head, "seed": resolved.get("seed"), "versions": _versions()})
-        experiment = configs.build(resolved, names=names)
+        resolved = config()
+        control = {key: resolved.pop(key, None) for key in resume.CONTROLS}
+        todo = _todo(resolved, control, place, store)
+        if todo == "nothing":
+            return {**dict.fromkeys(SUMMARY), **resume.summary(folder), "before": True}
+        head |= {"seed": resolved.get("seed"), "versions": _versions()}
+        if todo == "new":
+            store.start(resolved, head)
+        else:
+            store.take_up(resolved)
+        experiment = configs.build(resolved, names=place.names)
+        display = display_of(title=place.title, steps=resolved["steps"])
+        kept = None
+        if todo != "new":
+            kept = _taken_up(experiment, resolved, store, display, anew=todo == "anew")
+            store.update(**head)
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
         experiment.tracker.start(
             config=resolved,
             folder=folder,
-            group=group,
-            job_type=names["problem"] if group else None,
-            name=title,
-            tags=_tags(),
+            group=place.group,
+            job_type=place.names["problem"] if place.group else None,
+            name=place.title,
+            tags=place.tags,
+            before=store.summary.get("wandb") if kept else None,
         )
-        display = display_of(title=title, steps=resolved["steps"])
+        if experiment.tracker.identity:
+            store.update(wandb=experiment.tracker.identity)
         if experiment.tracker.address:
             display.note(f"W&B: {experiment.tracker.address}")
-        status = _train(experiment, resolved, store, display, begun, signals, tail)
+        begun -= kept.facts["seconds"] if kept else 0.0
+        status = _train(experiment, resolved, store, display, begun, signals, tail, kept)
     except Unsupported as error:
         status, tail["reason"] = "skipped", str(error)
     except ConfigError as error:
         status, tail["reason"] = "failed", str(error)
+        ReportAtEnd.refused += store.left
     except KeyboardInterrupt as error:
         status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
     except Exception as error:
-        (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     finally:
         if display:
@@ -131,6 +162,44 @@ def _run(
     return summary
 
 
+def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: RunFolder) -> str:
+    """What is to be done in this job's folder: `new`, `on` from its last checkpoint, `anew` from the start, or `nothing`."""
+    queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if (control["resume"] is None and not queued_again) or not (place.folder / "config.json").exists():
+        return "new" if not (control["resume"] and (place.folder / "metrics.jsonl").exists()) else "anew"
+    store.leave()
+    resume.check_targets(config, control["trust"] or ())
+    resume.check_same(config, place.folder)
+    if not place.sweep:
+        return "on"
+    return resume.still_to_do(config, place.folder, control["retry"] or ()) or "nothing"
+
+
+def _taken_up(
+    experiment: configs.Experiment, config: dict[str, Any], store: RunFolder, display: Any, *, anew: bool
+) -> resume.Kept | None:
+    """The checkpoint that the run goes on from, its files cut to what it counts on; None: it begins again."""
+    folder, kept = store.path, None
+    if anew:
+        checkpoint.remove(folder)
+    else:
+        kept = resume.last(
+            folder, experiment.problem, experiment.optimizer, batch_size=config["batch_size"], note=display.note
+        )
+    store.cut(kept.facts["sizes"] if kept else {})
+    if kept:
+        made = store.summary.get("versions")
+        if isinstance(made, dict) and made != _versions():
+            changed = [
+                f"{name} {made.get(name)} -> {now}" for name, now in _versions().items() if made.get(name) != now
+            ]
+            display.note(f"{', '.join(changed)} since it was begun: what follows may differ by rounding")
+        display.note(f"goes on from step {int(kept.snapshot.state.step)}")
+    else:
+        display.note("begins anew" if anew else "there is no checkpoint: it begins anew")
+    return kept
+
+
 def _train(
     experiment: configs.Experiment,
     config: dict[str, Any],
@@ -139,6 +208,7 @@ def _train(
     begun: float,
     signals: "Signals",
     figures: dict[str, Any],
+    kept: resume.Kept | None,
 ) -> str:
     """The status that the run ended with; `figures` holds the summary's numbers at every moment, so that an interruption keeps them.
 
@@ -149,8 +219,13 @@ def _train(
     from curvexp.runner import run
 
     status, way = "failed", _Way(experiment, config["landscape"])
+    keeper = _Keeper(config["checkpoint"], store, display, way, experiment.tracker)
     key = jax.random.key(config["seed"])
     settings = {**configs.settings(config), "clock": time.perf_counter}
+    if kept:
+        figures |= kept.facts["figures"]
+        keeper.take_up(kept)
+        settings["resume"] = kept.snapshot
     for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **settings):
         record = record._replace(seconds=round(time.perf_counter() - begun, 6))
         store.append(record)
@@ -163,6 +238,7 @@ def _train(
             figures |= {f"{name}_start": record.scalars.get(name) for name in ("loss", *SPECTRAL)}
         figures |= {**record.scalars, "steps": record.step}
         display.update(record.step, figures)
+        keeper.append(record, figures, now=bool(signals.caught))
         if record.outcome:
             ending = record.outcome._asdict()
             status = ending.pop("status")
@@ -171,6 +247,49 @@ def _train(
         elif signals.caught:
             raise KeyboardInterrupt(signals.caught)
     return status
+
+
+class _Keeper:
+    """Makes checkpoints when they are due."""
+
+    def __init__(self, config: dict[str, Any], store: RunFolder, display: Any, way: "_Way", tracker: Any) -> None:
+        self.every, self.seconds, self.most = config["every"], config["seconds"], config["keep"]
+        self.store, self.display, self.way, self.tracker = store, display, way, tracker
+        self.step, self.made, self.time, self.failed = 0, False, time.monotonic(), False
+
+    def take_up(self, kept: resume.Kept) -> None:
+        """Stands where the checkpoint was made."""
+        self.step, self.made = int(kept.snapshot.state.step), True
+        self.way.steps = [int(step) for step in kept.facts["way"]]
+        self.way.points = list(kept.arrays["points"])
+        self.way.params = kept.snapshot.state.params
+        self.tracker.remember(kept.facts["tracker"])
+
+    def append(self, record: Any, figures: dict[str, Any], *, now: bool) -> None:
+        """Makes one after this record where it is due: by steps, by time, at the end of a run that makes them, or now."""
+        by_steps = self.every is not None and record.step // self.every > self.step // self.every
+        by_time = self.seconds is not None and time.monotonic() - self.time >= self.seconds
+        end = record.outcome is not None and record.outcome.status == "completed" and (self.made or bool(self.every))
+        if record.step == self.step or not (by_steps or by_time or end or (now and not record.outcome)):
+            return
+        facts = {
+            "sizes": self.store.sizes(),
+            "seconds": record.seconds,
+            "figures": jsonable(figures),
+            "way": self.way.steps,
+            "tracker": self.tracker.memory(),
+        }
+        try:
+            resume.keep(self.store.path, record.snapshot, {"points": self.way.points}, facts, most=self.most)
+            self.step, self.made = record.step, True
+        except Exception as error:  # the run is worth more than its checkpoint
+            if not self.failed:
+                first = (str(error).strip().splitlines() or [""])[0]
+                self.display.note(
+                    f"no checkpoint at step {record.step}, the run goes on: {type(error).__name__}: {first}"
+                )
+            self.failed = True
+        self.time = time.monotonic()
 
 
 class _Way:
@@ -246,6 +365,11 @@ class ReportAtEnd(Callback):
     """Hydra's callback: a sweep ends in the table over its jobs, and in the exit code 1 if one of them failed."""
 
     failed = 0
+    refused = 0  # jobs that left no trace, because their folders hold other runs
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Counts anew."""
+        ReportAtEnd.failed = ReportAtEnd.refused = 0
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints and writes the report of the sweep's folder."""

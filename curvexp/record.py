@@ -41,6 +41,7 @@ class Record(NamedTuple):
         seconds: wall time since the start of the run; None as the runner yields it, which reads no clock.
         outcome: what the run amounts to, at its last record; else None.
         note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`; else None.
+        snapshot: what `run` goes on from after this record, see `runner.Snapshot`; never stored in the record's line.
     """
 
     step: int
@@ -50,3 +51,4 @@ class Record(NamedTuple):
     seconds: float | None = None
     outcome: Outcome | None = None
     note: str | None = None
+    snapshot: Any = None

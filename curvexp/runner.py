@@ -46,6 +46,27 @@ class State(NamedTuple):
     key: Any
 
 
+class Snapshot(NamedTuple):
+    """What a run goes on from after a record, as if it had never stopped; arrays are not copied.
+
+    Attributes:
+        state: the training's. hyper: the optimizer's numbers, `auto` resolved.
+        probe_state, past: what the next reading starts from.
+        losses, blocks: of the list of losses after each step, in float64 blocks, the first so many are this snapshot's; empty where no rate
+            will be fitted to them. The list is the run's own, and grows.
+        first: loss at the start. reached: steps to the target, or None.
+    """
+
+    state: State
+    hyper: dict[str, float]
+    probe_state: Any
+    past: ledger.Past
+    losses: list[np.ndarray]
+    blocks: int
+    first: float
+    reached: int | None
+
+
 class Kind(NamedTuple):
     """What a compiled training program is specialised to: its functions by identity, its sizes by value."""
 
@@ -69,6 +90,7 @@ def run(
     target: float | Literal["auto"] | None = "auto",
     diverge_at: float = 1e6,
     clock: Callable[[], float] | None = None,
+    resume: Snapshot | None = None,
 ) -> Iterator[Record]:
     """Records of a training run; the last one carries its `Outcome`.
 
@@ -84,9 +106,11 @@ def run(
             steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
         diverge_at: the run ends as `diverged` when loss − f* passes this multiple of its initial value.
         clock: seconds, such as time.perf_counter: what a reading takes of them is recorded as probe_seconds; None records none.
+        resume: the snapshot of a record of this same run: what follows that record is yielded, bit for bit on the same machine.
 
     Yields:
-        Record at step 0, at every multiple of `record_every` and `probe.every`, and at the end; `state` is the training state there.
+        Record at step 0 (a resumed run has had it), at every multiple of `record_every` and `probe.every`, and at the end; `state` is
+        the training state there.
 
     Raises:
         ConfigError: a value outside its range, before any compute.
@@ -103,13 +127,15 @@ def run(
     )
     init_key, order_key, tune_key, probe_key = jax.random.split(key, 4)
     minibatch = batch_size is not None
-    params = _init(init_key, init=problem.init)
-    optimizer, choice = tune(problem, optimizer, params, key=tune_key)
-    kind = Kind(
-        problem.loss, optimizer.transform.update, optimizer.numbers, problem.evaluate, problem.examples, batch_size
-    )
-    state, seen = _start(params, optimizer.init(params), problem.data, problem.test, order_key, kind=kind)
-    first = float(seen["loss"])
+    if resume is None:
+        params = _init(init_key, init=problem.init)
+        optimizer, choice = tune(problem, optimizer, params, key=tune_key)
+        kind = _kind(problem, optimizer, batch_size)
+        state, seen = _start(params, optimizer.init(params), problem.data, problem.test, order_key, kind=kind)
+        first = float(seen["loss"])
+    else:
+        optimizer = optimizer._replace(hyper=dict(resume.hyper))
+        kind, state, first = _kind(problem, optimizer, batch_size), resume.state, resume.first
     limits = bounds(
         first, minimum=problem.known.minimum, lower_bound=problem.lower_bound, target=target, diverge_at=diverge_at
     )
@@ -118,11 +144,20 @@ def run(
     with np.errstate(over="ignore"):  # beyond float32 a ceiling is infinite
         device_limits = tuple(np.asarray(value, state.loss.dtype) for value in (stop, limits.ceiling, limits.floor))
     meter = _Meter(problem, optimizer, probe, probe_key, batch_size, clock)
-    scalars, reading = meter(state, jax.device_get(seen), probed=True)
-    yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice)
-
     keeps = not minibatch and limits.minimum is not None and math.isfinite(limits.minimum)  # losses, for the rate
-    losses, reached, done, ended = [np.array([first])], 0 if first <= limits.target else None, 0, None
+    losses, reached, done, ended = [np.array([first])] if keeps else [], 0 if first <= limits.target else None, 0, None
+
+    def snapshot() -> Snapshot:
+        hyper, blocks = dict(optimizer.hyper), len(losses)
+        return Snapshot(state, hyper, meter.probe_state, meter.past, losses, blocks, first, reached)
+
+    if resume is None:
+        scalars, reading = meter(state, jax.device_get(seen), probed=True)
+        yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice, snapshot=snapshot())
+    else:
+        meter.probe_state, meter.past = resume.probe_state, resume.past
+        losses, done = list(resume.losses[: resume.blocks]), int(resume.state.step)
+        reached = resume.reached if resume.reached is not None else reached
 
     def advance(state: State, done: int) -> tuple[int, Any]:
         until = min(steps, _next(done, record_every), _next(done, probe.every) if probe.measure else steps)
@@ -163,7 +198,23 @@ def run(
                 steps_to_target=None if reached is None else int(reached),
                 **_rates(problem, optimizer, state, np.concatenate(losses) if keeps else None, limits),
             )
-        yield Record(step=done, scalars=scalars, reading=reading, state=state, outcome=outcome)
+        yield Record(step=done, scalars=scalars, reading=reading, state=state, outcome=outcome, snapshot=snapshot())
+
+
+def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) -> State:
+    """The shapes of a run's training state; nothing is computed. `optimizer` has its numbers, see `Snapshot.hyper`."""
+    kind = _kind(problem, optimizer, batch_size)
+
+    def start(key: Any) -> State:
+        params = problem.init(key)
+        return _start.function(params, optimizer.init(params), problem.data, problem.test, key, kind=kind)[0]
+
+    return jax.eval_shape(start, jax.random.key(0))
+
+
+def _kind(problem: Problem, optimizer: Optimizer, batch_size: int | None) -> Kind:
+    transform = optimizer.transform
+    return Kind(problem.loss, transform.update, optimizer.numbers, problem.evaluate, problem.examples, batch_size)
 
 
 def check(

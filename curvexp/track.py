@@ -94,6 +94,7 @@ def wandb(
 class Tracker:
     """One run's life in a tracker: `check` before any compute, `start`, `append` each record, `finish`. This one tracks nothing."""
 
+    identity: dict[str, Any] | None = None  # what a resumed run goes on by: id, mode, group
     address: str | None = None  # where the run can be looked at, once it started: a page, or a folder
 
     def check(self) -> None:
@@ -108,8 +109,19 @@ class Tracker:
         job_type: str | None,
         name: str,
         tags: Sequence[str] = (),
+        before: Any = None,
     ) -> None:
-        """Begins the run; group and job_type are a sweep's, folder is the run's own; tags come to those of the config."""
+        """Begins the run; group and job_type are a sweep's, folder is the run's own; tags come to those of the config.
+
+        before: the identity of the part of this run that was interrupted. Online it goes on under its id, offline in a second part that
+        names the first, in the same group.
+        """
+
+    def memory(self) -> Any:
+        """What `remember` takes, in plain JSON."""
+
+    def remember(self, memory: Any) -> None:
+        """Stands where the interrupted part of this run stood."""
 
     def append(self, record: Record) -> None:
         """Shows a record."""
@@ -153,6 +165,7 @@ class _Wandb(Tracker):
         job_type: str | None,
         name: str,
         tags: Sequence[str] = (),
+        before: Any = None,
     ) -> None:
         self.check()
         if self.mode == "disabled":
@@ -161,6 +174,16 @@ class _Wandb(Tracker):
         names = {**self.names, "tags": list(dict.fromkeys([*self.names["tags"], *(tag[:64] for tag in tags)]))}
         run = {**names, "config": dict(config), "dir": str(folder), "group": group, "job_type": job_type}
         run["name"] = name[:128]
+        before = before if isinstance(before, dict) and isinstance(before.get("id"), str) else None
+        if before:
+            run["group"] = group or before.get("group")
+            if before.get("mode") == self.mode == "online":
+                run |= {"id": before["id"], "resume": "allow"}
+            else:
+                run["config"] |= {"continues": before["id"]}
+                run["name"] = f"{name[:117]} (continued)"
+        elif self.mode == "offline" and run["group"] is None:
+            run["group"] = f"{folder.parent.name}/{folder.name}"  # where a second part would stand beside it
         if self.mode == "online" and not _Wandb.unreachable:
             try:
                 self._init(run, "online")
@@ -172,6 +195,13 @@ class _Wandb(Tracker):
             self._init(run, "offline")
         except Exception as error:
             self._give_up(error)
+
+    def memory(self) -> Any:
+        return {"stability": self.stability}
+
+    def remember(self, memory: Any) -> None:
+        if isinstance(memory, dict) and isinstance(memory.get("stability"), dict):
+            self.stability |= {key: [(int(a), float(b)) for a, b in line] for key, line in memory["stability"].items()}
 
     def append(self, record: Record) -> None:
         if self.run is None:
@@ -230,6 +260,7 @@ class _Wandb(Tracker):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         others = "create_new" if _Wandb.beside else "finish_previous"
         self.run = client.init(**run, mode=mode, reinit=others, settings=_settings(self.timeout))  # type: ignore[arg-type]
+        self.identity = {"id": self.run.id, "mode": mode, "group": self.run.group or None}
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
         for key, kinds in SUMMARIES.items():

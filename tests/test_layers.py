@@ -29,13 +29,15 @@ MAY_IMPORT = {
     "report": {"store", "console", "theory", "__init__"},
     "landscape": {"curvature", "linalg"},
     "config": {"optim", "problem", "runner"},
-    "job": {"config", "console", "landscape", "runner", "store", "report", "__init__"},
+    "job": {"checkpoint", "resume", "config", "console", "landscape", "runner", "store", "report", "__init__"},
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
     "launcher": {"config", "console", "job", "lockstep", "track"},
+    "checkpoint": set(),
+    "resume": {"checkpoint", "config", "ledger", "runner", "store"},
     "plugins": {"launcher"},
-    "__main__": {"config", "console", "job", "launcher", "plugins", "study"},
+    "__main__": {"config", "console", "job", "launcher", "plugins", "resume", "study"},
 }
 
 

@@ -4,6 +4,7 @@ A line is one write() to an append-only file, so that a killed run leaves whole 
 small files are replaced as a whole, so that a reader sees the old one or the new one.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from curvexp.errors import ConfigError
@@ -39,11 +41,16 @@ SUMMARY = (  # keys that every summary has, null where they have no meaning
     ),
     *("condition_number_start", "condition_number_positive_start", "versions"),
 )
+FILES = ("metrics.jsonl", "spectrum.jsonl")  # that grow by a line
+OF_AN_END = ("landscape.json", "traceback.txt")  # what only a run's end leaves
 ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")
 
 
 class RunFolder:
-    """A run's folder while the run lives: `start`, then `append` and `update`, then `finish`."""
+    """A run's folder while the run lives: `start` or `take_up`, then `append` and `update`, then `finish`.
+
+    While it lives it holds a lock on the folder, which the system takes back when the process dies.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -51,6 +58,7 @@ class RunFolder:
         self._metrics: int | None = None
         self._spectrum: int | None = None
         self._refused = False
+        self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
 
     def start(self, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
         """Makes the folder and writes config and summary, with status `running`.
@@ -58,10 +66,11 @@ class RunFolder:
         Raises:
             ConfigError: the folder cannot be written, holds a run already, or config has a value that JSON has no form for.
         """
-        plain = _plain(config, "")
+        plain = jsonable(config)
         self._refused = True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._hold()
             self._metrics = _open(self.path / "metrics.jsonl", os.O_EXCL)
             self.update(**{**summary, "status": "running"})
             _replace(self.path / "config.json", plain)
@@ -75,6 +84,60 @@ class RunFolder:
             raise ConfigError(
                 f"hydra.run.dir={self.path}: cannot be written ({error.strerror}). Choose another hydra.run.dir "
                 "(hydra.sweep.dir for a sweep)."
+            ) from error
+
+    def take_up(self, config: Mapping[str, Any]) -> None:
+        """Goes on in a folder that holds a run: its summary stays, with status `running`, and config takes the place of the recorded one.
+
+        Raises:
+            ConfigError: another process writes it, or it cannot be written.
+        """
+        plain = jsonable(config)
+        self._refused = True
+        try:
+            self._hold()
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                before = json.loads((self.path / "summary.json").read_bytes())
+                self.summary |= before if isinstance(before, dict) else {}
+            self.update(status="running", reason=None)
+            _replace(self.path / "config.json", plain)
+            self._metrics = _open(self.path / "metrics.jsonl", 0)
+            self._refused = False
+        except OSError as error:
+            raise ConfigError(
+                f"resume={self.path}: cannot be written ({error.strerror}). Make the folder writable, or copy it."
+            ) from error
+
+    def cut(self, sizes: Mapping[str, int]) -> None:
+        """Takes the records' files back to these sizes in bytes, those not named to nothing, and what only an end leaves away."""
+        for name in FILES:
+            path, size = self.path / name, sizes.get(name, 0)
+            if size == 0 and name != "metrics.jsonl":
+                path.unlink(missing_ok=True)
+            elif path.exists():
+                os.truncate(path, size)
+        for name in OF_AN_END:
+            (self.path / name).unlink(missing_ok=True)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the records' files, for `cut`."""
+        return {name: (self.path / name).stat().st_size for name in FILES if (self.path / name).exists()}
+
+    @property
+    def left(self) -> bool:
+        """Whether nothing is written."""
+        return self._refused
+
+    def leave(self) -> None:
+        """Nothing will be written: what is in the folder is another's, and stays as it is."""
+        self._refused = True
+
+    def _hold(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise ConfigError(
+                f"{self.path}: another process writes this run; expected a folder of its own, or that process to end first."
             ) from error
 
     def append(self, record: Record) -> None:
@@ -100,11 +163,11 @@ class RunFolder:
         Raises:
             OSError: it cannot be written.
         """
-        _replace(self.path / name, _plain(value, ""), indent=None)
+        _replace(self.path / name, jsonable(value), indent=None)
 
     def update(self, **fields: Any) -> None:
         """Sets these keys of the summary, and replaces the file as a whole."""
-        self.summary |= _plain(fields, "")
+        self.summary |= jsonable(fields)
         _replace(self.path / "summary.json", self.summary)
 
     def finish(self, *, status: str, **fields: Any) -> dict[str, Any]:
@@ -117,7 +180,7 @@ class RunFolder:
         if self._metrics is None and not self._refused:
             self.start({}, {})
         if self._refused:
-            self.summary |= {"status": status, **_plain(fields, "")}
+            self.summary |= {"status": status, **jsonable(fields)}
         else:
             self.update(status=status, **fields)
         for file in (self._metrics, self._spectrum):
@@ -125,6 +188,7 @@ class RunFolder:
                 os.close(file)
         self._metrics = self._spectrum = None
         self._refused = True
+        self._lock.release()
         return dict(self.summary)
 
 
@@ -134,7 +198,7 @@ def _open(path: Path, flags: int) -> int:
 
 def _append(file: int, line: dict[str, Any]) -> None:
     """One line in one write; a partial one (a full disk) is taken back, so that the next cannot run into it."""
-    data = (json.dumps(_plain(line, "")) + "\n").encode()
+    data = (json.dumps(jsonable(line)) + "\n").encode()
     written = os.write(file, data)
     if written != len(data):
         os.ftruncate(file, os.fstat(file).st_size - written)
@@ -154,7 +218,7 @@ def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
         raise
 
 
-def _plain(value: Any, key: str) -> Any:
+def jsonable(value: Any, key: str = "") -> Any:
     """The value in JSON's types: arrays as lists, paths as text.
 
     Raises:
@@ -163,9 +227,9 @@ def _plain(value: Any, key: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
+        return {str(name): jsonable(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{key}[{position}]") for position, item in enumerate(value)]
+        return [jsonable(item, f"{key}[{position}]") for position, item in enumerate(value)]
     if hasattr(value, "tolist"):
         array = np.asarray(value)
         if array.dtype.kind in "biuf" or array.dtype.name.startswith(("bfloat", "float")):

@@ -1,0 +1,296 @@
+"""Going on with a run from its folder: what is kept for it, what may be changed, and what a stranger's folder may not do."""
+
+import json
+import math
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from curvexp import checkpoint
+from curvexp import config as configs
+from curvexp.errors import ConfigError
+from curvexp.store import FILES
+
+ALLOWED = ("steps", "target", "track", "checkpoint")  # keys that a resumed run may change
+CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on; they are no part of a run's config
+TRUSTED = ("curvexp", "optax", "flax", "jax")  # packages whose functions a recorded config may name
+LARGEST = 2**24  # bytes of a config or summary that is still read
+ENDED = ("completed", "diverged", "failed", "skipped")  # what a sweep does not run again unless `retry` names it
+
+
+class Kept(NamedTuple):
+    """What a checkpoint gives back: the runner's snapshot, arrays that the job kept, and its plain facts."""
+
+    snapshot: Any
+    arrays: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def keep(run: Path, snapshot: Any, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, most: int) -> None:
+    """Writes a checkpoint of a runner's snapshot.
+
+    Args:
+        arrays, facts: what the job keeps besides. most: checkpoints that stay.
+
+    Raises:
+        TypeError: the probe's state is of no kind that can be kept. OSError, ValueError: it could not be written.
+    """
+    import jax
+    import numpy as np
+
+    state, blocks = snapshot.state, snapshot.losses[: snapshot.blocks]
+    rest = {
+        "opt_state": jax.tree.leaves(state.opt_state),
+        "step": state.step,
+        "loss": state.loss,
+        "gradient": state.gradient,
+        "order": jax.tree.leaves(state.order),
+        "key": jax.random.key_data(state.key),
+    }
+    tree = {
+        "params": state.params,
+        "state": rest,
+        "probe_state": snapshot.probe_state,
+        "past": snapshot.past._asdict(),
+        "losses": np.concatenate(blocks) if blocks else np.zeros(0),
+        "kept": dict(arrays),
+    }
+    first, hyper = float(snapshot.first), {name: float(value) for name, value in snapshot.hyper.items()}
+    facts = {**facts, "hyper": hyper, "first": first, "reached": snapshot.reached}
+    checkpoint.save(run, int(state.step), tree, facts, params=state.params, keep=most)
+
+
+def last(
+    run: Path, problem: Any, optimizer: Any, *, batch_size: int | None, note: Callable[[str], None] = print
+) -> Kept | None:
+    """The last checkpoint that is whole and whose records are there, or None; those after it are removed, and that is said.
+
+    Args:
+        note: is told, in a sentence, of every checkpoint that cannot be used.
+    """
+    for step in reversed(checkpoint.steps(run)):
+        try:
+            found = _restored(run, step, problem, optimizer, batch_size)
+        except checkpoint.Damaged as error:
+            note(f"the checkpoint of step {step} cannot be used, the one before it is taken: {error}")
+            continue
+        checkpoint.remove(run, after=step)
+        return found
+    checkpoint.remove(run)
+    return None
+
+
+def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: int | None) -> Kept:
+    import jax
+    import numpy as np
+
+    from curvexp.ledger import Past
+    from curvexp.runner import Snapshot, State, template
+
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    found = checkpoint.restore(run, step, params=shapes)
+    try:
+        facts, tree = found.facts, found.tree
+        for name in FILES:
+            size = facts["sizes"].get(name, 0)
+            if size and not _ends_a_line(run / name, size):
+                raise checkpoint.Damaged(f"{name} lacks records that it counts on")
+        hyper = {str(name): float(value) for name, value in facts["hyper"].items()}
+        wanted = template(problem, optimizer._replace(hyper=hyper), batch_size=batch_size)
+        rest = tree["state"]
+        key = jax.random.wrap_key_data(rest["key"])
+        state = State(
+            tree["params"],
+            _like(wanted.opt_state, rest["opt_state"]),
+            rest["step"],
+            rest["loss"],
+            rest["gradient"],
+            _like(wanted.order, rest["order"]),
+            key,
+        )
+        forms = [(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(state)]
+        if forms != [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(wanted)]:
+            raise checkpoint.Damaged("its arrays are not those of this problem and optimizer")
+        blocks = [np.asarray(tree["losses"], np.float64)] if len(tree["losses"]) else []
+        first, reached = float(facts["first"]), facts["reached"]
+        past = Past(**tree["past"])
+        snapshot = Snapshot(state, hyper, tree["probe_state"], past, blocks, len(blocks), first, reached)
+        return Kept(snapshot, tree["kept"], facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise checkpoint.Damaged(f"{type(error).__name__}: {error}") from error
+
+
+def _like(shapes: Any, leaves: Sequence[Any]) -> Any:
+    import jax
+
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _ends_a_line(path: Path, size: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(size - 1)
+            return file.read(1) == b"\n"
+    except OSError:
+        return False
+
+
+# ---- what a folder says -----------------------------------------------------------------------------------------------------------
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """The config that a run was recorded under.
+
+    Raises:
+        ConfigError: there is none that can be read.
+    """
+    found = _read(run / "config.json")
+    if found is None:
+        what = "a sweep; add -m" if (run / "multirun.yaml").exists() else "a run's folder, with its config.json"
+        raise ConfigError(
+            f"resume={run}: expected {'a run; this is ' if 'sweep' in what else ''}{what}. Change resume."
+        )
+    return found
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """What a run's summary says; empty where there is none that can be read."""
+    return _read(run / "summary.json") or {}
+
+
+def sweep_overrides(sweep: Path) -> list[str]:
+    """The overrides that a sweep was called with, those of Hydra itself aside: a stranger's launcher or callback is not started.
+
+    Raises:
+        ConfigError: there are none that can be read.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        path = sweep / "multirun.yaml"
+        if path.is_symlink() or path.stat().st_size > LARGEST:
+            raise ValueError("no plain file of a config's size")
+        task = OmegaConf.to_container(OmegaConf.load(path).hydra.overrides.task, resolve=False)
+        if not isinstance(task, list) or not all(isinstance(text, str) for text in task):
+            raise TypeError("its overrides are no texts")
+    except Exception as error:  # of YAML and OmegaConf
+        raise ConfigError(
+            f"resume={sweep}: expected a sweep's folder, with its multirun.yaml ({type(error).__name__}: {_line(error)}). "
+            "Change resume, or give the sweep's own overrides again."
+        ) from error
+    return [text for text in task if not text.lstrip("+~").startswith("hydra") and key_of(text) not in CONTROLS]
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets."""
+    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+
+
+def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
+    """Refuses a config that names a function outside of the trusted packages, before anything of it is imported or called.
+
+    Raises:
+        ConfigError: naming the function.
+    """
+    if isinstance(config, list):
+        for number, part in enumerate(config):
+            check_targets(part, trust, path=f"{path}.{number}")
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        here = f"{path}.{key}" if path else str(key)
+        if key == "_target_":
+            _check_target(here, value, (*TRUSTED, *trust))
+        else:
+            check_targets(value, trust, path=here)
+
+
+def _check_target(path: str, target: Any, trusted: Sequence[str]) -> None:
+    from hydra.utils import get_object
+
+    def refused(why: str) -> ConfigError:
+        package = str(target).split(".", 1)[0]
+        return ConfigError(
+            f"{path}={target}: {why}; a resumed run calls functions of {', '.join(trusted)} only. If you know what it does, add "
+            f"trust=[{package}]."
+        )
+
+    if not isinstance(target, str) or target.split(".", 1)[0] not in trusted:
+        raise refused("not a trusted package's")
+    try:
+        found = get_object(target)
+    except Exception:
+        return  # said by config's own check, in its words
+    home = getattr(found, "__module__", None) or type(found).__module__
+    if home.split(".", 1)[0] not in trusted and home.split(".", 1)[0] != "jaxlib":
+        raise refused(f"it leads to {home}")
+
+
+def check_same(config: Mapping[str, Any], run: Path) -> None:
+    """Refuses to go on in the folder of a run of another config.
+
+    Raises:
+        ConfigError: naming the first key that differs.
+    """
+    now, before = _leaves(experiment(config)), _leaves(experiment(recorded(run)))
+    for key in [*before, *now]:
+        if not _equal(now.get(key, _NONE), before.get(key, _NONE)):
+            raise ConfigError(
+                f"{key}={now.get(key, 'absent')}: the run in {run} was recorded with {before.get(key, 'absent')}; a resumed run may "
+                f"change {', '.join(ALLOWED)} only. Change {key}, or hydra.sweep.dir."
+            )
+
+
+def experiment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that a resumed run may not change."""
+    return {key: value for key, value in config.items() if key not in (*ALLOWED, *CONTROLS)}
+
+
+def still_to_do(config: Mapping[str, Any], run: Path, retry: Sequence[str]) -> str | None:
+    """None where the run in this folder has ended as it should; else `anew`, or `on` for one that goes on from its last checkpoint."""
+    found = summary(run)
+    status = found.get("status")
+    if status in retry:
+        return "anew"
+    if status == "completed" and found.get("reason") is None and isinstance(found.get("steps"), int):
+        return "on" if found["steps"] < config["steps"] else None
+    return None if status in ENDED else "on"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)
+
+
+_NONE = object()
+
+
+def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what has come to conf/config.yaml since it was recorded."""
+    return {**configs.defaults(), **config}
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
