@@ -23,12 +23,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from curvexp import console
+from curvexp import cluster, console
 from curvexp.errors import ConfigError
 
-EXTRAS = (  # extra of curvexp, plugin, what its launcher's target holds
-    ("parallel", "hydra_joblib_launcher", "ProcessLauncher"),
-    ("slurm", "hydra_submitit_launcher", "SlurmLauncher"),
+EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
+    ("parallel", "hydra_plugins.hydra_joblib_launcher", "ProcessLauncher"),
+    ("slurm", "hydra_plugins.hydra_submitit_launcher", "SlurmLauncher"),
+    ("ray", "ray", "RayLauncher"),
 )
 MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
 
@@ -109,8 +110,10 @@ def check(node: Any) -> None:
     """
     target = str(node.get("_target_"))
     for extra, package, name in EXTRAS:
-        if name in target and find_spec(f"hydra_plugins.{package}") is None:
+        if name in target and find_spec(package) is None:
             raise ConfigError(f"hydra.launcher._target_={target}: not installed. pip install 'curvexp[{extra}]'")
+    if "RayLauncher" in target:
+        cluster.check(node)
     most = node.get("max_batch")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ConfigError(

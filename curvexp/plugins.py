@@ -1,4 +1,4 @@
-"""What curvexp adds to Hydra: `hydra/launcher=vmap`, `hydra/launcher=joblib` on Hydra's own, and `hydra/sweeper=once`.
+"""What curvexp adds to Hydra: `hydra/launcher=vmap`, `ray`, `joblib` on Hydra's own, and `hydra/sweeper=once`.
 
 Hydra takes a plugin only where the name of its module begins with hydra_plugins; `register` hands it these under that name.
 """
@@ -14,7 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 Plugins.instance()  # executes the modules of Hydra's plugins anew: classes made of theirs before would have other parents
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
@@ -94,6 +94,45 @@ class ProcessLauncher(Launcher):
                     os.environ[name] = value
 
 
+class RayLauncher(Launcher):
+    """A sweep's jobs as tasks of a Ray cluster: see curvexp.cluster."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        max_retries: int = 2,
+        runtime_env: Any = None,
+    ) -> None:
+        from curvexp.cluster import Options
+
+        plain: Any = OmegaConf.to_container(runtime_env) if OmegaConf.is_config(runtime_env) else runtime_env
+        self.options = Options(address, num_cpus, num_gpus, max_retries, plain)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what Hydra gives."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the jobs; what each came to."""
+        from curvexp import cluster, console
+        from curvexp.errors import ConfigError
+
+        try:
+            return cluster.launch(
+                job_overrides,
+                initial_job_idx,
+                options=self.options,
+                config=self.config,
+                context=self.context,
+                task=self.task,
+            )
+        except ConfigError as error:
+            console.refuse(str(error))
+            sys.exit(2)
+
+
 def register() -> None:
     """Makes these known to Hydra in this process."""
     package, _, name = MODULE.partition(".")
@@ -104,6 +143,6 @@ def register() -> None:
         parent.__path__ = []
     sys.modules[MODULE] = sys.modules[__name__]
     setattr(parent, name, sys.modules[__name__])
-    for plugin in (VmapLauncher, ProcessLauncher, OnceSweeper):
+    for plugin in (VmapLauncher, ProcessLauncher, RayLauncher, OnceSweeper):
         plugin.__module__ = MODULE
         Plugins.instance().register(plugin)

@@ -201,6 +201,98 @@ def test_submitit_leaves_what_basic_leaves(here):
     _compared(here, "submitit_local")
 
 
+TINY = ["problem.dimension=8", "precision=float64", "steps=20", "probe=off", "seed=range(6)"]
+
+FORKS = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """A Ray cluster of two nodes of one CPU."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+@FORKS
+@pytest.mark.slow
+def test_ray_leaves_what_basic_leaves_on_both_nodes(here, nodes, capsys):
+    assert call("-m", *TINY, "hydra.sweep.dir=basic") == 0
+    capsys.readouterr()
+    typed = ["hydra.sweep.dir=ray", "hydra/launcher=ray", f"hydra.launcher.address='{nodes.address}'"]
+    assert call("-m", *TINY, *typed) == 0
+    shown = capsys.readouterr()
+    assert len({line.split()[1] for line in shown.err.splitlines() if line.startswith("  node ")}) == 2
+    assert (here / "ray/report.html").exists()
+    _compared(here, "ray")
+    assert not (here / "ray/.ray").exists()
+
+
+@FORKS
+@pytest.mark.slow
+@pytest.mark.parametrize("retries", [1, 0])
+def test_a_killed_worker_of_ray(here, nodes, retries, monkeypatch):
+    """Job 2 kills its process once, when it starts: it is started again, or recorded as failed; the others complete."""
+    mark = here / "killed"
+    (here / "mine").mkdir()
+    (here / "mine/killer.py").write_text(
+        "import os, pathlib, signal\n"
+        "from hydra.experimental.callback import Callback\n"
+        "class Kill(Callback):\n"
+        "    def on_job_start(self, config, **kwargs):\n"
+        f"        mark = pathlib.Path({str(mark)!r})\n"
+        "        if config.hydra.job.num == 2 and not mark.exists():\n"
+        "            mark.touch()\n"
+        "            pathlib.Path(config.hydra.runtime.output_dir, 'metrics.jsonl').touch()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = [str(ROOT), str(here / "mine")]
+    monkeypatch.syspath_prepend(path[1])
+    typed = ["hydra.sweep.dir=ray", "hydra/launcher=ray", f"hydra.launcher.address='{nodes.address}'"]
+    typed += [f"hydra.launcher.max_retries={retries}", "+hydra.callbacks.kill._target_=killer.Kill"]
+    typed += [f"hydra.launcher.runtime_env={{env_vars:{{PYTHONPATH:'{os.pathsep.join(path)}'}}}}"]
+    assert call("-m", *TINY, *typed) == (0 if retries else 1)
+    assert mark.exists()
+    ends = [json.loads((here / f"ray/{number}/summary.json").read_text()) for number in range(6)]
+    assert [end["status"] for end in ends] == ["completed", "completed", "completed" if retries else "failed"] + [
+        "completed"
+    ] * 3
+    if not retries:
+        assert "its worker died, 1 starts" in ends[2]["reason"]
+
+
+def test_a_shipped_folder_is_unpacked_below_itself_only(tmp_path):
+    import io
+    import zipfile
+
+    from curvexp import cluster
+
+    (tmp_path / "one/.hydra").mkdir(parents=True)
+    (tmp_path / "one/.hydra/config.yaml").write_text("a: 1")
+    cluster.unpack(cluster.pack(tmp_path / "one"), tmp_path / "two")
+    assert (tmp_path / "two/.hydra/config.yaml").read_text() == "a: 1"
+    for name in ("../out", "/out", "a/../../out"):
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr(name, "x")
+        with pytest.raises(ValueError, match="expected a file below it"):
+            cluster.unpack(made.getvalue(), tmp_path / "three")
+    assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize("typed", ["max_retries=-1", "num_cpus=-1", "max_retries=1.5"])
+def test_a_wrong_key_of_ray_is_refused(here, capsys, typed):
+    pytest.importorskip("ray")
+    assert call("-m", "seed=0,1", "hydra/launcher=ray", f"hydra.launcher.{typed}") == 2
+    assert f"hydra.launcher.{typed}: expected" in capsys.readouterr().err
+
+
 def command(arguments, cwd):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(

@@ -13,40 +13,55 @@ from curvexp import problem as problems
 from curvexp.errors import ConfigError
 from curvexp.problem.placement import spread
 
-EIGHT = """
+START = """
 import jax, numpy as np
 import jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
+import curvexp
 from curvexp import optim, preprocess, probe, runner
 from curvexp import problem as problems
 from curvexp.problem.placement import spread
 assert jax.device_count() == 8
 data = problems.data.gaussian(samples=160, features=5, classes=3)
 alone = problems.mlp(preprocess=preprocess.normalized(), dtype=jnp.float64, data=data, hidden=[6])
-both = {}
-for name, problem in {"one": alone, "eight": spread(alone, "all")}.items():
-    for batch_size in (None, 32):
-        records = list(runner.run(problem, optim.adam(lr=0.05), probe.top(k=2, every=10, dense_below=0), steps=20,
-                                  key=jax.random.key(0), batch_size=batch_size))
-        both[name, batch_size] = records
-assert len(spread(alone, 8).data.inputs.sharding.device_set) == 8
-last = both["eight", None][-1].state.params
-assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(last))
+eight = spread(alone, "all")
+assert len(eight.data.inputs.sharding.device_set) == 8
+
+def train(problem, rule, **settings):
+    return list(runner.run(problem, optim.adam(lr=0.05), rule, steps=20, key=jax.random.key(0), **settings))
+"""
+PRODUCTS = """
+params = alone.init(jax.random.key(0))
+v = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params)
+product = jax.jit(lambda op, v: op(v))
+one, other = (product(curvexp.hessian(runner.over_all_data(problem), params), v) for problem in (alone, eight))
+for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+one, other = (train(problem, probe.off(), batch_size=32, record_every=5) for problem in (alone, eight))
+assert len(one) == len(other) == 5
+for a, b in zip(one, other, strict=True):
+    np.testing.assert_allclose(b.scalars["loss"], a.scalars["loss"], rtol=1e-10)
+assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(other[-1].state.params))
+print("equal")
+"""
+PROBED = """
 for batch_size in (None, 32):
-    for one, eight in zip(both["one", batch_size], both["eight", batch_size], strict=True):
-        np.testing.assert_allclose(eight.scalars["loss"], one.scalars["loss"], rtol=1e-10)
+    rule = probe.top(k=2, every=10, dense_below=0)
+    for one, other in zip(*(train(problem, rule, batch_size=batch_size) for problem in (alone, eight)), strict=True):
+        np.testing.assert_allclose(other.scalars["loss"], one.scalars["loss"], rtol=1e-10)
         if one.reading is not None:
-            np.testing.assert_allclose(eight.reading.eigenvalues, one.reading.eigenvalues, rtol=1e-3, atol=1e-3)
-            np.testing.assert_allclose(eight.scalars["change_actual"], one.scalars["change_actual"], rtol=1e-6)
+            np.testing.assert_allclose(other.reading.eigenvalues, one.reading.eigenvalues, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(other.scalars["change_actual"], one.scalars["change_actual"], rtol=1e-6)
 print("equal")
 """
 
 
-def test_training_and_probe_over_eight_devices_are_those_of_one():
+@pytest.mark.parametrize("what", [PRODUCTS, pytest.param(PROBED, marks=pytest.mark.slow)], ids=["products", "probed"])
+def test_eight_devices_compute_what_one_does(what):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     root = Path(__file__).parents[2]
     found = subprocess.run(
-        [sys.executable, "-c", EIGHT],
+        [sys.executable, "-c", START + what],
         capture_output=True,
         text=True,
         timeout=240,

@@ -1,0 +1,285 @@
+"""A sweep's jobs on a Ray cluster: `hydra/launcher=ray`, a task a job.
+
+Where a worker sees the sweep's folder it writes there; where it does not, the job's folder comes home as a zip through the object store.
+A job whose worker dies is started again in an empty folder, and after `max_retries` starts more it is recorded as failed.
+"""
+
+import io
+import json
+import os
+import shutil
+import stat
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from curvexp import console
+from curvexp.errors import ConfigError
+from curvexp.store import RunFolder
+
+MOST_BYTES = 2**30  # of a job's folder that is shipped, before and after compression
+MARK = ".ray"  # a file in the sweep's folder, by which a worker tells that it sees the same folder
+
+
+class Options(NamedTuple):
+    """The keys of conf/hydra/launcher/ray.yaml."""
+
+    address: str | None
+    num_cpus: float
+    num_gpus: float
+    max_retries: int
+    runtime_env: dict[str, Any] | None
+
+
+class Home(NamedTuple):
+    """What a job came to, the node it ran on, and its folder as a zip where the worker does not see the sweep's folder."""
+
+    found: JobReturn
+    node: str
+    shipped: bytes | None
+
+
+def check(node: Any) -> None:
+    """Refuses wrong numbers under hydra.launcher.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for key, least, kind in (("num_cpus", 0, int | float), ("num_gpus", 0, int | float), ("max_retries", 0, int)):
+        value = node.get(key)
+        if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+            what = "an integer" if kind is int else "a number"
+            raise ConfigError(
+                f"hydra.launcher.{key}={value}: expected {what} of at least {least}. Change hydra.launcher.{key}."
+            )
+
+
+def launch(
+    batch: Sequence[Sequence[str]],
+    first: int,
+    *,
+    options: Options,
+    config: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
+) -> list[JobReturn]:
+    """Runs the jobs, the first of which has the number `first`; what each came to, in their order.
+
+    Raises:
+        KeyboardInterrupt: once the jobs are cancelled. ConfigError: no cluster answers at the address.
+    """
+    import ray
+
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    sweep = Path(str(config.hydra.sweep.dir)).absolute()
+    sweep.mkdir(parents=True, exist_ok=True)
+    token = uuid4().hex
+    (sweep / MARK).write_text(token, encoding="utf-8")
+    ours = not ray.is_initialized()
+    if ours:
+        _join(ray, options)
+    state = Singleton.get_state()
+    remote = ray.remote(_work).options(
+        num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_retries=0, runtime_env=options.runtime_env
+    )
+
+    def start(number: int) -> Any:
+        overrides = list(batch[number - first])
+        return remote.remote(number, overrides, config, context, task, state, str(sweep), token)
+
+    tries = dict.fromkeys(range(first, first + len(batch)), 0)
+    found: dict[int, JobReturn] = {}
+    going: dict[Any, int] = {}
+    try:
+        going = {start(number): number for number in tries}
+        while going:
+            (done,), _ = ray.wait(list(going), num_returns=1)
+            number = going.pop(done)
+            job = _Composed(batch[number - first], number, config, context, str(sweep))
+            try:
+                home = ray.get(done)
+            except (
+                ray.exceptions.WorkerCrashedError,
+                ray.exceptions.NodeDiedError,
+                ray.exceptions.OutOfMemoryError,
+            ) as error:
+                shutil.rmtree(job.folder, ignore_errors=True)
+                if tries[number] < options.max_retries:
+                    tries[number] += 1
+                    console.err().print(f"#{number} its worker died; start {tries[number] + 1}")
+                    going[start(number)] = number
+                    continue
+                found[number] = job.lost(f"{type(error).__name__}: its worker died, {tries[number] + 1} starts")
+            except ray.exceptions.RayError as error:
+                reason = (str(error).strip().splitlines() or [""])[-1]
+                found[number] = job.lost(f"{type(error).__name__}: {reason}")
+            else:
+                if home.shipped is not None:
+                    try:
+                        unpack(home.shipped, job.folder)
+                    except ValueError as error:
+                        home = home._replace(found=job.lost(str(error)))
+                found[number] = home.found
+                job.show(home.node)
+    except KeyboardInterrupt:
+        for reference in going:
+            ray.cancel(reference, force=False)
+        if going:
+            ray.wait(list(going), num_returns=len(going), timeout=10)
+        raise
+    finally:
+        (sweep / MARK).unlink(missing_ok=True)
+        if ours:
+            ray.shutdown()
+    return [found[number] for number in tries]
+
+
+def pack(folder: Path) -> bytes:
+    """A folder's files as a zip.
+
+    Raises:
+        ValueError: they take more than MOST_BYTES.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    size = sum(path.stat().st_size for path in files)
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"{folder}: {size} bytes, more than the {MOST_BYTES} that are shipped; share the sweep's folder"
+        )
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            archive.write(path, path.relative_to(folder).as_posix())
+    return made.getvalue()
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Writes a zip's files under the folder.
+
+    Raises:
+        ValueError: a name leads out of the folder, an entry is a link, or it takes more than MOST_BYTES; nothing is then written.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            name = PurePosixPath(entry.filename)
+            if (
+                name.is_absolute()
+                or ".." in name.parts
+                or "\\" in entry.filename
+                or stat.S_ISLNK(entry.external_attr >> 16)
+            ):
+                raise ValueError(f"{entry.filename!r} in a shipped folder: expected a file below it")
+        if sum(entry.file_size for entry in entries) > MOST_BYTES:
+            raise ValueError(f"a shipped folder of more than {MOST_BYTES} bytes; share the sweep's folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        archive.extractall(folder)
+
+
+def _join(ray: Any, options: Options) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="os.fork", category=RuntimeWarning
+            )  # JAX's; Ray's child executes at once
+            ray.init(address=options.address or "local", log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"hydra.launcher.address={options.address}: no cluster ({error}). Expected null, auto or host:port. "
+            "Change hydra.launcher.address."
+        ) from error
+
+
+def _work(
+    number: int,
+    overrides: list[str],
+    config: DictConfig,
+    context: HydraContext,
+    task: Callable[..., Any],
+    state: dict[Any, Any],
+    sweep: str,
+    token: str,
+) -> Home:
+    """One job, on a worker."""
+    import ray
+
+    from curvexp import plugins
+
+    os.environ["TTY_COMPATIBLE"] = "0"  # to Rich no terminal: a line a job
+    plugins.register()
+    setup_globals()
+    Singleton.set_state(state)
+    mark = Path(sweep) / MARK
+    seen = mark.is_file() and mark.read_text(encoding="utf-8") == token
+    with tempfile.TemporaryDirectory(prefix="curvexp-") as own:
+        job = _Composed(overrides, number, config, context, sweep if seen else own)
+        HydraConfig.instance().set_config(job.composed)
+        found = run_job(
+            hydra_context=context,
+            task_function=task,
+            config=job.composed,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        node = ray.get_runtime_context().get_node_id()
+        return Home(found, node, None if seen else pack(job.folder))
+
+
+class _Composed:
+    """A job's config, and where its folder is."""
+
+    def __init__(
+        self, overrides: Sequence[str], number: int, config: DictConfig, context: HydraContext, sweep: str
+    ) -> None:
+        self.overrides, self.number = list(overrides), number
+        self.composed = context.config_loader.load_sweep_config(config, self.overrides)
+        with open_dict(self.composed):
+            self.composed.hydra.job.id = f"{self.composed.hydra.job.name}_{number}"
+            self.composed.hydra.job.num = number
+            self.composed.hydra.sweep.dir = sweep
+
+    @property
+    def folder(self) -> Path:
+        hydra = self.composed.hydra
+        return Path(str(hydra.sweep.dir)).absolute() / str(hydra.sweep.subdir)
+
+    @property
+    def title(self) -> str:
+        return f"#{self.number} {self.composed.hydra.job.override_dirname}"
+
+    def show(self, node: str) -> None:
+        """A line on how the job ended, and on which node."""
+        try:
+            summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        console.err().print(console.line(self.title, summary))
+        console.err().print(f"  node {node[:12]}")
+
+    def lost(self, reason: str) -> JobReturn:
+        """Records the job as failed, in its folder and on the screen."""
+        from curvexp import config as configs
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        ours = OmegaConf.masked_copy(self.composed, [str(key) for key in self.composed if key != "hydra"])
+        choices = self.composed.hydra.runtime.choices
+        store = RunFolder(self.folder)
+        names = {group: str(choices.get(group)) for group in ("problem", "preprocess", "optim", "probe")}
+        plain = configs.plain(ours)
+        store.start(plain, {**names, "seed": plain.get("seed")})
+        summary = store.finish(status="failed", reason=reason)
+        console.err().print(console.line(self.title, summary))
+        found = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+        found.return_value = float("nan")
+        return found
