@@ -156,9 +156,8 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
     own = {key for key in values if key.split(".")[0] not in (*resume.ALLOWED, *resume.CONTROLS, "hydra")}
     own = {key for key in own if not key.startswith("hydra/")}
     before = [] if own else [o for o in resume.sweep_overrides(folder) if resume.key_of(o) not in values]
-    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
-    rest = [f"resume={quoted}" if resume.key_of(o) == "resume" else o for o in rest]
-    return [*before, *rest, *retry, f"hydra.sweep.dir={quoted}"]
+    rest = [f"resume={resume.quoted(folder)}" if resume.key_of(o) == "resume" else o for o in rest]
+    return [*before, *rest, *retry, f"hydra.sweep.dir={resume.quoted(folder)}"]
 
 
 def _existing(folder: Any) -> Path:

@@ -1,13 +1,13 @@
 """A sweep's jobs on a Ray cluster: `hydra/launcher=ray`, a task a job.
 
 Where a worker sees the sweep's folder it writes there; where it does not, the job's folder comes home as a zip through the object store.
-A job whose worker dies is started again in an empty folder, and after `max_retries` starts more it is recorded as failed.
+A job whose worker dies goes on from its last checkpoint, or from the start, on another; after `max_retries` starts more it is recorded as
+failed.
 """
 
 import io
 import json
 import os
-import shutil
 import stat
 import tempfile
 import warnings
@@ -23,8 +23,9 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from curvexp import console
+from curvexp import console, resume
 from curvexp.errors import ConfigError
+from curvexp.resume import quoted
 from curvexp.store import RunFolder
 
 MOST_BYTES = 2**30  # of a job's folder that is shipped, before and after compression
@@ -96,6 +97,8 @@ def launch(
 
     def start(number: int) -> Any:
         overrides = list(batch[number - first])
+        if tries[number]:  # what the dead worker recorded is gone on with
+            overrides.append(f"resume={quoted(sweep)}")
         return remote.remote(number, overrides, config, context, task, state, str(sweep), token)
 
     tries = dict.fromkeys(range(first, first + len(batch)), 0)
@@ -114,7 +117,6 @@ def launch(
                 ray.exceptions.NodeDiedError,
                 ray.exceptions.OutOfMemoryError,
             ) as error:
-                shutil.rmtree(job.folder, ignore_errors=True)
                 if tries[number] < options.max_retries:
                     tries[number] += 1
                     console.err().print(f"#{number} its worker died; start {tries[number] + 1}")
@@ -271,13 +273,15 @@ class _Composed:
         """Records the job as failed, in its folder and on the screen."""
         from curvexp import config as configs
 
-        shutil.rmtree(self.folder, ignore_errors=True)
         ours = OmegaConf.masked_copy(self.composed, [str(key) for key in self.composed if key != "hydra"])
         choices = self.composed.hydra.runtime.choices
         store = RunFolder(self.folder)
         names = {group: str(choices.get(group)) for group in ("problem", "preprocess", "optim", "probe")}
-        plain = configs.plain(ours)
-        store.start(plain, {**names, "seed": plain.get("seed")})
+        plain = {key: value for key, value in configs.plain(ours).items() if key not in resume.CONTROLS}
+        if (self.folder / "metrics.jsonl").exists():  # what it recorded stays
+            store.take_up(plain)
+        else:
+            store.start(plain, {**names, "seed": plain.get("seed")})
         summary = store.finish(status="failed", reason=reason)
         console.err().print(console.line(self.title, summary))
         found = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from curvexp import __version__, checkpoint, console, resume
+from curvexp import __version__, console, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.store import SUMMARY, RunFolder, jsonable
@@ -181,6 +181,8 @@ def _taken_up(
     """The checkpoint that the run goes on from, its files cut to what it counts on; None: it begins again."""
     folder, kept = store.path, None
     if anew:
+        from curvexp import checkpoint
+
         checkpoint.remove(folder)
     else:
         kept = resume.last(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvexp import checkpoint
 from curvexp import config as configs
 from curvexp.errors import ConfigError
 from curvexp.store import FILES
@@ -39,6 +38,8 @@ def keep(run: Path, snapshot: Any, arrays: Mapping[str, Any], facts: Mapping[str
     import jax
     import numpy as np
 
+    from curvexp import checkpoint
+
     state, blocks = snapshot.state, snapshot.losses[: snapshot.blocks]
     rest = {
         "opt_state": jax.tree.leaves(state.opt_state),
@@ -69,6 +70,8 @@ def last(
     Args:
         note: is told, in a sentence, of every checkpoint that cannot be used.
     """
+    from curvexp import checkpoint
+
     for step in reversed(checkpoint.steps(run)):
         try:
             found = _restored(run, step, problem, optimizer, batch_size)
@@ -85,6 +88,7 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
     import jax
     import numpy as np
 
+    from curvexp import checkpoint
     from curvexp.ledger import Past
     from curvexp.runner import Snapshot, State, template
 
@@ -180,6 +184,11 @@ def sweep_overrides(sweep: Path) -> list[str]:
             "Change resume, or give the sweep's own overrides again."
         ) from error
     return [text for text in task if not text.lstrip("+~").startswith("hydra") and key_of(text) not in CONTROLS]
+
+
+def quoted(path: Path) -> str:
+    """A path as the value of an override."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def key_of(override: str) -> str:

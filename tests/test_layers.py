@@ -33,10 +33,11 @@ MAY_IMPORT = {
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
-    "launcher": {"config", "console", "job", "lockstep", "track"},
+    "launcher": {"cluster", "config", "console", "job", "lockstep", "track"},
+    "cluster": {"config", "console", "resume", "store"},
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "runner", "store"},
-    "plugins": {"launcher"},
+    "plugins": {"cluster", "console", "launcher"},
     "__main__": {"config", "console", "job", "launcher", "plugins", "resume", "study"},
 }
 

@@ -98,7 +98,7 @@ def test_the_files_hold_what_the_design_says(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary)[: len(SUMMARY)] == list(SUMMARY)
     assert summary["loss"] is None
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "metrics.jsonl", "spectrum.jsonl", "summary.json"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "config.json", "metrics.jsonl", "spectrum.jsonl", "summary.json"]
 
 
 def test_without_a_reading_there_is_no_spectrum_file(tmp_path):
@@ -143,7 +143,7 @@ def test_a_summary_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         folder.update(loss=1.0)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "running"
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "metrics.jsonl", "summary.json"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "config.json", "metrics.jsonl", "summary.json"]
 
 
 KILLED = """
