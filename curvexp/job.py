@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from curvexp import __version__, console, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.store import SUMMARY, RunFolder, jsonable
+from curvexp.store import SUMMARY, RecordError, RunFolder, jsonable
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
@@ -147,19 +147,33 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
         ReportAtEnd.refused += store.left
     except KeyboardInterrupt as error:
         status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
+    except RecordError as error:
+        status, tail["reason"] = "failed", _unwritten(folder, error)
     except Exception as error:
         with contextlib.suppress(OSError):  # a full disk
             (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     finally:
+        _going[:] = [keeper for keeper in _going if keeper.store is not store]
         if display:
             display.close()
-    summary = store.finish(status=status, seconds=round(time.perf_counter() - begun, 3), **tail)
+    tail |= {"status": status, "seconds": round(time.perf_counter() - begun, 3)}
+    try:
+        summary = store.finish(**tail)
+    except OSError as error:  # the disk is full or gone: what was recorded before stays
+        store.leave()
+        summary = store.finish(
+            **{**tail, "status": "failed", "reason": tail.get("reason") or _unwritten(folder, error)}
+        )
     if experiment:
         if experiment.tracker.address:
             experiment.tracker.show(_figures(folder))
         experiment.tracker.finish(summary=summary, status=status)
     return summary
+
+
+def _unwritten(folder: Path, error: OSError) -> str:
+    return f"{folder} cannot be written: {error.strerror or error}. What was recorded before is whole; make room, then resume={folder}"
 
 
 def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: RunFolder) -> str:
@@ -228,6 +242,7 @@ def _train(
         figures |= kept.facts["figures"]
         keeper.take_up(kept)
         settings["resume"] = kept.snapshot
+    _going.append(keeper)
     for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **settings):
         record = record._replace(seconds=round(time.perf_counter() - begun, 6))
         store.append(record)
@@ -251,6 +266,15 @@ def _train(
     return status
 
 
+_going: "list[_Keeper]" = []  # of the runs that go on in this process
+
+
+def keep_now() -> None:
+    """Makes a checkpoint of every run that goes on in this process, as of its last record; may be called by a signal's handler."""
+    for keeper in list(_going):
+        keeper.keep()
+
+
 class _Keeper:
     """Makes checkpoints when they are due."""
 
@@ -258,6 +282,8 @@ class _Keeper:
         self.every, self.seconds, self.most = config["every"], config["seconds"], config["keep"]
         self.store, self.display, self.way, self.tracker = store, display, way, tracker
         self.step, self.made, self.time, self.failed = 0, False, time.monotonic(), False
+        self.last: tuple[Any, dict[str, Any]] | None = None  # record and facts of what can be kept at any moment
+        self.busy = False
 
     def take_up(self, kept: resume.Kept) -> None:
         """Stands where the checkpoint was made."""
@@ -272,17 +298,21 @@ class _Keeper:
         by_steps = self.every is not None and record.step // self.every > self.step // self.every
         by_time = self.seconds is not None and time.monotonic() - self.time >= self.seconds
         end = record.outcome is not None and record.outcome.status == "completed" and (self.made or bool(self.every))
-        if record.step == self.step or not (by_steps or by_time or end or (now and not record.outcome)):
+        facts = {"sizes": self.store.sizes(), "seconds": record.seconds, "figures": dict(figures)}
+        self.last = (record, {**facts, "way": len(self.way.steps)})
+        if by_steps or by_time or end or (now and not record.outcome):
+            self.keep()
+
+    def keep(self) -> None:
+        """Makes a checkpoint after the last record; one that fails is said once."""
+        if self.last is None or self.busy or self.last[0].step == self.step:
             return
-        facts = {
-            "sizes": self.store.sizes(),
-            "seconds": record.seconds,
-            "figures": jsonable(figures),
-            "way": self.way.steps,
-            "tracker": self.tracker.memory(),
-        }
+        self.busy, (record, facts) = True, self.last
+        way = facts["way"]
+        facts = {**facts, "figures": jsonable(facts["figures"]), "tracker": self.tracker.memory()}
+        facts["way"], points = self.way.steps[:way], self.way.points[:way]
         try:
-            resume.keep(self.store.path, record.snapshot, {"points": self.way.points}, facts, most=self.most)
+            resume.keep(self.store.path, record.snapshot, {"points": points}, facts, most=self.most)
             self.step, self.made = record.step, True
         except Exception as error:  # the run is worth more than its checkpoint
             if not self.failed:
@@ -291,7 +321,7 @@ class _Keeper:
                     f"no checkpoint at step {record.step}, the run goes on: {type(error).__name__}: {first}"
                 )
             self.failed = True
-        self.time = time.monotonic()
+        self.busy, self.time = False, time.monotonic()
 
 
 class _Way:

@@ -28,7 +28,7 @@ from curvexp.errors import ConfigError
 
 EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
     ("parallel", "hydra_plugins.hydra_joblib_launcher", "ProcessLauncher"),
-    ("slurm", "hydra_plugins.hydra_submitit_launcher", "SlurmLauncher"),
+    ("slurm", "hydra_plugins.hydra_submitit_launcher", "ArrayLauncher"),
     ("ray", "ray", "RayLauncher"),
 )
 MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
@@ -141,6 +141,7 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
     """Jobs that are composed together, in step; {number: what it came to}."""
     from curvexp import lockstep, track
     from curvexp.job import Signals, execute
+    from curvexp.linalg.host import free_memory
 
     group = _Group(jobs[0], config, context)
     before = HydraConfig.instance().cfg
@@ -155,7 +156,7 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
         return execute(group.ours, signals=signals, display=displays.one)
 
     with Signals() as signals, track.together(), displays:
-        results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=lockstep.free_memory())
+        results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=free_memory() / 2)
     HydraConfig.instance().cfg = before
     stopped = None
     for job, result in zip(jobs, results, strict=True):

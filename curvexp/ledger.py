@@ -389,7 +389,7 @@ def _project(
         found = {name: vector / roots for name, vector in found.items()}
         if offset is not None:
             found["offset"] = _flat(offset) * roots
-        with threads(len(eigenvectors)):
+        with threads(len(eigenvectors)), np.errstate(invalid="ignore", over="ignore"):
             components = {name: eigenvectors.T @ vector for name, vector in found.items()}
         return components, {name: float(np.linalg.norm(vector)) for name, vector in found.items()}
     made, norms = jax.device_get(_projected(eigenvectors, vectors, offset, divisor))

@@ -354,16 +354,3 @@ def _part(leaves: list[Any], axes: tuple[int | None, ...], begin: int, end: int)
 def _taken(leaves: list[Any], axes: tuple[int | None, ...], rows: list[int]) -> list[Any]:
     chosen = np.array(rows)
     return [leaf if axis is None else leaf[chosen] for leaf, axis in zip(leaves, axes, strict=True)]
-
-
-def free_memory() -> float:
-    """Bytes that programs may take on the default device: half of what it has, on a CPU half of what is free."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] / 2
-    try:
-        with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-        return free * 1024 / 2
-    except (OSError, StopIteration):
-        return math.inf

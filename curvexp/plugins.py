@@ -1,25 +1,25 @@
 """What curvexp adds to Hydra: `hydra/launcher=vmap`, `ray`, `joblib` on Hydra's own, and `hydra/sweeper=once`.
 
-Hydra takes a plugin only where the name of its module begins with hydra_plugins; `register` hands it these under that name.
+Hydra takes a plugin only by a name that begins with hydra_plugins; `register` hands it these under such names.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 Plugins.instance()  # executes the modules of Hydra's plugins anew: classes made of theirs before would have other parents
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
-MODULE = "hydra_plugins.curvexp"  # as conf/hydra has it
+PACKAGE = "hydra_plugins.curvexp"  # as conf/hydra has it
 
 
 class VmapLauncher(Launcher):
@@ -133,16 +133,38 @@ class RayLauncher(Launcher):
             sys.exit(2)
 
 
+try:
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLauncher, SlurmLauncher
+except ImportError:  # the extra `slurm` is not installed
+    _QUEUES: tuple[type[Launcher], ...] = ()
+else:
+
+    class _Preempted:
+        """A job that submitit tells of its preemption keeps a checkpoint, and goes on from it when it is queued again."""
+
+        def checkpoint(self, overrides: list[str], *args: Any) -> Any:
+            """The job as it is queued again."""
+            from curvexp import job
+            from curvexp.resume import key_of, quoted
+
+            job.keep_now()
+            sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
+            again = [text for text in overrides if key_of(text) != "resume"]
+            return super().checkpoint([*again, f"resume={quoted(sweep)}"], *args)  # type: ignore[misc]
+
+    class ArrayLauncher(_Preempted, SlurmLauncher):
+        """Hydra's Slurm launcher, whose preempted jobs go on where they were."""
+
+    class LocalArrayLauncher(_Preempted, LocalLauncher):
+        """The same through processes of this machine."""
+
+    _QUEUES = (ArrayLauncher, LocalArrayLauncher)
+
+
 def register() -> None:
     """Makes these known to Hydra in this process."""
-    package, _, name = MODULE.partition(".")
-    try:
-        parent = importlib.import_module(package)
-    except ImportError:  # no other plugin is installed
-        parent = sys.modules[package] = ModuleType(package)
-        parent.__path__ = []
-    sys.modules[MODULE] = sys.modules[__name__]
-    setattr(parent, name, sys.modules[__name__])
-    for plugin in (VmapLauncher, ProcessLauncher, RayLauncher, OnceSweeper):
-        plugin.__module__ = MODULE
-        Plugins.instance().register(plugin)
+    known = Plugins.instance()
+    plugins: tuple[type[Plugin], ...] = (VmapLauncher, ProcessLauncher, RayLauncher, OnceSweeper, *_QUEUES)
+    for plugin in plugins:
+        known.register(plugin)
+        known.class_name_to_class[f"{PACKAGE}.{plugin.__name__}"] = plugin

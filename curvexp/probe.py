@@ -19,7 +19,8 @@ from curvexp import theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
-from curvexp.linalg.host import threads
+from curvexp.linalg.eigenpairs import basis_size
+from curvexp.linalg.host import free_memory, threads
 from curvexp.lockstep import program
 from curvexp.record import Reading
 
@@ -75,6 +76,9 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> P
                 f"probe.limit={limit}: probe=exact would need the dense Hessian of {size} parameters, "
                 f"{3 * 8 * size**2 / 2**30:.1f} GiB. Choose probe=top, or raise probe.limit."
             )
+        _check_memory(
+            "probe.limit", limit, f"the dense Hessian of {size} parameters", 3 * 8 * size**2, "Choose probe=top."
+        )
         _check_data(problem, None, chunk)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
@@ -121,6 +125,8 @@ def top(
     def check(size: int, problem: Any) -> None:
         _check_pairs(k, size)
         _check_data(problem, samples, chunk)
+        if size > max(dense_below, ends * pairs):
+            _check_basis(ends * pairs, size, 8 if jax.config.values["jax_enable_x64"] else 4)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         size = _size(params)
@@ -164,6 +170,7 @@ def density(
                 f"probe.k={k}: {2 * pairs} eigenvalues of {size} leave nothing for a density. Lower probe.k, or choose probe=exact."
             )
         _check_data(problem, None, chunk)
+        _check_basis(2 * pairs, size, 8 if jax.config.values["jax_enable_x64"] else 4)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         op = _hessian(loss, params, chunk)
@@ -359,7 +366,7 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
         return Reading(
             empty, empty, None, complete=True, scalars={"lambda_max": math.nan, "lambda_min": math.nan}, extra={}
         )
-    with threads(len(computed)):
+    with threads(len(computed)), np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
         values, vectors = scipy.linalg.eigh((computed + computed.T) / 2)
         residuals = np.linalg.norm(computed @ vectors - vectors * values, axis=0)
         overlaps = (vectors.T @ gradient) ** 2
@@ -404,6 +411,21 @@ def _check_pairs(k: int | None, size: int) -> None:
     if k is not None and k > size:
         raise ConfigError(
             f"probe.k={k}: expected 1 <= k <= {size}, the number of parameters. Lower probe.k, or choose probe=exact."
+        )
+
+
+def _check_basis(pairs: int, size: int, itemsize: int) -> None:
+    """Refuses a Krylov basis, held twice at a restart, that the memory has no place for."""
+    rows = min(size, basis_size(pairs, size))
+    what = f"a Krylov basis of {rows} vectors of {size} parameters, twice at a restart,"
+    _check_memory("probe.k", pairs, what, 2 * rows * size * itemsize, "Lower probe.k, or choose probe=off.")
+
+
+def _check_memory(key: str, value: int, what: str, need: float, mend: str) -> None:
+    free = free_memory()
+    if need > free:
+        raise ConfigError(
+            f"{key}={value}: {what} needs {need / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free. {mend}"
         )
 
 

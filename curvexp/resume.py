@@ -58,7 +58,8 @@ def keep(run: Path, snapshot: Any, arrays: Mapping[str, Any], facts: Mapping[str
         "kept": dict(arrays),
     }
     first, hyper = float(snapshot.first), {name: float(value) for name, value in snapshot.hyper.items()}
-    facts = {**facts, "hyper": hyper, "first": first, "reached": snapshot.reached}
+    reached = None if snapshot.reached is None else int(snapshot.reached)
+    facts = {**facts, "hyper": hyper, "first": first, "reached": reached}
     checkpoint.save(run, int(state.step), tree, facts, params=state.params, keep=most)
 
 

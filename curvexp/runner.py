@@ -178,7 +178,7 @@ def run(
         if keeps:
             losses.append(block)
         if reached is None and (block <= limits.target).any():
-            reached = done + (made if minibatch else 1 + int((block <= limits.target).argmax()))
+            reached = done + (int(made) if minibatch else 1 + int((block <= limits.target).argmax()))
         done += int(made)
         ended = verdict(loss, limits, step=done, stop_at_target=stop_at_target)
         if ended is None and not math.isfinite(seen["batch_loss"]):

@@ -33,11 +33,11 @@ MAY_IMPORT = {
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
-    "launcher": {"cluster", "config", "console", "job", "lockstep", "track"},
-    "cluster": {"config", "console", "resume", "store"},
+    "launcher": {"cluster", "config", "console", "job", "linalg", "lockstep", "track"},
+    "cluster": {"config", "console", "plugins", "resume", "store"},
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "runner", "store"},
-    "plugins": {"cluster", "console", "launcher"},
+    "plugins": {"cluster", "console", "job", "launcher", "resume"},
     "__main__": {"config", "console", "job", "launcher", "plugins", "resume", "study"},
 }
 

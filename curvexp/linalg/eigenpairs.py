@@ -123,7 +123,7 @@ def eigsh(
     if which not in ("LA", "SA", "LM", "BE"):
         raise ValueError(f"which={which!r}: expected LA, SA, LM or BE.")
     least = min(n, 2 * k + 4)
-    size = min(n, 2 * k + (38 if n <= krylov.LARGE else 22) if basis is None else basis)
+    size = min(n, basis_size(k, n) if basis is None else basis)
     _whole("basis", size, least, n, "min(2k + 4, n) and n")
     if not (isinstance(tol, float | int) and 0 <= tol < 1):
         raise ValueError(f"tol={tol!r}: expected 0 <= tol < 1, a residual relative to the largest |eigenvalue|.")
@@ -159,6 +159,11 @@ def eigsh(
                 stacklevel=2,
             )
     return result
+
+
+def basis_size(k: int, n: int) -> int:
+    """Vectors that `eigsh` holds by default for k eigenpairs of n; no more than n of them are needed."""
+    return 2 * k + (38 if n <= krylov.LARGE else 22)
 
 
 def eigsh_above(

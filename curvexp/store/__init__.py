@@ -11,13 +11,14 @@ Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX 
 """
 
 from curvexp.store.detail import load_densities, load_planes
-from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RunFolder, jsonable
+from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable
 from curvexp.store.runs import Runs, load_ledger, load_runs
 
 __all__ = [
     "ENDINGS",
     "FILES",
     "SUMMARY",
+    "RecordError",
     "RunFolder",
     "Runs",
     "jsonable",

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ SUMMARY = (  # keys that every summary has, null where they have no meaning
 FILES = ("metrics.jsonl", "spectrum.jsonl")  # that grow by a line
 OF_AN_END = ("landscape.json", "traceback.txt")  # what only a run's end leaves
 ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")
+
+
+class RecordError(OSError):
+    """A record or the summary could not be written: a full disk, a folder turned read-only."""
 
 
 class RunFolder:
@@ -144,7 +148,7 @@ class RunFolder:
         """Writes a record; on return it survives the death of this process.
 
         Raises:
-            OSError: it could not be written as a whole; the files then end with the record before.
+            RecordError: it could not be written as a whole; the files then end with the record before.
         """
         assert self._metrics is not None, "append() comes after start()"
         reading = record.reading
@@ -153,7 +157,8 @@ class RunFolder:
             if reading.gradient_overlaps is not None:
                 line["gradient_overlaps"] = reading.gradient_overlaps
             if self._spectrum is None:
-                self._spectrum = _open(self.path / "spectrum.jsonl", 0)
+                with _recording():
+                    self._spectrum = _open(self.path / "spectrum.jsonl", 0)
             _append(self._spectrum, {**line, "complete": reading.complete, **reading.extra})
         _append(self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
 
@@ -168,7 +173,8 @@ class RunFolder:
     def update(self, **fields: Any) -> None:
         """Sets these keys of the summary, and replaces the file as a whole."""
         self.summary |= jsonable(fields)
-        _replace(self.path / "summary.json", self.summary)
+        with _recording():
+            _replace(self.path / "summary.json", self.summary)
 
     def finish(self, *, status: str, **fields: Any) -> dict[str, Any]:
         """The summary as it was written for good: with this status, one of ENDINGS, and these keys.
@@ -199,10 +205,19 @@ def _open(path: Path, flags: int) -> int:
 def _append(file: int, line: dict[str, Any]) -> None:
     """One line in one write; a partial one (a full disk) is taken back, so that the next cannot run into it."""
     data = (json.dumps(jsonable(line)) + "\n").encode()
-    written = os.write(file, data)
-    if written != len(data):
-        os.ftruncate(file, os.fstat(file).st_size - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with _recording():
+        written = os.write(file, data)
+        if written != len(data):
+            os.ftruncate(file, os.fstat(file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(error.errno, error.strerror, error.filename) from error
 
 
 def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
