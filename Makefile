@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint picture bench pins clean
+.PHONY: run test test-slow faults lint picture bench pins clean
 
 run: .venv/.ready
 	$(BIN)/python -m curvexp problem=mlp optim=momentum
@@ -12,6 +12,10 @@ test: lint
 
 test-slow: .venv/.ready
 	$(BIN)/python -m pytest -q -m slow
+
+# Faults injected for real: kills, full and read-only disks. As root those of disks too, which mount a file system in memory.
+faults: .venv/.ready
+	$(BIN)/python -m pytest -q -s -m 'slow or not slow' tests/faults tests/test_resume.py
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
