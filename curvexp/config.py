@@ -220,7 +220,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 @functools.cache
-@functools.cache
 def _top_level() -> tuple[str, ...]:
     return tuple(defaults())
 

@@ -40,11 +40,22 @@ def test_commands_run(command, here, monkeypatch):
     monkeypatch.syspath_prepend(str(here))
     words = [word for word in shlex.split(command)[3:] if not word.startswith("seed=")]
     monkeypatch.setattr(sys, "argv", ["curvexp"])
+    if "resume=" in command:
+        _interrupted(here / next(word for word in words if word.startswith("resume=")).removeprefix("resume="), words)
     with pytest.raises(SystemExit) if "-m" in words else _nothing():
-        main([*words, "steps=30", "probe=off"])
+        main([*words, "steps=30", *(["probe=off"] if "resume=" not in command else [])])
     summaries = list(here.rglob("summary.json"))
     assert summaries
     assert all('"failed"' not in path.read_text() for path in summaries)
+
+
+def _interrupted(folder, words):
+    """A run or a sweep of one, of which the summary says that it was stopped; with what the test adds to the command."""
+    steps, dir_ = ["steps=30", "probe=off", "checkpoint.every=10"], "run" if "-m" not in words else "sweep"
+    with pytest.raises(SystemExit) if "-m" in words else _nothing():
+        main([*words[: "-m" in words], *steps, "problem.dimension=8", f"hydra.{dir_}.dir={folder}"])
+    (summary,) = folder.rglob("summary.json")
+    summary.write_text(summary.read_text().replace('"completed"', '"interrupted"'))
 
 
 def test_the_commands_of_studies_run(here):
