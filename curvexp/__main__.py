@@ -122,6 +122,7 @@ def _go_on(flags: argparse.Namespace) -> int:
             f"resume={folder}: this run is {ended['status']} after {ended.get('steps')} steps; expected one that was interrupted, or "
             "steps= above that."
         )
+    resume.check_steps(config, folder)
     go_on({**config, "trust": _texts("trust", trust)}, folder)
     return 0
 

@@ -184,9 +184,10 @@ def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: 
     store.leave()
     resume.check_targets(config, control["trust"] or ())
     resume.check_same(config, place.folder)
-    if not place.sweep:
-        return "on"
-    return resume.still_to_do(config, place.folder, control["retry"] or ()) or "nothing"
+    todo = "on" if not place.sweep else resume.still_to_do(config, place.folder, control["retry"] or ()) or "nothing"
+    if todo == "on":
+        resume.check_steps(config, place.folder)
+    return todo
 
 
 def _taken_up(
@@ -242,6 +243,12 @@ def _train(
         figures |= kept.facts["figures"]
         keeper.take_up(kept)
         settings["resume"] = kept.snapshot
+        ending = dict(kept.facts.get("outcome") or {})
+        if ending and (ending["reason"] is not None or ending["steps"] >= config["steps"]):
+            status = ending.pop("status")  # all was done but the summary
+            figures |= ending
+            way.keep(store, display, key)
+            return status
     _going.append(keeper)
     for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **settings):
         record = record._replace(seconds=round(time.perf_counter() - begun, 6))
@@ -290,7 +297,7 @@ class _Keeper:
         self.step, self.made = int(kept.snapshot.state.step), True
         self.way.steps = [int(step) for step in kept.facts["way"]]
         self.way.points = list(kept.arrays["points"])
-        self.way.params = kept.snapshot.state.params
+        self.way.params = kept.snapshot.state.params if self.way.steps else None
         self.tracker.remember(kept.facts["tracker"])
 
     def append(self, record: Any, figures: dict[str, Any], *, now: bool) -> None:
@@ -298,7 +305,8 @@ class _Keeper:
         by_steps = self.every is not None and record.step // self.every > self.step // self.every
         by_time = self.seconds is not None and time.monotonic() - self.time >= self.seconds
         end = record.outcome is not None and record.outcome.status == "completed" and (self.made or bool(self.every))
-        facts = {"sizes": self.store.sizes(), "seconds": record.seconds, "figures": dict(figures)}
+        outcome = record.outcome._asdict() if record.outcome else None
+        facts = {"sizes": self.store.sizes(), "seconds": record.seconds, "figures": dict(figures), "outcome": outcome}
         self.last = (record, {**facts, "way": len(self.way.steps)})
         if by_steps or by_time or end or (now and not record.outcome):
             self.keep()
@@ -309,7 +317,8 @@ class _Keeper:
             return
         self.busy, (record, facts) = True, self.last
         way = facts["way"]
-        facts = {**facts, "figures": jsonable(facts["figures"]), "tracker": self.tracker.memory()}
+        facts |= {key: jsonable(facts[key]) for key in ("figures", "outcome")}
+        facts = {**facts, "tracker": self.tracker.memory()}
         facts["way"], points = self.way.steps[:way], self.way.points[:way]
         try:
             resume.keep(self.store.path, record.snapshot, {"points": points}, facts, most=self.most)

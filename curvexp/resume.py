@@ -91,6 +91,7 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
 
     from curvexp import checkpoint
     from curvexp.ledger import Past
+    from curvexp.outcome import Outcome
     from curvexp.runner import Snapshot, State, template
 
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
@@ -119,6 +120,8 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
             raise checkpoint.Damaged("its arrays are not those of this problem and optimizer")
         blocks = [np.asarray(tree["losses"], np.float64)] if len(tree["losses"]) else []
         first, reached = float(facts["first"]), facts["reached"]
+        if facts.get("outcome") is not None:
+            Outcome(**facts["outcome"])  # has its fields
         past = Past(**tree["past"])
         snapshot = Snapshot(state, hyper, tree["probe_state"], past, blocks, len(blocks), first, reached)
         return Kept(snapshot, tree["kept"], facts)
@@ -250,6 +253,19 @@ def check_same(config: Mapping[str, Any], run: Path) -> None:
                 f"{key}={now.get(key, 'absent')}: the run in {run} was recorded with {before.get(key, 'absent')}; a resumed run may "
                 f"change {', '.join(ALLOWED)} only. Change {key}, or hydra.sweep.dir."
             )
+
+
+def check_steps(config: Mapping[str, Any], run: Path) -> None:
+    """Refuses fewer steps than the run's last checkpoint has.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    from curvexp import checkpoint
+
+    steps, made = config["steps"], max(checkpoint.steps(run), default=0)
+    if steps < made or (steps == made and recorded(run).get("steps") != steps):
+        raise ConfigError(f"steps={steps}: the run in {run} stands at step {made}; expected more. Change steps.")
 
 
 def experiment(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -301,6 +301,31 @@ def test_steps_may_be_added_to_a_completed_run(here):
 
 
 @pytest.mark.parametrize(
+    "more", [[], ["optim.lr=100", "steps=400"], ["target=0.5"]], ids=["steps", "diverged", "target"]
+)
+def test_a_run_that_lacks_but_its_summary_is_given_that(here, more):
+    """As a kill between the last checkpoint and the summary leaves it."""
+    assert call(*RUN, "checkpoint.every=5", *more, "hydra.run.dir=run") == 0
+    path = here / "run/summary.json"
+    before, records = json.loads(path.read_text()), without_clocks(here / "run/metrics.jsonl")
+    assert before["status"] == ("diverged" if "optim.lr=100" in more else "completed")
+    path.write_text(json.dumps({**before, "status": "running", "reason": None, "rate": None}))
+    assert call("resume=run") == 0
+    after = json.loads(path.read_text())
+    clocks = dict.fromkeys(("seconds", "probe_seconds"))
+    assert {**after, **clocks} == {**before, **clocks}
+    assert without_clocks(here / "run/metrics.jsonl") == records
+
+
+def test_fewer_steps_than_were_made_are_refused(here, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 40)
+    assert call(*RUN, "hydra.run.dir=run") == 130
+    for steps in (30, 40):
+        assert call("resume=run", f"steps={steps}") == 2
+        assert f"steps={steps}: the run in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("typed", "words"),
     [
         (["optim.lr=0.1"], "optim.lr=0.1: a resumed run goes on under its own config"),
