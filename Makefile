@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow faults lint picture bench pins clean
+.PHONY: run test test-slow faults lint picture bench pins audit clean
 
 run: .venv/.ready
 	$(BIN)/python -m curvexp problem=mlp optim=momentum
@@ -30,17 +30,32 @@ bench: .venv/.ready
 	$(BIN)/python scripts/bench_runner.py
 	$(BIN)/python scripts/bench_spectrum.py
 
-# Pins for reproduction: every package at the version that the tests ran with. The peers of the benchmark are left free: it is of their newest.
+# Pins for reproduction: every package at the version that the tests ran with, each file by its hash; one file for what packages are built with.
+# The peers of the benchmark are left free: it is of their newest. So is Ray, whose tests are run by hand.
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 pins:
-	uv pip compile pyproject.toml --extra test --extra docs --no-annotate --no-header --universal --output-file constraints.txt
+	printf 'hatchling>=1.25\neditables\nsetuptools\nwheel\n' | $(LOCK) - --output-file requirements-build.txt
+	$(LOCK) pyproject.toml --extra test --extra docs --output-file requirements.txt
 
-.venv/.ready: pyproject.toml constraints.txt
+# Known vulnerabilities of what is pinned, from the advisories of PyPI; fails where one is found or a package could not be looked up.
+audit: .venv/audit/bin/pip-audit
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.txt -r requirements-build.txt
+
+.venv/audit/bin/pip-audit: .venv/.ready
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet pip-audit
+
+.venv/.ready: pyproject.toml requirements.txt requirements-build.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-		uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[test,docs]'; \
+		uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements-build.txt && \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --no-build-isolation --requirement requirements.txt && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'; \
+		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-build.txt && \
+		$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation --requirement requirements.txt && \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
 	fi
 	@touch $@
 

@@ -178,23 +178,15 @@ def test_tracked_runs_are_tracked_beside_each_other(here, monkeypatch):
 
 
 def test_the_same_sweep_by_every_launcher_of_one_machine(here):
-    """36 runs of three problems: basic = vmap; and = joblib where it is installed, in the slow test below."""
+    """36 runs of three problems: basic = vmap = joblib."""
     _mixed(here, "basic")
     _mixed(here, "vmap", "hydra/launcher=vmap")
     _compared(here, "vmap")
-
-
-@pytest.mark.slow
-def test_joblib_leaves_what_basic_leaves(here):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    _mixed(here, "basic")
     command(["-m", *SWEEP, "hydra.sweep.dir=joblib", "hydra/launcher=joblib"], here)
     _compared(here, "joblib")
 
 
-@pytest.mark.slow
 def test_submitit_leaves_what_basic_leaves(here):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     typed = ["problem.dimension=12", "precision=float64", "steps=20", "seed=0,1"]
     assert call("-m", *typed, "hydra.sweep.dir=basic") == 0
     command(["-m", *typed, "hydra.sweep.dir=submitit_local", "hydra/launcher=submitit_local"], here)
