@@ -89,9 +89,12 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     check_numbers(config)
     prepare_jax(config["precision"])
     optimizer, probe, tracker = build_parts(config)
-    problem = _problem(
-        json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"], config["devices"]
-    )
+    try:
+        problem = _problem(
+            json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"], config["devices"]
+        )
+    except MemoryError as error:
+        raise ConfigError(f"problem: more memory than there is ({_first_line(error)}). Lower its sizes.") from error
     names = names or {}
     from curvexp.runner import check
 

@@ -139,9 +139,8 @@ def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any])
 
 def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
-    from curvexp import lockstep, track
+    from curvexp import lockstep, memory, track
     from curvexp.job import Signals, execute
-    from curvexp.linalg.host import free_memory
 
     group = _Group(jobs[0], config, context)
     before = HydraConfig.instance().cfg
@@ -156,7 +155,7 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
         return execute(group.ours, signals=signals, display=displays.one)
 
     with Signals() as signals, track.together(), displays:
-        results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=free_memory() / 2)
+        results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=memory.device() / 2)
     HydraConfig.instance().cfg = before
     stopped = None
     for job, result in zip(jobs, results, strict=True):

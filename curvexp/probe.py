@@ -15,12 +15,12 @@ import optax
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from curvexp import theory
+from curvexp import memory, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
-from curvexp.linalg.host import free_memory, threads
+from curvexp.linalg.host import threads
 from curvexp.lockstep import program
 from curvexp.record import Reading
 
@@ -76,7 +76,7 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> P
                 f"probe.limit={limit}: probe=exact would need the dense Hessian of {size} parameters, "
                 f"{3 * 8 * size**2 / 2**30:.1f} GiB. Choose probe=top, or raise probe.limit."
             )
-        _check_memory(
+        memory.check(
             "probe.limit", limit, f"the dense Hessian of {size} parameters", 3 * 8 * size**2, "Choose probe=top."
         )
         _check_data(problem, None, chunk)
@@ -418,15 +418,7 @@ def _check_basis(pairs: int, size: int, itemsize: int) -> None:
     """Refuses a Krylov basis, held twice at a restart, that the memory has no place for."""
     rows = min(size, basis_size(pairs, size))
     what = f"a Krylov basis of {rows} vectors of {size} parameters, twice at a restart,"
-    _check_memory("probe.k", pairs, what, 2 * rows * size * itemsize, "Lower probe.k, or choose probe=off.")
-
-
-def _check_memory(key: str, value: int, what: str, need: float, mend: str) -> None:
-    free = free_memory()
-    if need > free:
-        raise ConfigError(
-            f"{key}={value}: {what} needs {need / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free. {mend}"
-        )
+    memory.check("probe.k", pairs, what, 2 * rows * size * itemsize, "Lower probe.k, or choose probe=off.")
 
 
 def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:

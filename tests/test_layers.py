@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "curvexp"
-ANY = {"errors", "record", "outcome"}  # plain data and errors, free for all
+ANY = {"errors", "memory", "record", "outcome"}  # plain data, errors, and the memory that there is: free for all
 MAY_IMPORT = {
     "errors": set(),
+    "memory": set(),
     "outcome": set(),
     "record": {"outcome"},
     "theory": set(),
@@ -73,7 +74,7 @@ def test_arrows_run_down(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["store", "track", "report", "record", "outcome", "errors", "theory", "console", "config", "job"]
+    "name", ["store", "track", "report", "record", "outcome", "errors", "memory", "theory", "console", "config", "job"]
 )
 def test_rooms_without_jax(name):
     script = f"import sys, curvexp.{name}; print('jax' in sys.modules)"

@@ -10,11 +10,16 @@ import numpy as np
 from curvexp.errors import ConfigError
 from curvexp.problem.base import Array
 
+LARGEST_FLOAT = float(np.finfo(np.float64).max)
+LARGEST = 2**53  # whole numbers up to it are floats too
+
 
 def whole(key: str, value: Any, *, least: int = 1) -> int:
-    """A whole number of at least `least`."""
+    """A whole number from `least` to LARGEST."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
         raise ConfigError(f"{key}={value}: expected a whole number >= {least}. Change {key}.")
+    if value > LARGEST:
+        raise ConfigError(f"{key}={value}: expected a whole number <= 2^53. Change {key}.")
     return int(value)
 
 
@@ -25,6 +30,7 @@ def number(
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
+        or abs(value) > LARGEST_FLOAT  # also a whole number that no float holds
         or not (math.isfinite(value) and least <= value and above < value < below)
     ):
         bounds = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curvexp import memory
 from curvexp.errors import ConfigError
 from curvexp.problem import checks
 from curvexp.problem.base import Array
@@ -100,7 +101,9 @@ def gaussian(
             f"or {key}features."
         )
     random = np.random.default_rng(_seed(seed))
+    classes = None if classes is None else checks.whole(key + "classes", classes, least=2)
     total = samples + round(samples * test_fraction / (1 - test_fraction))
+    _check_memory(total, samples, features, classes, rotated=rotated)
     deviations = np.sqrt(np.geomspace(variance / condition_number, variance, features))
     centred = random.standard_normal((total, features)) * deviations
     if rotated:
@@ -111,7 +114,6 @@ def gaussian(
         weights = random.standard_normal((features, 1))
         targets = inputs @ weights + noise * random.standard_normal((total, 1))
     else:
-        classes = checks.whole(key + "classes", classes, least=2)
         weights = random.standard_normal((features, classes))
         targets = (centred @ weights + noise * random.standard_normal((total, classes))).argmax(axis=1)
     train, test = slice(samples), slice(samples, None)
@@ -126,6 +128,20 @@ def gaussian(
             classes,
         )
     )
+
+
+def _check_memory(total: int, samples: int, features: int, classes: int | None, *, rotated: bool) -> None:
+    """Refuses what the memory has no place for by the number that is the cause: each array is held some times on its way."""
+    inputs, scores = 5 * 8 * total * features, 3 * 8 * (total + features) * (classes or 1)
+    basis = 3 * 8 * features**2 if rotated else 0
+    _, name, value = max(
+        (inputs, *max(("samples", samples), ("features", features), key=lambda pair: pair[1])),
+        (scores, "classes", classes or 1),
+        (basis, "features", features),
+    )
+    what = f"{total} examples of {features} features" + (f" in {classes} classes" if classes else "")
+    name = f"problem.data.{name}"
+    memory.check(name, value, what, inputs + scores + basis, f"Lower {name}.", on_host=True)
 
 
 def openml(

@@ -179,7 +179,10 @@ def _params(weights: Array, bias: bool) -> dict[str, Array]:
 def _least_squares_known(design: Array, targets: Array, l2: float, bias: bool) -> tuple[Known, tuple[str, ...]]:
     (count, width), outputs = design.shape, targets.shape[1]
     if count * width * min(count, width) > LARGEST_EXACT:
-        eigenvalues = np.linalg.eigvalsh(design.T @ design / count) + l2
+        gram = design.T @ design if width <= count else design @ design.T  # of equal eigenvalues, zeros aside
+        eigenvalues = np.zeros(width)
+        eigenvalues[-len(gram) :] = np.linalg.eigvalsh(gram / count)
+        eigenvalues = np.sort(eigenvalues) + l2
         return Known(np.repeat(eigenvalues, outputs)), ("minimum not computed: it would take long",)
     left, singular, right = scipy.linalg.svd(design, full_matrices=False)
     kept = singular > max(count, width) * np.finfo(np.float64).eps * singular[0]

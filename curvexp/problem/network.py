@@ -1,6 +1,7 @@
 """Networks of Flax Linen on a data set."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from curvexp import memory
 from curvexp.errors import ConfigError
 from curvexp.preprocess import BatchNorm, Preprocess, standardize
 from curvexp.problem import checks
@@ -76,6 +78,10 @@ def mlp(
     prepared = prepare(data, preprocess, dtype=dtype, as_classes=as_classes)
     outputs = classes if classes is not None else prepared.train.targets.shape[1]
     batchnorm = preprocess.hidden if widths else None
+    sizes = (prepared.train.inputs.shape[1], *widths, outputs)
+    parameters = sum((rows + 1) * columns for rows, columns in itertools.pairwise(sizes))
+    what = f"training {parameters} parameters, with gradient and momentum,"
+    memory.check("problem.hidden", list(widths), what, 4 * dtype.itemsize * parameters, "Lower problem.hidden.")
     network = Network(widths, outputs, activation, batchnorm, dtype)
     return supervised(
         "mlp",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp import memory
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.preprocess import Preprocess
 from curvexp.problem import checks
@@ -171,6 +172,9 @@ def _matrix(
 ) -> tuple[Array, Array]:
     """A and its eigenvalues ascending, from whichever of the options says them."""
     size = None if dimension is None else checks.whole("problem.dimension", dimension)
+    if size is not None:
+        what = f"a matrix of {size} rows, with what it is made from,"
+        memory.check("problem.dimension", size, what, 6 * 8 * size**2, "Lower problem.dimension.", on_host=True)
     if matrix is not None:
         if eigenvalues is not None:
             raise ConfigError("problem.matrix and problem.eigenvalues: expected one of them. Set the other to null.")

@@ -61,8 +61,8 @@ def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classe
     if as_classes:
         targets: Callable[[Any], Any] = lambda t: t.astype(np.int32)  # noqa: E731
     elif data.classes is not None:
-        identity = np.eye(data.classes, dtype=dtype)
-        targets = lambda t: identity[t]  # noqa: E731
+        classes = np.arange(data.classes)
+        targets = lambda t: (np.asarray(t)[:, None] == classes).astype(dtype)  # noqa: E731
     else:
         mean, deviation = data.targets.mean(axis=0), data.targets.std(axis=0)
         targets = lambda t: ((t - mean) / deviation).astype(dtype)  # noqa: E731

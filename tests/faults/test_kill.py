@@ -71,7 +71,8 @@ def end(folder):
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     whole = start(*RUN, "hydra.run.dir=whole", cwd=tmp_path)
     begun = time.monotonic()
-    assert whole.wait() == 0, whole.stderr.read()
+    _, error = whole.communicate()  # not wait(): its pipes are small
+    assert whole.returncode == 0, error.decode()
     length = time.monotonic() - begun
     wanted, (last, forms, data) = records(tmp_path / "whole"), end(tmp_path / "whole")
     moments = random.Random(SEED)
@@ -96,7 +97,7 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
         assert process.returncode == 0 or b"this run is completed" in error, error.decode()
         return killed
 
-    plans = [(number, [moments.uniform(0.3 * length, length) for _ in range(2)]) for number in range(KILLS // 2)]
+    plans = [(number, [moments.uniform(0.3 * length, length) for _ in range(2)]) for number in range(KILLS // 2 + 3)]
     with ThreadPoolExecutor(2) as pool:
         killed = sum(pool.map(lambda plan: disturbed(*plan), plans))
     lost = 0
@@ -110,4 +111,4 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
         size = sum(4 * int(np.prod(form[2])) for form in parameters)
         np.testing.assert_array_equal(its_data[:size], data[:size])
     print(f"{killed} kills, {lost} records lost")
-    assert killed >= KILLS // 2
+    assert killed >= KILLS  # some of those planned come after the run's end

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvexp import optim, probe, runner
+from curvexp import memory, optim, probe, runner
 from curvexp.problem import Known, Problem
 
 WALL = 0.5  # beyond it, from about the tenth step on, something is not a number
@@ -112,7 +112,7 @@ def test_data_that_are_not_finite_end_the_run_at_its_start(value):
 
 @pytest.mark.parametrize("key", ["probe.k=1", "probe.limit=100000"])
 def test_memory_that_is_not_there_is_refused_before_any_compute(monkeypatch, key):
-    monkeypatch.setattr(probe, "free_memory", lambda: 2.0**20)
+    monkeypatch.setattr(memory, "device", lambda: 2.0**20)
     watch = probe.top(k=1, which="LA") if key == "probe.k=1" else probe.exact(limit=100_000)
     from curvexp.errors import ConfigError
 
