@@ -283,9 +283,7 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
 
     rows = kept + tail
     key, sub = jax.random.split(s.key)
-    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (
-        rows < min(size, layout.size)
-    )
+    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (rows < min(size, layout.size))
     row = jnp.where(adds, rows, 0)
     basis = jax.lax.cond(adds, lambda: basis.at[row].set(_random_row(basis, sub, layout)), lambda: basis)
     enters, leaves = event == CHECK, event == MISSED

@@ -1,7 +1,8 @@
 """How the flat vectors of a basis lie: whole on each device, or in equal parts over the devices of a mesh.
 
-An operator whose arrays lie on several devices (examples shared out, parameters sharded) is multiplied by all of them. Its basis then need
-not be whole on each: entry by entry it is parted, inner products become sums over devices, and only the vector that is multiplied is gathered.
+An operator whose arrays lie on several devices (examples shared out, parameters sharded) is multiplied by all of them. Its basis then
+need not be whole on each: entry by entry it is parted, inner products become sums over devices, and only the vector that is multiplied is
+gathered.
 """
 
 import math
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-LARGE = 20_000  # parameters, from which on a product costs far more than a look at the Ritz pairs, and a part of a vector is worth a message
+LARGE = 20_000  # parameters, from which on a product costs far more than a look at the Ritz pairs, and a part is worth its message
 
 
 class Layout(NamedTuple):
@@ -44,12 +45,12 @@ class Layout(NamedTuple):
         return rows if self.mesh is None else self._placed(rows)[..., : self.size]
 
     def spread(self, tree: Any) -> Any:
-        """A pytree of arrays, each parted along its longest axis that divides by the number of devices, where there is one."""
+        """Vectors as pytrees, leaves (k, ...): each in parts along its longest axis but the first that divides, where there is one."""
         return tree if self.mesh is None else jax.tree.map(self._along_an_axis, tree)
 
     def _along_an_axis(self, leaf: Any) -> Any:
         assert self.mesh is not None
-        fitting = [axis for axis, length in enumerate(leaf.shape) if length % self.devices == 0 and length > 0]
+        fitting = [axis for axis in range(1, leaf.ndim) if leaf.shape[axis] % self.devices == 0 and leaf.size]
         longest = max(fitting, key=lambda axis: leaf.shape[axis], default=None)
         return self._placed(leaf, *[self.mesh.axis_names if axis == longest else None for axis in range(leaf.ndim)])
 
@@ -68,7 +69,9 @@ def layout_of(op: Any, size: int) -> Layout:
 
 def devices_of(tree: Any) -> int:
     """Over how many devices the arrays of a tree lie, 1 where none lies on a mesh."""
-    return max((math.prod(leaf.sharding.mesh.axis_sizes) for leaf in jax.tree.leaves(tree) if _on_a_mesh(leaf)), default=1)
+    return max(
+        (math.prod(leaf.sharding.mesh.axis_sizes) for leaf in jax.tree.leaves(tree) if _on_a_mesh(leaf)), default=1
+    )
 
 
 def _on_a_mesh(leaf: Any) -> bool:

@@ -1,11 +1,15 @@
 """Examples over several devices: what one device computes, to rounding."""
 
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from curvexp import preprocess
@@ -13,6 +17,7 @@ from curvexp import problem as problems
 from curvexp.errors import ConfigError
 from curvexp.problem.placement import spread
 
+ROOT = Path(__file__).parents[2]
 START = """
 import jax, numpy as np
 import jax.numpy as jnp
@@ -106,15 +111,49 @@ np.testing.assert_allclose(other.density, one.density, atol=1e-9)
 )
 def test_eight_devices_compute_what_one_does(what):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    root = Path(__file__).parents[2]
     found = subprocess.run(
         [sys.executable, "-c", START + what + "print('equal')"],
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, **flags, "PYTHONPATH": str(root)},
+        env={**os.environ, **flags, "PYTHONPATH": str(ROOT)},
     )
     assert found.stdout.strip() == "equal", found.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(tmp_path):
+    """The script of docs/scale.md, started once by each host: here by two processes of two devices each, and by one alone."""
+    (script,) = re.findall(r"```python\n(# train\.py\n.*?)```", (ROOT / "docs/scale.md").read_text(), flags=re.DOTALL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = f"jax.distributed.initialize('127.0.0.1:{port}', num_processes=2, process_id=int(sys.argv[1]))"
+
+    def start(join, number, devices, folder):
+        text = "import sys\n" + script.replace("jax.distributed.initialize()", join)
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", text, str(number)],
+            cwd=tmp_path / folder,
+            env={**os.environ, **flags, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    going = [start(both, number, 2, "two") for number in (0, 1)] + [start("pass", 0, 1, "one")]
+    for process in going:
+        _, error = process.communicate(timeout=280)
+        assert process.returncode == 0, error
+    two, one = (tmp_path / folder / "outputs/hosts" for folder in ("two", "one"))
+    assert json.loads((two / "summary.json").read_text())["status"] == "completed"
+    for name in ("metrics.jsonl", "spectrum.jsonl"):
+        found, wanted = ([json.loads(line) for line in (path / name).read_text().splitlines()] for path in (two, one))
+        assert [line["step"] for line in found] == [line["step"] for line in wanted] == [0, 10, 20]
+        key = {"metrics.jsonl": "loss", "spectrum.jsonl": "eigenvalues"}[name]
+        for a, b in zip(found, wanted, strict=True):  # float32 sums in another order; the probe's tolerance
+            np.testing.assert_allclose(a[key], b[key], rtol=1e-4, atol=2e-3 if key == "eigenvalues" else 0)
 
 
 def network(samples):
