@@ -52,6 +52,10 @@ class Place(NamedTuple):
     tags: Sequence[str] = ()
 
 
+class Refused(float):
+    """What a sweep's job comes to, nan, that left no trace, because its folder holds another run or is written by another process."""
+
+
 def execute(config: DictConfig, *, signals: "Signals | None" = None, display: Any = None) -> float:
     """Runs one job under Hydra; the final loss, nan where the job failed, so that the other jobs of a sweep go on.
 
@@ -96,6 +100,8 @@ def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals |
         if not place.sweep:
             console.err().print(f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}")
         raise KeyboardInterrupt(summary["reason"])
+    if summary.get("refused"):
+        return Refused("nan")
     loss = summary.get("loss")
     return math.nan if loss is None or summary["status"] == "failed" else float(loss)
 
@@ -105,7 +111,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
     begun, folder = time.perf_counter(), place.folder
     store = RunFolder(folder)
     head: dict[str, Any] = {key: place.names[key] for key in ("problem", "preprocess", "optim", "probe")}
-    experiment, display, status = None, None, "failed"
+    experiment, display, status, refused = None, None, "failed", False
     tail: dict[str, Any] = {}
     try:
         resolved = config()
@@ -143,8 +149,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
     except Unsupported as error:
         status, tail["reason"] = "skipped", str(error)
     except ConfigError as error:
-        status, tail["reason"] = "failed", str(error)
-        ReportAtEnd.refused += store.left
+        status, tail["reason"], refused = "failed", str(error), store.left
     except KeyboardInterrupt as error:
         status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
     except RecordError as error:
@@ -169,7 +174,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
         if experiment.tracker.address:
             experiment.tracker.show(_figures(folder))
         experiment.tracker.finish(summary=summary, status=status)
-    return summary
+    return {**summary, "refused": refused}
 
 
 def _unwritten(folder: Path, error: OSError) -> str:
@@ -262,7 +267,7 @@ def _train(
             figures |= {f"{name}_start": record.scalars.get(name) for name in ("loss", *SPECTRAL)}
         figures |= {**record.scalars, "steps": record.step}
         display.update(record.step, figures)
-        keeper.append(record, figures, now=bool(signals.caught))
+        keeper.append(record, figures, now=signals.asked())
         if record.outcome:
             ending = record.outcome._asdict()
             status = ending.pop("status")
@@ -278,8 +283,11 @@ _going: "list[_Keeper]" = []  # of the runs that go on in this process
 
 def keep_now() -> None:
     """Makes a checkpoint of every run that goes on in this process, as of its last record; may be called by a signal's handler."""
-    for keeper in list(_going):
-        keeper.keep()
+    import jax
+
+    with jax.ensure_compile_time_eval():  # the signal may have come while a function was traced
+        for keeper in list(_going):
+            keeper.keep()
 
 
 class _Keeper:
@@ -381,16 +389,32 @@ class _Way:
 
 
 class Signals:
-    """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so."""
+    """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so.
+
+    A SIGTERM that a queue's worker has a handler for, as submitit does for the one that goes with a preemption, asks for a checkpoint
+    alone: it is the queue that ends the job, and starts it again.
+    """
 
     def __init__(self) -> None:
         self.caught: str | None = None
         self.before: dict[int, Any] = {}
+        self.keep = False
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGTERM, self._pass_on if callable(self.before[signal.SIGTERM]) else self._note)
         return self
+
+    def asked(self) -> bool:
+        """Whether a checkpoint is to be made now; a queue's wish is told once."""
+        wish, self.keep = self.keep or self.caught is not None, False
+        return wish
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        self.keep = True
+        self.before[number](number, frame)
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.before.items():
@@ -406,7 +430,7 @@ class ReportAtEnd(Callback):
     """Hydra's callback: a sweep ends in the table over its jobs, and in the exit code 1 if one of them failed."""
 
     failed = 0
-    refused = 0  # jobs that left no trace, because their folders hold other runs
+    refused = 0  # jobs that left no trace, as the sweeper counts them
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Counts anew."""

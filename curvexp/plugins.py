@@ -42,7 +42,15 @@ class VmapLauncher(Launcher):
 
 class OnceSweeper(BasicSweeper):
     """Hydra's own sweeper, which composes every job once more before the first starts; this one composes those that differ in more than
-    numbers."""
+    numbers, and counts the jobs that were refused, in whatever process."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the jobs; what each came to, by batch."""
+        from curvexp.job import Refused, ReportAtEnd
+
+        found = super().sweep(arguments)
+        ReportAtEnd.refused += sum(isinstance(job.return_value, Refused) for batch in found or () for job in batch)
+        return found
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Raises where a job cannot be composed."""
@@ -144,13 +152,12 @@ else:
 
         def checkpoint(self, overrides: list[str], *args: Any) -> Any:
             """The job as it is queued again."""
-            from curvexp import job
-            from curvexp.resume import key_of, quoted
+            from curvexp import job, resume
 
             job.keep_now()
             sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
-            again = [text for text in overrides if key_of(text) != "resume"]
-            return super().checkpoint([*again, f"resume={quoted(sweep)}"], *args)  # type: ignore[misc]
+            kept = [text for text in overrides if resume.key_of(text) not in resume.CONTROLS]
+            return super().checkpoint([*kept, *resume.again(sweep)], *args)  # type: ignore[misc]
 
     class ArrayLauncher(_Preempted, SlurmLauncher):
         """Hydra's Slurm launcher, whose preempted jobs go on where they were."""

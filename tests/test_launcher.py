@@ -1,5 +1,6 @@
 """Sweeps by launcher: what each job leaves is the basic launcher's, to rounding."""
 
+import itertools
 import json
 import math
 import os
@@ -193,6 +194,52 @@ def test_submitit_leaves_what_basic_leaves(here):
     _compared(here, "submitit_local")
 
 
+PREEMPTED = """
+import os, pathlib, signal
+import jax
+from curvexp import probe
+
+def preempted(*, k, every, mark, calls=0):
+    inner, made = probe.top(k=k, every=every, dense_below=0), []
+
+    def measure(loss, params, state, key):
+        made.append(1)
+        if len(made) == 4 and not pathlib.Path(mark).exists():
+            pathlib.Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGTERM)  # as Slurm does, with the signal that submitit asks for
+            jax.jit(kill)(1.0)
+        return inner.measure(loss, params, state, key)
+
+    return inner._replace(measure=measure)
+
+def kill(x):
+    os.kill(os.getpid(), signal.SIGUSR2)  # while it is traced
+    return x
+"""
+
+
+def test_a_preempted_job_is_queued_again_and_goes_on_from_a_checkpoint_of_that_moment(here):
+    (here / "lab.py").write_text(PREEMPTED)
+    (here / "conf/probe").mkdir(parents=True)
+    (here / "conf/probe/preempted.yaml").write_text(
+        f"_target_: lab.preempted\nk: 1\nevery: 10\nmark: {here / 'mark'}\n"
+    )
+    typed = ["--config-dir", str(here / "conf"), "-m", "probe=preempted", "seed=0,1", "problem.dimension=12", "steps=60"]
+    typed += ["optim=momentum", "precision=float64", "record_every=5", "landscape=off"]
+    path = os.pathsep.join([str(ROOT), str(here)])
+    command([*typed, "hydra.sweep.dir=queued", "hydra/launcher=submitit_local"], here, PYTHONPATH=path)
+    assert (here / "mark").exists()
+    logs = "".join(path.read_text() for path in (here / "queued/.submitit").rglob("*_log.*"))
+    assert logs.count("goes on from step 25") == 1  # the record before the fourth reading, at step 30
+    command([*typed, "hydra.sweep.dir=whole"], here, PYTHONPATH=path)
+    for number, name in itertools.product((0, 1), ("metrics.jsonl", "spectrum.jsonl")):
+        found, wanted = (lines(here / folder / str(number) / name) for folder in ("queued", "whole"))
+        for line in (*found, *wanted):
+            for clock in CLOCKS:
+                line.pop(clock, None)
+        assert found == wanted
+
+
 TINY = ["problem.dimension=8", "precision=float64", "steps=20", "probe=off", "seed=range(6)"]
 
 FORKS = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -285,8 +332,8 @@ def test_a_wrong_key_of_ray_is_refused(here, capsys, typed):
     assert f"hydra.launcher.{typed}: expected" in capsys.readouterr().err
 
 
-def command(arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def command(arguments, cwd, **variables):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     found = subprocess.run(
         [sys.executable, "-m", "curvexp", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
     )
