@@ -224,7 +224,15 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_a_checkpoint_of_that_m
     (here / "conf/probe/preempted.yaml").write_text(
         f"_target_: lab.preempted\nk: 1\nevery: 10\nmark: {here / 'mark'}\n"
     )
-    typed = ["--config-dir", str(here / "conf"), "-m", "probe=preempted", "seed=0,1", "problem.dimension=12", "steps=60"]
+    typed = [
+        "--config-dir",
+        str(here / "conf"),
+        "-m",
+        "probe=preempted",
+        "seed=0,1",
+        "problem.dimension=12",
+        "steps=60",
+    ]
     typed += ["optim=momentum", "precision=float64", "record_every=5", "landscape=off"]
     path = os.pathsep.join([str(ROOT), str(here)])
     command([*typed, "hydra.sweep.dir=queued", "hydra/launcher=submitit_local"], here, PYTHONPATH=path)
