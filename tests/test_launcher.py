@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+import curvexp
+from curvexp import cluster as curvexp_cluster
 from curvexp import launcher
 from curvexp.__main__ import main
 
@@ -283,6 +285,42 @@ def test_ray_leaves_what_basic_leaves_on_both_nodes(here, nodes, capsys):
 
 @FORKS
 @pytest.mark.slow
+def test_what_a_node_without_the_sweeps_folder_records_comes_home(here, monkeypatch):
+    """The node that the jobs run on sees an empty file system where the sweep's folder is."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    sweeps = here / "sweeps"
+    sweeps.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("a mount of its own needs root")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shipped, unpack = [], curvexp_cluster.unpack
+    monkeypatch.setattr(curvexp_cluster, "unpack", lambda *given: shipped.append(unpack(*given)))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    start = f"mount -t tmpfs tmpfs {sweeps} && exec {sys.executable} -m ray.scripts.scripts start"
+    node = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", f"{start} --address={cluster.address} --num-cpus=1 --block"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert call("-m", *TINY, "hydra.sweep.dir=basic") == 0
+        typed = ["hydra.sweep.dir=sweeps/ray", "hydra/launcher=ray", f"hydra.launcher.address='{cluster.address}'"]
+        assert call("-m", *TINY, *typed) == 0
+        assert len(shipped) == 6
+        (here / "ray").symlink_to(sweeps / "ray")
+        _compared(here, "ray")
+        assert len(curvexp.load_runs(sweeps).runs) == 6
+        assert (sweeps / "ray/report.html").exists()
+    finally:
+        node.terminate()
+        node.wait()
+        cluster.shutdown()
+
+
+@FORKS
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [1, 0])
 def test_a_killed_worker_of_ray(here, nodes, retries, monkeypatch):
     """Job 2 kills its process once, when it starts: it is started again, or recorded as failed; the others complete."""
@@ -318,18 +356,16 @@ def test_a_shipped_folder_is_unpacked_below_itself_only(tmp_path):
     import io
     import zipfile
 
-    from curvexp import cluster
-
     (tmp_path / "one/.hydra").mkdir(parents=True)
     (tmp_path / "one/.hydra/config.yaml").write_text("a: 1")
-    cluster.unpack(cluster.pack(tmp_path / "one"), tmp_path / "two")
+    curvexp_cluster.unpack(curvexp_cluster.pack(tmp_path / "one"), tmp_path / "two")
     assert (tmp_path / "two/.hydra/config.yaml").read_text() == "a: 1"
     for name in ("../out", "/out", "a/../../out"):
         made = io.BytesIO()
         with zipfile.ZipFile(made, "w") as archive:
             archive.writestr(name, "x")
         with pytest.raises(ValueError, match="expected a file below it"):
-            cluster.unpack(made.getvalue(), tmp_path / "three")
+            curvexp_cluster.unpack(made.getvalue(), tmp_path / "three")
     assert not (tmp_path / "three").exists()
 
 
