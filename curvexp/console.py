@@ -19,8 +19,36 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """The console for progress and errors, standard error."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    """The console for progress and errors, standard error; while a bar is shown its own, which draws it anew below what is printed."""
+    return _live[-1].console if _live else Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Bar(Progress):
+    """A live bar on standard error, gone when it stops."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("[bold]{task.description}[/]"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        super().__init__(*columns, console=err(), transient=True)
+
+    def start(self) -> None:
+        """Shows it."""
+        super().start()
+        _live.append(self)
+
+    def stop(self) -> None:
+        """Takes it away."""
+        super().stop()
+        if self in _live:
+            _live.remove(self)
+
+
+_live: list[Bar] = []
 
 
 def refuse(message: str) -> None:
@@ -39,24 +67,17 @@ class Display:
     """One run's progress: a live bar on a terminal, else a line every few seconds."""
 
     def __init__(self, *, title: str, steps: int) -> None:
-        self.console, self.title, self.steps = err(), title, steps
+        self.title, self.steps = title, steps
         self.shown = time.monotonic()
-        self.bar: Progress | None = None
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("[bold]{task.description}[/]"),
-                BarColumn(bar_width=20),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(compact=True),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
+        self.bar: Bar | None = None
+        if err().is_terminal:
+            self.bar = Bar()
             self.task = self.bar.add_task(printable(title), total=steps, figures="compiling")
             self.bar.start()
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        (self.bar.console if self.bar else self.console).print(f"{printable(self.title)}: {printable(text)}")
+        err().print(f"{printable(self.title)}: {printable(text)}")
 
     def update(self, step: int, scalars: dict[str, Any]) -> None:
         """Shows where the run stands; a quiet display prints at most every few seconds."""
@@ -64,7 +85,7 @@ class Display:
             self.bar.update(self.task, completed=step, figures=figures(scalars))
         elif time.monotonic() - self.shown > QUIET_SECONDS:
             self.shown = time.monotonic()
-            self.console.print(f"{printable(self.title)}: step {step}/{self.steps}  {figures(scalars)}")
+            err().print(f"{printable(self.title)}: step {step}/{self.steps}  {figures(scalars)}")
 
     def close(self) -> None:
         """Takes the bar away."""

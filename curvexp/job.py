@@ -68,9 +68,7 @@ def execute(config: DictConfig, *, signals: "Signals | None" = None, display: An
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     names = {group: str(hydra.runtime.choices.get(group)) for group in configs.GROUPS}
-    title = (
-        f"#{hydra.job.num} {hydra.job.override_dirname}" if sweep else "{problem} {preprocess} {optim}".format(**names)
-    )
+    title = _title(hydra) if sweep else "{problem} {preprocess} {optim}".format(**names)
     folder, group = Path(hydra.runtime.output_dir), _group(hydra) if sweep else None
     return _job(lambda: configs.plain(config), Place(folder, names, title, sweep, group, _tags()), signals, display)
 
@@ -477,6 +475,24 @@ def _figures(folder: Path) -> dict[str, Any]:
         if plane["name"] == "parameters":
             figures["loss/surface"] = charts.surface(plane)
     return {key: figure for key, figure in figures.items() if not (figure.layout.meta or {}).get("empty")}
+
+
+def _title(hydra: Any) -> str:
+    """A job of a sweep: its number, and those of its overrides that the sweep varies, all of them where it does not tell."""
+    overrides, varied = list(hydra.overrides.task), _varied(str(hydra.sweep.dir))
+    return " ".join([f"#{hydra.job.num}", *([o for o in overrides if resume.key_of(o) in varied] or overrides)])
+
+
+@functools.lru_cache(maxsize=8)
+def _varied(sweep: str) -> frozenset[str]:
+    """The keys to which a sweep gives several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(resume.sweep_overrides(Path(sweep)))
+    except ConfigError:
+        return frozenset()
+    return frozenset(resume.key_of(str(o.input_line)) for o in parsed if o.is_sweep_override())
 
 
 def _group(hydra: Any) -> str:

@@ -46,9 +46,16 @@ class OnceSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the jobs; what each came to, by batch."""
+        from curvexp import console
         from curvexp.job import Refused, ReportAtEnd
 
-        found = super().sweep(arguments)
+        assert self.config is not None
+        try:
+            found = super().sweep(arguments)
+        except KeyboardInterrupt:
+            folder = os.path.relpath(str(self.config.hydra.sweep.dir))
+            console.err().print(f"Go on with it: python -m curvexp -m resume={console.printable(folder)}")
+            raise
         ReportAtEnd.refused += sum(isinstance(job.return_value, Refused) for batch in found or () for job in batch)
         return found
 

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
         missing = self.length - rows.shape[-1]
         if missing:
             rows = jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)])
-        return self._placed(rows, *[None] * (rows.ndim - 1), self.mesh.axis_names)
+        return self._placed(rows, *[None] * (rows.ndim - 1), _axes(self.mesh))
 
     def whole(self, rows: Any) -> Any:
         """Vectors (..., length) as (..., size), whole on each device."""
@@ -49,12 +49,12 @@ class Layout(NamedTuple):
         return tree if self.mesh is None else jax.tree.map(self._along_an_axis, tree)
 
     def _along_an_axis(self, leaf: Any) -> Any:
-        assert self.mesh is not None
         fitting = [axis for axis in range(1, leaf.ndim) if leaf.shape[axis] % self.devices == 0 and leaf.size]
         longest = max(fitting, key=lambda axis: leaf.shape[axis], default=None)
-        return self._placed(leaf, *[self.mesh.axis_names if axis == longest else None for axis in range(leaf.ndim)])
+        return self._placed(leaf, *[_axes(self.mesh) if axis == longest else None for axis in range(leaf.ndim)])
 
     def _placed(self, array: Any, *spec: Any) -> Any:
+        assert self.mesh is not None
         return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
 
@@ -72,6 +72,10 @@ def devices_of(tree: Any) -> int:
     return max(
         (math.prod(leaf.sharding.mesh.axis_sizes) for leaf in jax.tree.leaves(tree) if _on_a_mesh(leaf)), default=1
     )
+
+
+def _axes(mesh: Mesh | None) -> Any:
+    return mesh.axis_names if mesh else None
 
 
 def _on_a_mesh(leaf: Any) -> bool:
