@@ -194,26 +194,25 @@ def _mend_cache(folder: Path) -> None:
 
 
 def check_writable(folder: str | Path, key: str) -> None:
-    """Refuses an output folder that cannot be made or written, without making it.
+    """Refuses an output folder that cannot be made or written; it is made, and removed again.
 
     Raises:
         ConfigError: naming the folder and the key.
     """
-    path = Path(folder).absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    problem = None if path.is_dir() else f"{path} is not a folder"
-    if problem is None and not os.access(path, os.W_OK | os.X_OK):
-        problem = f"{path} is not writable"
-    if problem is None:
-        probe = path / f".curvexp-{os.getpid()}"
-        try:
-            probe.mkdir()
-            probe.rmdir()
-        except OSError as error:
-            problem = f"{path}: {error.strerror}"
-    if problem:
-        raise ConfigError(f"{key}={folder}: {problem}; expected a folder that can be written. Change {key}.")
+    path = Path(os.path.abspath(folder))
+    missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
+    probe = path / f".curvexp-{os.getpid()}"
+    made: list[Path] = []
+    try:  # what a file system takes, in names, depth and rights, it says best itself
+        for part in (*reversed(missing), probe):
+            part.mkdir()
+            made.append(part)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        raise ConfigError(f"{key}={folder}: {problem}; expected a folder that can be written. Change {key}.") from error
+    finally:
+        for part in reversed(made):
+            part.rmdir()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -264,8 +263,8 @@ def _signature(path: str, target: Any) -> Any:
     logger.disabled = True
     try:
         found = get_object(target)
-    except Exception as error:  # an ImportError, or what the user's module raises while it is imported
-        why = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    except (Exception, SystemExit) as error:  # an ImportError, or what the user's module raises while it is imported
+        why = " ".join(line.strip() for line in (str(error) or type(error).__name__).splitlines()[:2])
         raise ConfigError(f"{path}._target_={target}: cannot be imported: {why}. Change {path}._target_.") from error
     finally:
         logger.disabled = before

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -44,14 +45,21 @@ class OnceSweeper(BasicSweeper):
     """Hydra's own sweeper, which composes every job once more before the first starts; this one composes those that differ in more than
     numbers."""
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Raises where a job cannot be composed."""
-        from curvexp import launcher
-
-        super().validate_batch_is_legal(launcher.distinct(batch))
-
     def __init__(self, max_batch_size: int | None = None, params: dict[str, Any] | None = None) -> None:
         super().__init__(max_batch_size, params)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the jobs, where all of them can be composed: else it raises, and nothing is written."""
+        from curvexp import launcher
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)  # type: ignore[union-attr]
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            super().validate_batch_is_legal(launcher.distinct(batch))
+        return super().sweep(arguments)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """All jobs were, before the first started."""
 
 
 class ProcessLauncher(Launcher):
