@@ -303,6 +303,7 @@ def _check(flags: argparse.Namespace) -> str | None:
         except Exception as error:  # of some dozen kinds: what is composed is what was typed
             return _uncomposed(error, overrides, searchpath)
         try:
+            _check_intervals(overrides, composed.hydra.sweeper)
             _check_job(composed, sweep=flags.multirun, swept=swept)
         except ConfigError as error:
             return str(error)
@@ -373,6 +374,16 @@ def _check_count(overrides: list[Override]) -> str | None:
     return None
 
 
+def _check_intervals(overrides: list[Override], sweeper: Any) -> None:
+    target = str(sweeper.get("_target_")) if OmegaConf.is_dict(sweeper) else ""
+    for override in overrides:
+        if override.is_interval_sweep() and target.endswith(("OnceSweeper", "BasicSweeper")):
+            raise ConfigError(
+                f"{_short(str(override.input_line))}: an interval is for a sweeper that searches; expected values, such as 1,2 or "
+                f"range(1,3). Change {override.key_or_group}."
+            )
+
+
 def _count(override: Override) -> float:
     """How many values it has, none of them listed; inf where they have no end."""
     value: Any = override.value()
@@ -400,10 +411,9 @@ def _check_options(overrides: list[Override], searchpath: list[str]) -> str | No
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str) and value.strip("'\"") in options:
                 continue
-            if isinstance(value, str) or group in configs.GROUPS or value is not None:
-                shown = _short(str(override.input_line).split("=", 1)[-1]) if not isinstance(value, str) else value
-                near = configs.nearest(str(value), options)
-                return f"{group}={shown}: no such option; expected one of {', '.join(options)}.{near}"
+            shown = value if isinstance(value, str) else str(override.input_line).split("=", 1)[-1]
+            near = configs.nearest(str(value), options)
+            return f"{group}={_short(shown)}: no such option; expected one of {', '.join(options)}.{near}"
     return None
 
 
@@ -480,7 +490,7 @@ def _leaves(node: Any, prefix: str = "") -> list[str]:
 
 def _nested(argument: str) -> str:
     for key in NESTED_GROUPS:
-        if re.fullmatch(rf"\+{{0,2}}{re.escape(key)}=(?!null$)[A-Za-z_][\w,]*", argument):
+        if re.fullmatch(rf"\+{{0,2}}{re.escape(key)}=[A-Za-z_][\w,]*", argument):
             return argument.replace(key, key.replace(".", "/"), 1)
     return argument
 
@@ -493,7 +503,7 @@ def _first_line(error: BaseException) -> str:
     """What an error says, in a line: of what is neither Hydra's nor ours with its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Error parsing override") and len(lines) > 1:
-        lines = lines[1:]
+        lines[0] = f"{lines[0]}: {lines[1]}"
     known = isinstance(error, HydraException | OmegaConfBaseException | ConfigError | OSError)
     kind = "" if known and lines else type(error).__name__
     return _short(": ".join(part for part in (kind, lines[0] if lines else "") if part)).rstrip(".")

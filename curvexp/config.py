@@ -99,6 +99,7 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     from curvexp.runner import check
 
     parameters = check(problem, probe, **settings(config))
+    _check_update(config["optim"], optimizer, problem)
     optimizer = optimizer._replace(name=names.get("optim", optimizer.name))
     return Experiment(problem, optimizer, probe, tracker, parameters)
 
@@ -282,8 +283,12 @@ def _instantiate(path: str, node: dict[str, Any]) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        if isinstance(cause, TypeError):
-            raise ConfigError(f"{path}: {_first_line(cause)}") from error
+        known = str(node.get("_target_")).split(".", 1)[0] in (
+            "curvexp",
+            "optax",
+        )  # a person's own is told with its traceback
+        if isinstance(cause, TypeError) or (known and isinstance(cause, Exception)):
+            raise ConfigError(f"{path}: {_first_line(cause)}. Change {path}.") from error
         raise cause or error from None
 
 
@@ -298,7 +303,7 @@ def _optimizer(node: dict[str, Any]) -> Any:
             f"optim.schedule={schedule}: expected an option of optim/schedule, or a mapping with _target_. Change optim.schedule."
         )
     target = get_object(node["_target_"])
-    if target.__module__.split(".")[0] != "optax":
+    if str(getattr(target, "__module__", None)).split(".")[0] != "optax":
         try:
             found = target(**options, **({"schedule": made} if made is not None else {}))
         except TypeError as error:
@@ -306,6 +311,32 @@ def _optimizer(node: dict[str, Any]) -> Any:
         if isinstance(found, Optimizer):
             return found
     return from_optax(target, schedule=made, **options)
+
+
+def _check_update(node: dict[str, Any], optimizer: Any, problem: Any) -> None:
+    """Refuses arguments that optax's functions find wrong only when a step is traced; nothing is computed."""
+    import jax
+
+    schedule = node.get("schedule")
+    targets = [str(part.get("_target_")) for part in (node, schedule) if isinstance(part, dict)]
+    if all(target.startswith("curvexp.") for target in targets) or not all(map(_is_known, targets)):
+        return
+
+    def step(key: Any) -> Any:
+        params = problem.init(key)
+        return optimizer.transform.update(params, optimizer.transform.init(params), params)
+
+    try:
+        jax.eval_shape(step, jax.random.key(0))
+    except Exception as error:
+        raise ConfigError(
+            f"optim: {' and '.join(targets)} cannot be called so: {type(error).__name__}: {_first_line(error)}. Change optim.KEY."
+        ) from error
+
+
+def _is_known(target: Any) -> bool:
+    """Whether a function is ours or optax's: what it raises is about its arguments, where a person's own is told with its traceback."""
+    return str(target).split(".", 1)[0] in ("curvexp", "optax")
 
 
 @functools.lru_cache(maxsize=32)

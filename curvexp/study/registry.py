@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from curvexp import config as configs
 from curvexp.errors import ConfigError
-from curvexp.problem import checks
 from curvexp.study.claim import Claim, Result, verdict
 
 LARGEST = 10**7  # whole number that a study takes
@@ -193,6 +192,8 @@ def _check_options(study: Study) -> None:
 
 def _check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
     """Refuses what is not of the kind of the parameter's default: a whole number, a number, or a list of what its annotation says."""
+    from curvexp.problem import checks
+
     default, least = parameter.default, 0 if parameter.name == "seed" else 1
     if isinstance(default, bool):
         return
