@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import difflib
+import math
+import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,20 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from curvexp import around, console, launcher, plugins, resume
 from curvexp import config as configs
-from curvexp import console, launcher, plugins, resume
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.study import command as study
 
 # our options of launchers bear the names of their plugins' own, whose keys they are held to
 _SAME_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's variable: 1 for tracebacks
+MOST_JOBS = 100_000  # of a sweep: Hydra lists them all before the first starts
 NESTED_GROUPS = ("problem.data", "optim.schedule")  # `problem.data=wine` is read as Hydra's `problem/data=wine`
 
 
@@ -39,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.argv = [sys.argv[0], *flags_first, *flags.overrides]
     plugins.register()
     try:
+        for word in typed:
+            if "\0" in word or (not word.isascii() and _not_utf8(word)):
+                console.refuse(f"{_short(word)}: expected text in UTF-8, without a null character. Change it.")
+                sys.exit(2)
         if not flags.passive and study.asked_for(flags.overrides):
             sys.exit(study.run(flags.overrides, config_dir=flags.config_dir))
         if not flags.passive and _keys(flags.overrides) & {"resume", "retry", "trust"}:
@@ -60,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(143 if str(signal) == "SIGTERM" else 130)
 
 
+def _not_utf8(word: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in word)  # as sys.argv has bytes that are none
+
+
 def _launch(flags: argparse.Namespace) -> None:
     @hydra.main(version_base="1.3", config_path=str(configs.conf_folder()), config_name="config")
     def task(config: DictConfig) -> float:
@@ -67,11 +80,45 @@ def _launch(flags: argparse.Namespace) -> None:
 
         return execute(config)
 
-    task()
+    job = sys.modules.get("curvexp.job")  # where an earlier call was in this process
+    if job:
+        job.ReportAtEnd.begun = None
+    try:
+        with _errors_raised():
+            task()
+    except SystemExit as end:
+        sys.exit(2 if flags.passive and end.code else end.code)
+    except Exception as error:
+        if os.environ.get(FULL_ERROR) == "1":
+            raise
+        sys.exit(_stopped(error))
     if not flags.passive and flags.multirun:
         from curvexp.job import ReportAtEnd
 
         sys.exit(1 if ReportAtEnd.failed + ReportAtEnd.refused else 0)
+
+
+@contextlib.contextmanager
+def _errors_raised() -> Iterator[None]:
+    """Hydra raises what it would print with a traceback."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before
+
+
+def _stopped(error: Exception) -> int:
+    """Says in a sentence what stopped Hydra outside of a job, and records it where a job was to be; the exit code."""
+    job = sys.modules.get("curvexp.job")  # without it no job began, and a flag such as --cfg needs no JAX
+    reason = _first_line(error)
+    recorded = job.stopped(reason) if job else False
+    console.refuse(reason)
+    return 1 if recorded else 2
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:
@@ -107,12 +154,15 @@ def _go_on(flags: argparse.Namespace) -> int:
                 config["track"] = OmegaConf.to_container(compose("config", overrides=chosen).track, resolve=True)
             except MissingConfigException as error:
                 raise ConfigError(_missing(error)) from error
+            except Exception as error:
+                raise ConfigError(f"{', '.join(chosen)}: {_first_line(error)}") from error
         GlobalHydra.instance().clear()
     for key, value in values.items():
         if key != "track":
             _set(config, key, value)
     resume.check_targets(config, _texts("trust", trust))
-    configs.build(config)
+    with contextlib.suppress(_Raised):
+        _build(config)
     if resume.still_to_do(config, folder, ()) is None and resume.summary(folder).get("status") in (
         "completed",
         "diverged",
@@ -162,7 +212,7 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
 
 
 def _existing(folder: Any) -> Path:
-    if not isinstance(folder, str) or not Path(folder).is_dir():
+    if not isinstance(folder, str) or not folder or not os.path.isdir(folder):
         raise ConfigError(f"resume={folder}: no such folder; expected a run's, or with -m a sweep's. Change resume.")
     return Path(folder).absolute()
 
@@ -175,10 +225,21 @@ def _texts(key: str, value: Any) -> list[str]:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ConfigError(_first_line(error)) from error
+    """The overrides as Hydra reads them.
+
+    Raises:
+        ConfigError: naming the first that it cannot read.
+    """
+    parser, found = OverridesParser.create(), []
+    for text in overrides:
+        try:
+            found.append(parser.parse_override(text))
+        except Exception as error:  # Hydra's and ANTLR's, and Python's for too many digits or brackets
+            raise ConfigError(
+                f"{_short(text)}: cannot be read as KEY=VALUE: {_first_line(error)}. Change it, or put quotes around the value "
+                "that the shell leaves: KEY=\\'VALUE\\'."
+            ) from error
+    return found
 
 
 def _flags(typed: Sequence[str]) -> argparse.Namespace:
@@ -213,9 +274,9 @@ def _flags(typed: Sequence[str]) -> argparse.Namespace:
 def _check(flags: argparse.Namespace) -> str | None:
     """Why what was typed cannot run, or None. Nothing is written; a sweep's jobs are checked one by one when they run."""
     try:
-        overrides = OverridesParser.create().parse_overrides(flags.overrides)
-    except HydraException as error:
-        return _first_line(error)
+        overrides = _parsed(flags.overrides)
+    except ConfigError as error:
+        return str(error)
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
     if swept and not flags.multirun:
         return f"{', '.join(sorted(swept))}: several values make a sweep; add -m, or give one value."
@@ -225,8 +286,10 @@ def _check(flags: argparse.Namespace) -> str | None:
     GlobalHydra.instance().clear()
     warnings.filterwarnings("ignore", message=_SAME_NAME)
     with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+        for override in overrides:
+            override.config_loader = GlobalHydra.instance().config_loader()
         try:
-            wrong = _check_options(overrides, searchpath)
+            wrong = _check_count(overrides) or _check_options(overrides, searchpath)
             if wrong:
                 return wrong
             single = [_first_value(override) for override in overrides]
@@ -237,13 +300,14 @@ def _check(flags: argparse.Namespace) -> str | None:
             )
         except MissingConfigException as error:
             return _first_line(error) if error.options is None else _missing(error)
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:  # of some dozen kinds: what is composed is what was typed
             return _uncomposed(error, overrides, searchpath)
         try:
+            _check_intervals(overrides, composed.hydra.sweeper)
             _check_job(composed, sweep=flags.multirun, swept=swept)
         except ConfigError as error:
             return str(error)
-        except OmegaConfBaseException as error:
+        except (HydraException, OmegaConfBaseException) as error:
             return _first_line(error)
     return None
 
@@ -254,12 +318,14 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
 
     hydra_config = composed.hydra
     HydraConfig.instance().set_config(composed)
+    around.check(composed, sweep=sweep)
     plain = configs.plain(composed)
     if sweep:
         configs.check_keys(plain)
         try:
             configs.check_numbers(plain)
-            configs.build_parts(plain)
+            with contextlib.suppress(_Raised):
+                _theirs(configs.build_parts, plain)
         except Unsupported:
             pass
         except ConfigError as error:
@@ -267,11 +333,10 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
             if not any(key == name or key.startswith(f"{name}.") for name in swept):
                 raise
         launcher.check(hydra_config.launcher)
-        configs.check_writable(str(hydra_config.sweep.dir), "hydra.sweep.dir")
     else:
         with contextlib.suppress(_Raised):
             _build(plain)
-        configs.check_writable(str(hydra_config.run.dir), "hydra.run.dir")
+    around.check_folders(composed, sweep=sweep)
 
 
 class _Raised(Exception):
@@ -279,12 +344,57 @@ class _Raised(Exception):
 
 
 def _build(plain: dict[str, Any]) -> None:
+    _theirs(configs.build, plain)
+
+
+def _theirs(build: Callable[[dict[str, Any]], Any], plain: dict[str, Any]) -> None:
     try:
-        configs.build(plain)
+        build(plain)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _Raised from error
+
+
+def _check_count(overrides: list[Override]) -> str | None:
+    """Why these values make no sweep, or one that is too large, in words."""
+    jobs: float = 1
+    for override in overrides:
+        if not override.is_sweep_override() or not override.is_discrete_sweep():
+            continue
+        count = _count(override)
+        shown = _short(str(override.input_line))
+        if count == 0:
+            return f"{shown}: there are no values in it; expected one or more. Change {override.key_or_group}."
+        if not math.isfinite(count):
+            return f"{shown}: it has no end; expected finite numbers, and a step that leads on. Change {override.key_or_group}."
+        jobs *= count
+        if jobs > MOST_JOBS:
+            return f"{shown}: a sweep of {jobs:.3g} jobs; expected at most {MOST_JOBS}. Give {override.key_or_group} fewer values."
+    return None
+
+
+def _check_intervals(overrides: list[Override], sweeper: Any) -> None:
+    target = str(sweeper.get("_target_")) if OmegaConf.is_dict(sweeper) else ""
+    for override in overrides:
+        if override.is_interval_sweep() and target.endswith(("OnceSweeper", "BasicSweeper")):
+            raise ConfigError(
+                f"{_short(str(override.input_line))}: an interval is for a sweeper that searches; expected values, such as 1,2 or "
+                f"range(1,3). Change {override.key_or_group}."
+            )
+
+
+def _count(override: Override) -> float:
+    """How many values it has, none of them listed; inf where they have no end."""
+    value: Any = override.value()
+    if isinstance(value, RangeSweep):
+        start, stop, step = value.start, value.stop, value.step
+        if start is None or stop is None or step == 0 or not all(abs(x) < math.inf for x in (start, stop, step)):
+            return math.inf
+        return max(0, math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step)))
+    if isinstance(value, Glob):
+        return len(list(override.sweep_string_iterator()))
+    return len(value.list)
 
 
 def _check_options(overrides: list[Override], searchpath: list[str]) -> str | None:
@@ -294,13 +404,16 @@ def _check_options(overrides: list[Override], searchpath: list[str]) -> str | No
         return None  # the loader of a further folder is made by compose, which then finds what is missing
     for override in overrides:
         group = str(override.key_or_group)
-        if group.startswith("hydra"):
+        options = [] if override.is_delete() else loader.get_group_options(group)
+        if not options:
             continue
-        options = loader.get_group_options(group)
-        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
-        for value in values if options else []:
-            if isinstance(value, str) and value.strip("'\"") not in options and not override.is_delete():
-                return f"{group}={value}: no such option; expected one of {', '.join(options)}.{configs.nearest(value, options)}"
+        values: Any = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else override.value()
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str) and value.strip("'\"") in options:
+                continue
+            shown = value if isinstance(value, str) else str(override.input_line).split("=", 1)[-1]
+            near = configs.nearest(str(value), options)
+            return f"{group}={_short(shown)}: no such option; expected one of {', '.join(options)}.{near}"
     return None
 
 
@@ -324,14 +437,17 @@ def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[st
     """A composition error in words: the override whose key exists nowhere, with the nearest that do."""
     found = re.search(r"Could not override '([^']+)'", str(error))
     if not isinstance(error, ConfigCompositionException) or not found:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        return _first_line(cause)
+        said = _first_line(error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error)
+        wrong = _culprit(overrides, searchpath)
+        if wrong is None or str(wrong.key_or_group) in said:
+            return said
+        return f"{_short(str(wrong.input_line))}: {said}. Change {wrong.key_or_group}."
     key = found.group(1).lstrip("+~")
     loader = GlobalHydra.instance().config_loader()
     groups = [o for o in overrides if loader.get_group_options(str(o.key_or_group)) and not o.is_sweep_override()]
     try:
         composed = compose("config", overrides=[*searchpath, *(str(o.input_line) for o in groups if o.input_line)])
-    except (HydraException, OmegaConfBaseException):
+    except Exception:
         composed = compose("config", overrides=searchpath)
     keys = [*_leaves(OmegaConf.to_container(composed, resolve=False)), *configs.GROUPS]
     close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
@@ -347,6 +463,19 @@ def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[st
     )
     hint = f" Did you mean {' or '.join(close[:3])}?" if close else ""
     return f"{key}={value}: unknown key; expected one of {', '.join(siblings) or ', '.join(configs.GROUPS)}.{hint}"
+
+
+def _culprit(overrides: list[Override], searchpath: list[str]) -> Override | None:
+    """The first override that cannot be composed with those before it."""
+    before = list(searchpath)
+    for override in overrides:
+        text = _first_value(override)
+        before += [text] if text else []
+        try:
+            compose("config", overrides=before)
+        except Exception:
+            return override
+    return None
 
 
 def _leaves(node: Any, prefix: str = "") -> list[str]:
@@ -366,8 +495,18 @@ def _nested(argument: str) -> str:
     return argument
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:150]}… ({len(text)} characters)"
+
+
 def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error says, in a line: of what is neither Hydra's nor ours with its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Error parsing override") and len(lines) > 1:
+        lines[0] = f"{lines[0]}: {lines[1]}"
+    known = isinstance(error, HydraException | OmegaConfBaseException | ConfigError | OSError)
+    kind = "" if known and lines else type(error).__name__
+    return _short(": ".join(part for part in (kind, lines[0] if lines else "") if part)).rstrip(".")
 
 
 if __name__ == "__main__":

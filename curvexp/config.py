@@ -99,6 +99,7 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     from curvexp.runner import check
 
     parameters = check(problem, probe, **settings(config))
+    _check_update(config["optim"], optimizer, problem)
     optimizer = optimizer._replace(name=names.get("optim", optimizer.name))
     return Experiment(problem, optimizer, probe, tracker, parameters)
 
@@ -194,26 +195,25 @@ def _mend_cache(folder: Path) -> None:
 
 
 def check_writable(folder: str | Path, key: str) -> None:
-    """Refuses an output folder that cannot be made or written, without making it.
+    """Refuses an output folder that cannot be made or written; it is made, and removed again.
 
     Raises:
         ConfigError: naming the folder and the key.
     """
-    path = Path(folder).absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    problem = None if path.is_dir() else f"{path} is not a folder"
-    if problem is None and not os.access(path, os.W_OK | os.X_OK):
-        problem = f"{path} is not writable"
-    if problem is None:
-        probe = path / f".curvexp-{os.getpid()}"
-        try:
-            probe.mkdir()
-            probe.rmdir()
-        except OSError as error:
-            problem = f"{path}: {error.strerror}"
-    if problem:
-        raise ConfigError(f"{key}={folder}: {problem}; expected a folder that can be written. Change {key}.")
+    path = Path(os.path.abspath(folder))
+    missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
+    probe = path / f".curvexp-{os.getpid()}"
+    made: list[Path] = []
+    try:  # what a file system takes, in names, depth and rights, it says best itself
+        for part in (*reversed(missing), probe):
+            part.mkdir()
+            made.append(part)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        raise ConfigError(f"{key}={folder}: {problem}; expected a folder that can be written. Change {key}.") from error
+    finally:
+        for part in reversed(made):
+            part.rmdir()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -264,8 +264,8 @@ def _signature(path: str, target: Any) -> Any:
     logger.disabled = True
     try:
         found = get_object(target)
-    except Exception as error:  # an ImportError, or what the user's module raises while it is imported
-        why = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    except (Exception, SystemExit) as error:  # an ImportError, or what the user's module raises while it is imported
+        why = " ".join(line.strip() for line in (str(error) or type(error).__name__).splitlines()[:2])
         raise ConfigError(f"{path}._target_={target}: cannot be imported: {why}. Change {path}._target_.") from error
     finally:
         logger.disabled = before
@@ -283,8 +283,12 @@ def _instantiate(path: str, node: dict[str, Any]) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        if isinstance(cause, TypeError):
-            raise ConfigError(f"{path}: {_first_line(cause)}") from error
+        known = str(node.get("_target_")).split(".", 1)[0] in (
+            "curvexp",
+            "optax",
+        )  # a person's own is told with its traceback
+        if isinstance(cause, TypeError) or (known and isinstance(cause, Exception)):
+            raise ConfigError(f"{path}: {_first_line(cause)}. Change {path}.") from error
         raise cause or error from None
 
 
@@ -299,7 +303,7 @@ def _optimizer(node: dict[str, Any]) -> Any:
             f"optim.schedule={schedule}: expected an option of optim/schedule, or a mapping with _target_. Change optim.schedule."
         )
     target = get_object(node["_target_"])
-    if target.__module__.split(".")[0] != "optax":
+    if str(getattr(target, "__module__", None)).split(".")[0] != "optax":
         try:
             found = target(**options, **({"schedule": made} if made is not None else {}))
         except TypeError as error:
@@ -307,6 +311,32 @@ def _optimizer(node: dict[str, Any]) -> Any:
         if isinstance(found, Optimizer):
             return found
     return from_optax(target, schedule=made, **options)
+
+
+def _check_update(node: dict[str, Any], optimizer: Any, problem: Any) -> None:
+    """Refuses arguments that optax's functions find wrong only when a step is traced; nothing is computed."""
+    import jax
+
+    schedule = node.get("schedule")
+    targets = [str(part.get("_target_")) for part in (node, schedule) if isinstance(part, dict)]
+    if all(target.startswith("curvexp.") for target in targets) or not all(map(_is_known, targets)):
+        return
+
+    def step(key: Any) -> Any:
+        params = problem.init(key)
+        return optimizer.transform.update(params, optimizer.transform.init(params), params)
+
+    try:
+        jax.eval_shape(step, jax.random.key(0))
+    except Exception as error:
+        raise ConfigError(
+            f"optim: {' and '.join(targets)} cannot be called so: {type(error).__name__}: {_first_line(error)}. Change optim.KEY."
+        ) from error
+
+
+def _is_known(target: Any) -> bool:
+    """Whether a function is ours or optax's: what it raises is about its arguments, where a person's own is told with its traceback."""
+    return str(target).split(".", 1)[0] in ("curvexp", "optax")
 
 
 @functools.lru_cache(maxsize=32)

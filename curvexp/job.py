@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from curvexp import __version__, console, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.store import SUMMARY, RecordError, RunFolder, jsonable
+from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
@@ -152,7 +152,9 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
         status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
     except RecordError as error:
         status, tail["reason"] = "failed", _unwritten(folder, error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of a person's own code, which may also exit
+        if isinstance(error, SystemExit) and _taken:
+            raise
         with contextlib.suppress(OSError):  # a full disk
             (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
@@ -277,12 +279,15 @@ def _train(
 
 
 _going: "list[_Keeper]" = []  # of the runs that go on in this process
+_taken: list[bool] = []  # not empty: a queue takes this process away, and its exit is no failure of the run
 
 
 def keep_now() -> None:
-    """Makes a checkpoint of every run that goes on in this process, as of its last record; may be called by a signal's handler."""
+    """Makes a checkpoint of every run that goes on in this process, as of its last record; for the handler of a signal by which a queue
+    takes the process away."""
     import jax
 
+    _taken.append(True)
     with jax.ensure_compile_time_eval():  # the signal may have come while a function was traced
         for keeper in list(_going):
             keeper.keep()
@@ -412,7 +417,11 @@ class Signals:
 
     def _pass_on(self, number: int, frame: Any) -> None:
         self.keep = True
-        self.before[number](number, frame)
+        try:
+            self.before[number](number, frame)
+        except SystemExit:
+            _taken.append(True)
+            raise
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.before.items():
@@ -429,14 +438,57 @@ class ReportAtEnd(Callback):
 
     failed = 0
     refused = 0  # jobs that left no trace, as the sweeper counts them
+    begun: tuple[DictConfig, bool] | None = None  # the config that Hydra runs by, and whether its sweep's folder is new
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Knows where the job will be."""
+        ReportAtEnd.begun = config, True
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Counts anew."""
         ReportAtEnd.failed = ReportAtEnd.refused = 0
+        ReportAtEnd.begun = config, not Path(str(config.hydra.sweep.dir)).exists()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints and writes the report of the sweep's folder."""
         report(Path(str(config.hydra.sweep.dir)))
+
+
+def stopped(reason: str) -> bool:
+    """Records, in every folder that was made for a job which then did not begin, that it failed; whether there is one.
+
+    A sweep's folder without a job is taken away again.
+    """
+    if ReportAtEnd.begun is None:
+        return False
+    (config, new), ReportAtEnd.begun = ReportAtEnd.begun, None
+    sweep = config.hydra.mode == RunMode.MULTIRUN
+    folder = Path(str(config.hydra.sweep.dir if sweep else config.hydra.run.dir))
+    made = [folder] if folder.is_dir() else []
+    if sweep:
+        beside = str(config.hydra.output_subdir)
+        inside = [Path(path) for path, _, _ in os.walk(folder)]
+        made = [path for path in inside if (path / beside).is_dir() or not any(path.iterdir())]
+    made = [path for path in made if not any((path / name).exists() for name in MARKS)]
+    for path in made:
+        store = RunFolder(path)
+        chosen = config.hydra.runtime.choices
+        store.start(_plain(config), {key: str(chosen.get(key)) for key in ("problem", "preprocess", "optim", "probe")})
+        store.finish(status="failed", reason=reason)
+    if sweep and made:
+        report(folder)
+    elif sweep and new and folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+        (folder / "multirun.yaml").unlink()
+        with contextlib.suppress(OSError):  # its parents as far as nothing else is in them
+            os.removedirs(folder)
+    return bool(made)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    try:
+        return configs.plain(config)
+    except ConfigError:
+        return {}
 
 
 def report(folder: Path) -> None:

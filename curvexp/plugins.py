@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -44,12 +45,20 @@ class OnceSweeper(BasicSweeper):
     """Hydra's own sweeper, which composes every job once more before the first starts; this one composes those that differ in more than
     numbers, and counts the jobs that were refused, in whatever process."""
 
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, Any] | None = None) -> None:
+        super().__init__(max_batch_size, params)
+
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the jobs; what each came to, by batch."""
-        from curvexp import console
+        """Runs the jobs, where all of them can be composed: else it raises, and nothing is written. What each came to, by batch."""
+        from curvexp import console, launcher
         from curvexp.job import Refused, ReportAtEnd
 
         assert self.config is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            super().validate_batch_is_legal(launcher.distinct(batch))
         try:
             found = super().sweep(arguments)
         except KeyboardInterrupt:
@@ -60,13 +69,7 @@ class OnceSweeper(BasicSweeper):
         return found
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Raises where a job cannot be composed."""
-        from curvexp import launcher
-
-        super().validate_batch_is_legal(launcher.distinct(batch))
-
-    def __init__(self, max_batch_size: int | None = None, params: dict[str, Any] | None = None) -> None:
-        super().__init__(max_batch_size, params)
+        """All jobs were, before the first started."""
 
 
 class ProcessLauncher(Launcher):

@@ -103,10 +103,65 @@ REFUSALS = [  # what is typed, what the message must hold
     (["target=-1"], r"target=-1: expected"),
     (["diverge_at=0"], r"diverge_at=0: expected"),
     (["--config-dir=/nowhere"], r"--config-dir=/nowhere"),
+    # found by tests/faults/test_command_line.py
+    (["optim=null"], r"optim=null: no such option; expected one of adagrad"),
+    (["optim.schedule=null"], r"optim/schedule=null: no such option; expected one of cosine"),
+    (["optim.schedule=warmup_cosine", "steps=3"], r"optim\.schedule: .*positive decay_steps"),
+    (["optim.schedule=cosine", "optim.schedule.init_value=1" + "0" * 400], r"optim: .*OverflowError"),
+    (["optim=adamw", "optim.weight_decay=[1]"], r"optim"),
+    (["optim=adamw", "optim.weight_decay=a"], r"optim: .*TypeError"),
+    (["optim=True"], r"optim=True: no such option"),
+    (["preprocess=-0.27"], r"preprocess=-0\.27: no such option"),
+    (["problem=mlp", "problem.data=nan"], r"problem/data=nan: no such option"),
+    (["seed=" + "1" * 5000], r"seed=1+… \(5005 characters\): cannot be read as KEY=VALUE: .*4300 digits"),
+    (["seed=" + "[" * 400 + "]" * 400], r"seed=\["),
+    (["seed=\0"], r"seed=\\x00: expected text in UTF-8"),
+    (["track.project=\udcff"], r"track\.project=\\udcff: expected text in UTF-8"),
+    (["resume=" + "x" * 300], r"resume=x+: no such folder"),
+    (["hydra.run.dir=''"], r"hydra\.run\.dir=: expected the name of a folder"),
+    (["hydra.run.dir=null"], r"'hydra\.run\.dir' is not Optional"),
+    (["hydra.run.dir=" + "x" * 300], r"hydra\.run\.dir=x+: .*too long"),
+    (["hydra.run.dir=/dev/null/x"], r"hydra\.run\.dir=/dev/null/x: .*Not a directory"),
+    (["hydra.job.chdir=${..seed}"], r"hydra\.job\.chdir: Interpolation key 'seed' not found"),
+    (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: AttributeError"),
+    (["hydra.mode=MULTIRUN"], r"hydra\.mode=MULTIRUN: expected RUN without -m"),
+    (["-m", "hydra.mode=RUN"], r"hydra\.mode=RUN: expected MULTIRUN beside -m"),
+    (["~hydra.callbacks"], r"~hydra\.callbacks: .*does not support deletion"),
+    (["~hydra.callbacks.report"], r"hydra\.callbacks\.report: expected"),
+    (["hydra.callbacks.report._target_=builtins.print"], r"hydra\.callbacks\.report: expected"),
+    (["hydra.verbose=1"], r"hydra\.verbose=1: expected"),
+    (["+hydra.job.env_set={'a=b':c}"], r"hydra\.job\.env_set"),
+    (["hydra.output_subdir=metrics.jsonl"], r"hydra\.output_subdir=metrics\.jsonl: a run's own file has this name"),
+    (["hydra.output_subdir=../x"], r"hydra\.output_subdir=\.\./x: it leads out"),
+    (["hydra.hydra_logging.root=1"], r"Unable to configure root"),
+    (["-m", "hydra.sweep.subdir=../x"], r"hydra\.sweep\.subdir=\.\./x: it leads out"),
+    (["-m", "hydra.sweeper.max_batch_size=0"], r"hydra\.sweeper\.max_batch_size=0: expected"),
+    (["-m", "hydra.sweeper.params=3"], r"hydra\.sweeper\.params=3: expected"),
+    (["-m", "hydra.launcher._target_=os.system"], r"os\.system"),
+    (["-m", "hydra.sweeper._target_=os.system"], r"os\.system"),
+    (["-m", "seed=range(0,1000000000000)"], r"seed=range.*: a sweep of 1e\+12 jobs; expected at most"),
+    (["-m", "seed=shuffle(range(0,1000000000000))"], r"seed=shuffle.*: a sweep of 1e\+12 jobs"),
+    (["-m", "seed=range(0,1000)", "steps=range(1,1000)"], r"steps=range.*: a sweep of 9\.99e\+05 jobs"),
+    (["-m", "optim.lr=range(0,1,1e-300)"], r"optim\.lr=range.*: a sweep of .* jobs"),
+    (["-m", "optim.lr=range(0,inf)"], r"optim\.lr=range.*: it has no end"),
+    (["-m", "seed=range(3,1)"], r"seed=range\(3,1\): there are no values"),
+    (["-m", "optim.lr=interval(0,1)"], r"optim\.lr=interval.*: an interval is for"),
+    (["-m", "optim=momentum,sgd", "optim.momentum=0.9"], r"Could not override 'optim.momentum'"),
+    (["optim._target_=os.system"], r"os\.system"),
+    (["--cfg", "x"], r"--cfg"),
+    (["--cfg", "job", "optim.nosuch=1"], r"Could not override 'optim.nosuch'"),
+    (["--cfg", "job", "-p", "nowhere"], r"nowhere"),
+    (["--cfg", "job", "--resolve", "steps=${nowhere}"], r"nowhere"),
+    (["--info", "x"], r"--info"),
+    (["--resolve"], r"--resolve"),
+    (["-m", "--cfg", "job"], r"Only one of"),
+    (["--shell-completion"], r"subcommand"),
+    (["--experimental-rerun", "nowhere"], r"nowhere does not exist|rerun"),
+    (["--hydra-help", "steps"], r"steps"),
 ]
 
 
-@pytest.mark.parametrize("typed, expected", REFUSALS, ids=[" ".join(typed) for typed, _ in REFUSALS])
+@pytest.mark.parametrize("typed, expected", REFUSALS, ids=[" ".join(typed)[:80] for typed, _ in REFUSALS])
 def test_bad_input_is_refused_by_its_key_with_exit_code_2_and_nothing_written(
     typed, expected, here, capsys, monkeypatch
 ):
@@ -114,6 +169,7 @@ def test_bad_input_is_refused_by_its_key_with_exit_code_2_and_nothing_written(
     monkeypatch.setenv("HOME", str(here))
     small = ["problem.dimension=10"] if not any("problem" in word for word in typed) else []
     small = ["problem.dimension=10"] if typed == ["problem.eigenvalues=[1,2,3]"] else small
+    small = [] if typed[0].startswith("resume=") else small
     before = sorted(here.rglob("*"))
     assert call(*small, *typed) == 2
     shown = capsys.readouterr()
@@ -174,6 +230,42 @@ def test_a_sweep_refuses_what_is_wrong_with_all_its_jobs(here, capsys):
     assert call("-m", "optim=sgd,adma", "seed=0,1") == 2
     assert "Did you mean adam" in capsys.readouterr().err
     assert not list(here.rglob("summary.json"))
+
+
+def test_a_glob_of_options_makes_a_sweep(here):
+    assert call("-m", *SMALL, "optim=glob(*,exclude=a*)", "probe=off") == 0
+    assert sorted(summary["optim"] for summary in summaries(here)) == ["momentum", "nesterov", "rmsprop", "sgd"]
+
+
+def test_what_stops_hydra_before_a_job_is_recorded_as_its_failure(here, capsys):
+    assert call(*SMALL, "hydra.job_logging.root=1", "hydra.run.dir=out") == 1
+    assert call("-m", *SMALL, "hydra.job_logging.root=1", "hydra.sweep.dir=sweep", "seed=1,2") == 1
+    found = summaries(here)
+    assert [summary["status"] for summary in found] == ["failed", "failed"]
+    assert all("Unable to configure root" in summary["reason"] for summary in found)
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(here, capsys):
+    assert call(*SMALL, "hydra.run.dir=out") == 0
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert call(*SMALL, "seed=1", "hydra.run.dir=out") == 2
+    assert "resume=out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_a_users_code_that_exits_is_a_failure_as_any_other(package):
+    (package / "mylab.py").write_text(
+        USER_PACKAGE.replace('raise RuntimeError("the disk of my lab is full")', "raise SystemExit(3)")
+    )
+    sys.modules.pop("mylab", None)
+    assert call("--config-dir", "myconf", "-m", "problem=raising,quartic", "probe=off", "optim.lr=0.1", "steps=5") == 1
+    bad, good = summaries(package)
+    assert (bad["status"], good["status"]) == ("failed", "completed")
+    assert bad["reason"] == "SystemExit: 3"
+    assert call("--config-dir", "myconf", "problem=raising", "hydra.run.dir=alone") == 1
+    sys.modules.pop("mylab", None)
 
 
 def test_divergence_is_a_result(here, capsys):

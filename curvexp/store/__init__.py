@@ -12,11 +12,12 @@ Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX 
 
 from curvexp.store.detail import load_densities, load_planes
 from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable
-from curvexp.store.runs import Runs, load_ledger, load_runs
+from curvexp.store.runs import MARKS, Runs, load_ledger, load_runs
 
 __all__ = [
     "ENDINGS",
     "FILES",
+    "MARKS",
     "SUMMARY",
     "RecordError",
     "RunFolder",

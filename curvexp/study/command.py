@@ -1,6 +1,7 @@
 """The studies from a shell: `python -m curvexp +study=NAME` and the list of `python -m curvexp.study`."""
 
 import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,8 +37,18 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
             configs.check_writable(study.folder, "hydra.run.dir")
         failed = False
         for study in studies:
-            finding, data = perform(study)
             folder = study.folder / study.name if len(studies) > 1 else study.folder
+            try:
+                finding, data = perform(study)
+            except ConfigError:
+                raise
+            except (Exception, SystemExit) as error:  # of a study's own code, which may also exit
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+                console.refuse(f"study={study.name}: {why}\nThe traceback is in {_short(folder / 'traceback.txt')}.")
+                failed = True
+                continue
             write(finding, data, folder)
             console.out().print(table(finding))
             console.out().print(f"in {console.printable(_short(folder))}")

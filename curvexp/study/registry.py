@@ -3,19 +3,19 @@
 import inspect
 import re
 import time
+import typing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
-from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from curvexp import config as configs
 from curvexp.errors import ConfigError
 from curvexp.study.claim import Claim, Result, verdict
 
+LARGEST = 10**7  # whole number that a study takes
 ABOUT = ("number", "statement", "source", "precision")  # what a study's file says besides its function's numbers
 
 
@@ -99,10 +99,11 @@ def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | 
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
             composed = hydra.compose("config", overrides=given, return_hydra_config=True)
             folder = Path(str(composed.hydra.run.dir))
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # of some dozen kinds: what is composed is what was typed
         unknown = re.search(r"Could not override 'study\.([^']+)'", str(error))
         if unknown is None or not overrides:
-            raise ConfigError(f"study={name}: {str(error).strip().splitlines()[0]}") from error
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"study={name}: {first} ({', '.join(overrides or [])})") from error
         key = unknown.group(1)
         options = [*compose(name, config_dir=config_dir).options, "precision"]
         raise ConfigError(
@@ -157,8 +158,8 @@ def perform(study: Study) -> tuple[Finding, dict[str, Any]]:
 def _function(study: Study) -> Any:
     try:
         found = get_object(study.target)
-    except Exception as error:  # an ImportError, or what the user's module raises while it is imported
-        why = str(error).strip().splitlines()[0]
+    except (Exception, SystemExit) as error:  # an ImportError, or what the user's module raises while it is imported
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"study._target_={study.target}: cannot be imported: {why}. Change study._target_."
         ) from error
@@ -176,10 +177,8 @@ def _check_options(study: Study) -> None:
                 f"study.{key}={value}: unknown key; {study.target} takes {', '.join(parameters) or 'none'}."
                 f"{configs.nearest(key, parameters)}"
             )
-        default = parameters[key].default if key in parameters else None
-        least = 0 if key == "seed" else 1
-        if isinstance(default, int) and not isinstance(default, bool) and (type(value) is not int or value < least):
-            raise ConfigError(f"study.{key}={value}: expected a whole number >= {least}. Change study.{key}.")
+        if key in parameters:
+            _check_kind(f"study.{key}", value, parameters[key])
     missing = [
         key
         for key, p in parameters.items()
@@ -189,3 +188,29 @@ def _check_options(study: Study) -> None:
         raise ConfigError(
             f"study.{missing[0]}: missing; {study.target} needs it. Set {missing[0]} in {study.name}.yaml."
         )
+
+
+def _check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Refuses what is not of the kind of the parameter's default: a whole number, a number, or a list of what its annotation says."""
+    from curvexp.problem import checks
+
+    default, least = parameter.default, 0 if parameter.name == "seed" else 1
+    if isinstance(default, bool):
+        return
+    if isinstance(default, int):
+        if type(value) is not int or not least <= value <= LARGEST:
+            raise ConfigError(f"{key}={value}: expected a whole number >= {least} and <= {LARGEST}. Change {key}.")
+    elif isinstance(default, float):
+        checks.number(key, value)
+    elif isinstance(default, tuple) and default:
+        kind = (*typing.get_args(parameter.annotation), type(default[0]))[0]
+        if not isinstance(value, list | tuple) or not value:
+            raise ConfigError(f"{key}={value}: expected a list with something in it. Change {key}.")
+        for position, part in enumerate(value):
+            one = f"{key}[{position}]"
+            if kind is int:
+                checks.whole(one, part, least=0)
+            elif kind is float:
+                checks.number(one, part)
+            elif not isinstance(part, kind if isinstance(kind, type) else object):
+                raise ConfigError(f"{one}={part}: expected {kind.__name__}. Change {key}.")
