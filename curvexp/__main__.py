@@ -112,7 +112,8 @@ def _go_on(flags: argparse.Namespace) -> int:
         if key != "track":
             _set(config, key, value)
     resume.check_targets(config, _texts("trust", trust))
-    configs.build(config)
+    with contextlib.suppress(_Raised):
+        _build(config)
     if resume.still_to_do(config, folder, ()) is None and resume.summary(folder).get("status") in (
         "completed",
         "diverged",
@@ -164,6 +165,7 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
 def _existing(folder: Any) -> Path:
     if not isinstance(folder, str) or not Path(folder).is_dir():
         raise ConfigError(f"resume={folder}: no such folder; expected a run's, or with -m a sweep's. Change resume.")
+    resume.check_files(Path(folder))
     return Path(folder).absolute()
 
 
@@ -255,6 +257,8 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
     hydra_config = composed.hydra
     HydraConfig.instance().set_config(composed)
     plain = configs.plain(composed)
+    if plain.get("resume"):  # before anything of a folder's overrides is imported or called
+        resume.check_targets({**plain, "resume": None}, _texts("trust", plain.get("trust")))
     if sweep:
         configs.check_keys(plain)
         try:

@@ -285,6 +285,8 @@ def _instantiate(path: str, node: dict[str, Any]) -> Any:
             raise cause from None
         if isinstance(cause, TypeError):
             raise ConfigError(f"{path}: {_first_line(cause)}") from error
+        if cause is None:  # Hydra's own refusal, such as that of a function on its blocklist
+            raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}") from error
         raise cause or error from None
 
 
@@ -298,6 +300,7 @@ def _optimizer(node: dict[str, Any]) -> Any:
         raise ConfigError(
             f"optim.schedule={schedule}: expected an option of optim/schedule, or a mapping with _target_. Change optim.schedule."
         )
+    _instantiate("optim", {"_target_": node["_target_"], "_partial_": True})  # refuses what Hydra's blocklist has
     target = get_object(node["_target_"])
     if target.__module__.split(".")[0] != "optax":
         try:
