@@ -97,7 +97,7 @@ def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals |
             console.err().print(f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}")
         raise KeyboardInterrupt(summary["reason"])
     loss = summary.get("loss")
-    return math.nan if loss is None or summary["status"] == "failed" else float(loss)
+    return float(loss) if console.is_number(loss) and summary["status"] != "failed" else math.nan
 
 
 def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place, display_of: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Going on with a run from its folder: what is kept for it, what may be changed, and what a stranger's folder may not do."""
 
-import json
 import math
 import os
 import stat
@@ -11,19 +10,23 @@ from typing import Any, NamedTuple
 
 from curvexp import config as configs
 from curvexp.errors import ConfigError
-from curvexp.store import FILES
+from curvexp.store import FILES, read_object
 
 ALLOWED = ("steps", "target", "track", "checkpoint")  # keys that a resumed run may change
 CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on; they are no part of a run's config
-TRUSTED = ("curvexp", "optax", "flax", "jax")  # packages whose functions a recorded config may name, as far as OPEN has them
+TRUSTED = (
+    "curvexp",
+    "optax",
+    "flax",
+    "jax",
+)  # packages whose functions a recorded config may name, as far as OPEN has them
 OPEN = (  # what of them builds the parts of a run: nothing that reads a file, runs a command line, or calls what a text names
     *("curvexp.problem", "curvexp.preprocess", "curvexp.optim", "curvexp.probe", "curvexp.track", "optax"),
     *("flax.linen", "flax.nnx", "jax.lax", "jax.nn", "jax.numpy", "jax.random", "jax.scipy"),
 )
 READERS = ("load", "fromfile")  # of jax.numpy: they read files, the first of them pickles
-LARGEST = 2**24  # bytes of a config or summary that is still read
 LARGEST_SWEEP = 2**20  # bytes of a multirun.yaml that is still read
-DEEPEST = 50  # levels of a config, a summary or a multirun.yaml that are still read
+DEEPEST = 50  # levels of it
 MOST_JOBS = 100_000  # of a sweep that a folder asks for
 ENDED = ("completed", "diverged", "failed", "skipped")  # what a sweep does not run again unless `retry` names it
 
@@ -163,7 +166,7 @@ def recorded(run: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is none that can be read.
     """
-    found = _read(run / "config.json")
+    found = read_object(run / "config.json")
     if found is None:
         what = "a sweep; add -m" if (run / "multirun.yaml").exists() else "a run's folder, with its config.json"
         raise ConfigError(
@@ -174,7 +177,7 @@ def recorded(run: Path) -> dict[str, Any]:
 
 def summary(run: Path) -> dict[str, Any]:
     """What a run's summary says; empty where there is none that can be read."""
-    return _read(run / "summary.json") or {}
+    return read_object(run / "summary.json") or {}
 
 
 def check_files(folder: Path) -> None:
@@ -255,7 +258,8 @@ def _jobs(override: Any) -> int:
     if isinstance(value, ChoiceSweep):
         return len(value.list)
     if isinstance(value, RangeSweep):
-        return max(1, math.ceil(abs(value.stop - value.start) / abs(value.step))) if value.step else MOST_JOBS + 1
+        start, stop, step = (float(part or 0) for part in (value.start, value.stop, value.step))
+        return max(1, math.ceil(abs(stop - start) / abs(step))) if step else MOST_JOBS + 1
     return 1
 
 
@@ -298,7 +302,9 @@ def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
         ConfigError: naming the function, or the key.
     """
     if isinstance(config, str) and "${" in config:
-        raise ConfigError(f"{path}={config}: an interpolation; expected a value, as a recorded config has. Change {path}.")
+        raise ConfigError(
+            f"{path}={config}: an interpolation; expected a value, as a recorded config has. Change {path}."
+        )
     if isinstance(config, list):
         for number, part in enumerate(config):
             check_targets(part, trust, path=f"{path}.{number}")
@@ -325,9 +331,7 @@ def _check_target(path: str, target: Any, trust: Sequence[str]) -> None:
 
     if not isinstance(target, str) or package not in (*TRUSTED, *trust):
         raise refused("not a trusted package's")
-    if package not in trust and not (
-        target.startswith(tuple(f"{module}." for module in OPEN)) and "._" not in target
-    ):
+    if package not in trust and not (target.startswith(tuple(f"{module}." for module in OPEN)) and "._" not in target):
         raise refused("no part of a run")
     try:
         found = get_object(target)
@@ -406,26 +410,6 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         found |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     return found
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        facts = path.lstat()
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
-            return None
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and _shallow(found) else None
-
-
-def _shallow(value: Any) -> bool:
-    """Whether no part lies deeper than DEEPEST levels."""
-    level = [value]
-    for _ in range(DEEPEST):
-        inner = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
-        level = [part for parts in inner for part in parts]
-    return not level
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
