@@ -1,6 +1,7 @@
 """What a person sees of a run: a progress bar, or quiet lines where there is no terminal, and a small table at its end."""
 
 import math
+import numbers
 import sys
 import time
 from typing import Any
@@ -119,10 +120,11 @@ def condition_number(scalars: dict[str, Any]) -> str:
 
 def result(title: str, summary: dict[str, Any], folder: Any) -> Table:
     """The small table at the end of a run."""
+    status = summary["status"] + (f": {summary['reason']}" if summary.get("reason") else "")
+    summary = {key: value for key, value in summary.items() if is_number(value)}  # a resumed run's may hold anything
     table = Table(title=printable(title), show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    status = summary["status"] + (f": {summary['reason']}" if summary.get("reason") else "")
     rows = {
         "status": printable(status),
         "loss": f"{number(summary.get('loss_start'))} → {number(summary.get('loss'))} in {summary.get('steps')} steps",
@@ -157,6 +159,13 @@ def line(title: str, summary: dict[str, Any]) -> str:
     if summary["status"] in ("completed", "diverged", "interrupted"):
         return f"{text} in {summary.get('steps')} steps, {summary.get('seconds', 0):.1f} s: {figures(summary)}"
     return f"{text}: {printable(summary.get('reason'))}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float holds."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1023
+    return isinstance(value, numbers.Real)
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -100,8 +100,8 @@ def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals |
         raise KeyboardInterrupt(summary["reason"])
     if summary.get("refused"):
         return Refused("nan")
-    loss = summary.get("loss")
-    return math.nan if loss is None or summary["status"] == "failed" else float(loss)
+    loss: Any = summary.get("loss")
+    return float(loss) if console.is_number(loss) and summary["status"] != "failed" else math.nan
 
 
 def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place, display_of: Any) -> dict[str, Any]:
@@ -184,10 +184,11 @@ def _unwritten(folder: Path, error: OSError) -> str:
 def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: RunFolder) -> str:
     """What is to be done in this job's folder: `new`, `on` from its last checkpoint, `anew` from the start, or `nothing`."""
     queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if control["resume"]:
+        resume.check_targets(config, control["trust"] or ())
     if (control["resume"] is None and not queued_again) or not (place.folder / "config.json").exists():
         return "new" if not (control["resume"] and (place.folder / "metrics.jsonl").exists()) else "anew"
     store.leave()
-    resume.check_targets(config, control["trust"] or ())
     resume.check_same(config, place.folder)
     todo = "on" if not place.sweep else resume.still_to_do(config, place.folder, control["retry"] or ()) or "nothing"
     if todo == "on":

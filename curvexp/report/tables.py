@@ -37,7 +37,8 @@ def aggregate(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """
     readable = short(runs[runs["status"] != "unreadable"])
     groups = readable.groupby(list(by), sort=False, dropna=False)
-    rows = [{**dict(zip(by, setting, strict=True)), **_row(group)} for setting, group in groups]
+    with np.errstate(all="ignore"):  # whatever numbers a folder holds
+        rows = [{**dict(zip(by, setting, strict=True)), **_row(group)} for setting, group in groups]
     columns = list(_row(readable.iloc[:0]))
     return pd.DataFrame(rows, columns=[*by, *columns])
 
