@@ -96,7 +96,7 @@ def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals |
         if not place.sweep:
             console.err().print(f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}")
         raise KeyboardInterrupt(summary["reason"])
-    loss = summary.get("loss")
+    loss: Any = summary.get("loss")
     return float(loss) if console.is_number(loss) and summary["status"] != "failed" else math.nan
 
 

@@ -82,19 +82,33 @@ def inside(folder):
 
 @pytest.fixture(scope="module")
 def genuine(tmp_path_factory):
-    """Runs with checkpoints, densities, planes; a sweep with a diverged and a failed one; a study's finding."""
+    """Runs with checkpoints and planes; a sweep with a diverged and a failed one; a study's finding."""
     folder = tmp_path_factory.mktemp("genuine")
     small = ["problem=quadratic", "problem.dimension=4", "steps=10", "probe.every=5"]
-    net = ["problem=mlp", "problem/data=gaussian", "problem.data.samples=30", "problem.data.features=2"]
-    net += ["problem.hidden=[2]", "steps=4", "probe=density", "probe.k=1", "probe.every=4", "landscape=all"]
     with inside(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert call(*small, "optim=momentum", "checkpoint.every=5", "hydra.run.dir=one") == 0
-        assert call(*net, "hydra.run.dir=net") == 0
         assert call("problem=bowl", "steps=10", "probe.every=5", "hydra.run.dir=bowl") == 0
         assert call("-m", *small, "optim.lr=0.005,10,-1", "hydra.sweep.dir=sweep") == 1
         assert call("+study=best_step", "hydra.run.dir=study") == 0
     (folder / "sweep/report.html").unlink()
     return folder
+
+
+@pytest.fixture(scope="module")
+def network(genuine):
+    """The same with a network's run, with densities."""
+    typed = ["problem=mlp", "problem/data=gaussian", "problem.data.samples=30", "problem.data.features=2", "steps=4"]
+    typed += [
+        "problem.hidden=[2]",
+        "probe=density",
+        "probe.k=1",
+        "probe.every=4",
+        "landscape=all",
+        "checkpoint.every=4",
+    ]
+    with inside(genuine), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert call(*typed, "hydra.run.dir=net") == 0
+    return genuine
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +338,7 @@ MUTATIONS = [
 MUTATED = st.lists(st.tuples(st.sampled_from(MUTATIONS), st.randoms(use_true_random=False)), min_size=1, max_size=3)
 
 
-PARTS = st.lists(st.sampled_from(["one", "net", "bowl", "sweep", "study"]), min_size=1, max_size=2, unique=True)
+PARTS = ("one", "bowl", "sweep", "study")
 
 
 @contextlib.contextmanager
@@ -439,12 +453,16 @@ def short_pages(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def fuzz_reading(genuine, outside, examples):
+def fuzz_reading(genuine, outside, examples, among=PARTS):
     """Folders mutated, and how the command ended, {exit code: how often}."""
     ends = {}
 
     @settings(**FUZZ, max_examples=examples)
-    @given(parts=PARTS, mutations=MUTATED, arguments=st.sampled_from(COMMANDS))
+    @given(
+        parts=st.lists(st.sampled_from(among), min_size=1, max_size=2, unique=True),
+        mutations=MUTATED,
+        arguments=st.sampled_from(COMMANDS),
+    )
     def every_folder_is_read(parts, mutations, arguments):
         begun = time.monotonic()
         with mutated(genuine, outside, parts, mutations) as place:
@@ -583,7 +601,7 @@ def fuzz_going_on(genuine, outside, part, mutations, arguments, examples):
 
 
 def test_every_mutated_folder_is_read(genuine, outside, short_pages):
-    assert sum(fuzz_reading(genuine, outside, 12).values()) >= 12
+    assert sum(fuzz_reading(genuine, outside, 5).values()) >= 5
 
 
 def test_every_mutated_run_is_gone_on_with_or_refused(genuine, outside, short_pages):
@@ -591,13 +609,14 @@ def test_every_mutated_run_is_gone_on_with_or_refused(genuine, outside, short_pa
 
 
 def test_every_mutated_sweep_is_gone_on_with_or_refused(genuine, outside, short_pages):
-    fuzz_going_on(genuine, outside, "sweep", ON_SWEEP, ["-m", "resume=runs"], 6)
+    fuzz_going_on(genuine, outside, "sweep", ON_SWEEP, ["-m", "resume=runs", "track=off"], 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_many_mutated_folders(genuine, outside, short_pages):
-    read = fuzz_reading(genuine, outside, 120)
+def test_many_mutated_folders(network, outside, short_pages):
+    genuine = network
+    read = fuzz_reading(genuine, outside, 120, (*PARTS, "net"))
     runs = fuzz_going_on(genuine, outside, "one", ON, ["resume=runs", "steps=15"], 300)
     runs |= {"net": fuzz_going_on(genuine, outside, "net", ON, ["resume=runs", "steps=8"], 20)}
     sweeps = fuzz_going_on(genuine, outside, "sweep", ON_SWEEP, ["-m", "resume=runs", "track=off"], 80)
@@ -650,14 +669,14 @@ def pipe(name):
     return mutate
 
 
-def at_depth(levels):
-    """A finding so many folders deep, deeper than a path may be long, and than Python's stack."""
+def at_depth(names):
+    """A finding so many folders deep."""
 
     def mutate(place, random):
         with inside(place.folder):
-            for _ in range(levels):
-                os.mkdir("deep")
-                os.chdir("deep")
+            for name in names:
+                os.mkdir(name)
+                os.chdir(name)
             Path("finding.json").write_text("{}")
 
     return mutate
@@ -684,13 +703,14 @@ def of_claim(**keys):
 
 
 HUGE, INF = 10**400, float("inf")
+LONG = json.dumps({"status": "completed", "a" * 10**6: dict.fromkeys(map(str, range(20_000)), 1)})
 READ = {
     "losses further apart than a float": lines("bowl/metrics.jsonl", lambda i: {"loss": 1e308 if i else 1e-308}),
     "losses of both signs": lines("bowl/metrics.jsonl", lambda i: {"loss": 1.7e308 * (-1) ** i}),
     "no finite eigenvalue": lines("bowl/spectrum.jsonl", lambda i: {"eigenvalues": [None, None]}),
     "one finite eigenvalue": lines("bowl/spectrum.jsonl", lambda i: {"eigenvalues": [None, 1.0]}),
     "an infinite gradient": lines("bowl/metrics.jsonl", lambda i: {"grad_norm": INF}),
-    "a point mass": lines("net/spectrum.jsonl", lambda i: {"density": {"x": [0, 0, 0], "density": [0, 0, INF]}}),
+    "a point mass": lines("bowl/spectrum.jsonl", lambda i: {"density": {"x": [0, 0, 0], "density": [0, 0, INF]}}),
     "whole numbers no float holds": changed("bowl/summary.json", lambda held: held.update(condition_number_bound=HUGE, target_loss=HUGE)),
     "a plane of such numbers": of_plane(eigenvalues=[HUGE, 1]),
     "a plane of one axis": of_plane(axes=["x"]),
@@ -702,23 +722,20 @@ READ = {
     "claims without number": changed("study/finding.json", lambda held: held.update(claims=held["claims"] * 5000)),
     "a pipe for a finding": pipe("study/finding.json"),
     "a pipe for a plane": pipe("bowl/landscape.json"),
-    "a depth beyond paths and stacks": at_depth(3000),
-    "a long key over many": written("bowl/summary.json", '{"status": "completed", "' + "a" * 10**6 + '": {' + ", ".join(f'"{i}": 1' for i in range(20_000)) + "}}"),
+    "a depth beyond paths and stacks": at_depth(["d"] * 1050 + ["d" * 200] * 12),
+    "a long key over many": written("bowl/summary.json", LONG),
     "a link where the page is begun": link(f".report.html.{os.getpid()}"),
     "a link for the page": link("report.html"),
     "a link for the table": link(f".report.csv.{os.getpid()}"),
 }  # fmt: skip
 
 
+OF_A_STUDY = ("a prediction no float holds", "half a character", "claims without number", "a pipe for a finding")
+
+
 @pytest.mark.parametrize("case", READ)
 def test_what_stopped_a_reader_once_is_read(case, genuine, outside, short_pages):
-    part = (
-        "net"
-        if case == "a point mass"
-        else "study"
-        if "claim" in case or "finding" in case or case in ("a prediction no float holds", "half a character")
-        else "bowl"
-    )
+    part = "study" if case in OF_A_STUDY else "bowl"
     with mutated(genuine, outside, [part], [(READ[case], None)]) as place:
         read(place, ["DIR", "--no-page"])
 
@@ -726,12 +743,8 @@ def test_what_stopped_a_reader_once_is_read(case, genuine, outside, short_pages)
 def test_two_sweeps_of_which_one_has_a_word_where_the_other_has_a_number_are_compared(
     genuine, outside, short_pages, capsys
 ):
-    with mutated(
-        genuine,
-        outside,
-        ["sweep"],
-        [(changed("sweep/0/config.json", lambda held: held["optim"].update(lr="auto")), None)],
-    ) as place:
+    word = changed("sweep/0/config.json", lambda held: held["optim"].update(lr="auto"))
+    with mutated(genuine, outside, ["sweep"], [(word, None)]) as place:
         assert command.main(["--compare", str(genuine / "sweep"), str(place.folder), "--by", "optim,lr"]) == 0
     assert "medians over pairs" in capsys.readouterr().out
 
@@ -749,19 +762,20 @@ def of_problem(**keys):
     return changed("config.json", lambda held: held["problem"].update(keys))
 
 
-SCHEDULE = '{"_target_": "os.mkdir", "path": "SENTINEL"}'
+SCHEDULE = {"_target_": "curvexp.config._schedule", "node": '{"_target_": "os.mkdir", "path": "SENTINEL"}'}
+SHELL = {"_target_": "os.system", "command": "mkdir SENTINEL"}
 REFUSED = {  # what a folder asks for, whether the person names packages, and a word of the refusal
-    "a file of pickles": (of_problem(matrix={"_target_": "jax.numpy.load", "file": "PICKLE", "allow_pickle": True}), [], "jax.numpy.load"),
-    "a file's bytes": (of_problem(matrix={"_target_": "jax.numpy.fromfile", "file": "/etc/passwd"}), [], "jax.numpy.fromfile"),
-    "a function by way of text": (in_config(preprocess={"_target_": "curvexp.config._schedule", "node": SCHEDULE}), [], "no part of a run"),
-    "another folder's removal": (in_config(preprocess={"_target_": "curvexp.checkpoint.remove", "run": "SENTINEL"}), [], "no part of a run"),
+    "a file of pickles": (of_problem(matrix={"_target_": "jax.numpy.load", "file": "PICKLE", "allow_pickle": True}), [], "no part of"),
+    "a file's bytes": (of_problem(matrix={"_target_": "jax.numpy.fromfile", "file": "/etc/passwd"}), [], "no part of"),
+    "a function by way of text": (in_config(preprocess=SCHEDULE), [], "no part of a run"),
+    "a removal": (in_config(preprocess={"_target_": "curvexp.checkpoint.remove", "run": "x"}), [], "no part of a run"),
     "a function by way of a module": (in_config(probe={"_target_": "flax.linen.module.jax.profiler.start_server"}), [], "no part of a run"),
     "a made function": (of_problem(matrix="${oc.create:{_target_: os.mkdir, path: SENTINEL}}"), [], "an interpolation"),
     "a variable": (changed("config.json", lambda held: held["track"].update(name="${oc.env:MARK_SECRET}")), [], "an interpolation"),
-    "the system's shell": (in_config(problem={"_target_": "os.system", "command": "mkdir SENTINEL"}), ["trust=[os,posix]"], "blocklisted"),
-    "the shell for an optimizer": (in_config(optim={"_target_": "os.system", "command": "mkdir SENTINEL"}), ["trust=[os,posix]"], "blocklisted"),
+    "the system's shell": (in_config(problem=SHELL), ["trust=[os,posix]"], "blocklisted"),
+    "the shell for an optimizer": (in_config(optim=SHELL), ["trust=[os,posix]"], "blocklisted"),
     "the shell for a schedule": (
-        changed("config.json", lambda held: held["optim"].update(schedule={"_target_": "os.system", "command": "mkdir SENTINEL"})),
+        changed("config.json", lambda held: held["optim"].update(schedule=SHELL)),
         ["trust=[os,posix]"],
         "blocklisted",
     ),
@@ -807,12 +821,25 @@ def with_override(*texts, fresh=False):
     return mutate
 
 
+def folder_for(name):
+    def mutate(place, random):
+        (place.folder / name).unlink()
+        (place.folder / name).mkdir()
+
+    return mutate
+
+
+MAKES = ["preprocess._target_=os.mkdir", "+preprocess.path=SENTINEL"]
+CALLBACKS = [
+    "+hydra.callbacks.x._target_=os.mkdir",
+    "+hydra.callbacks.x.path=SENTINEL",
+    "+problem@hydra.callbacks.y=bowl",
+]
 SWEEPS = {  # what a stranger's sweep has among its overrides, the exit code, and a word of what is said
-    "a function, its jobs begun": (with_override("optim._target_=os.mkdir", "+optim.path=SENTINEL"), 2, "not a trusted"),
-    "a function, a job not begun": (with_override("preprocess._target_=os.mkdir", "+preprocess.path=SENTINEL", fresh=True), 2, "not a trusted"),
-    "trust of its own": (with_override("optim._target_=os.mkdir", "+optim.path=SENTINEL", "trust=[os,posix]", fresh=True), 2, "not a trusted"),
-    "a callback": (with_override("+hydra.callbacks.x._target_=os.mkdir", "+hydra.callbacks.x.path=SENTINEL", fresh=True), 1, "before"),
-    "a callback by a group": (with_override("+problem@hydra.callbacks.x=quadratic", fresh=True), 1, "before"),
+    "a function, its jobs begun": (with_override(*MAKES), 2, "not a trusted"),
+    "a function, a job not begun": (with_override(*MAKES, fresh=True), 2, "not a trusted"),
+    "trust of its own": (with_override(*MAKES, "trust=[os,posix]", fresh=True), 2, "not a trusted"),
+    "callbacks": (with_override(*CALLBACKS, fresh=True), 1, "before"),
     "a flag": (with_override("--config-dir=/tmp"), 2, "multirun.yaml"),
     "a variable": (with_override("+track.name=${oc.env:MARK_SECRET}"), 2, "asks for something of this machine"),
     "jobs without number": (with_override("seed=range(0,1000000000)"), 2, "more than 100000 jobs"),
@@ -820,7 +847,7 @@ SWEEPS = {  # what a stranger's sweep has among its overrides, the exit code, an
     "a tag": (written("multirun.yaml", YAML[1]), 2, "tags"),
     "too many levels": (written("multirun.yaml", YAML[4]), 2, "multirun.yaml"),
     "a job elsewhere": (link("0", "run"), 2, "a link out of the folder"),
-    "a folder for a file": (lambda place, random: ((place.folder / "0/.hydra/config.yaml").unlink(), (place.folder / "0/.hydra/config.yaml").mkdir()), 2, "expected a file"),
+    "a folder for a file": (folder_for("0/.hydra/config.yaml"), 2, "expected a file"),
 }  # fmt: skip
 
 
