@@ -545,9 +545,8 @@ def other_overrides(place, random):
         path.write_text(place.filled(random.choice(YAML)))
         return
     more = [place.filled(random.choice(OVERRIDES)) for _ in range(random.choice([1, 1, 3]))]
-    text = path.read_text()
-    at = text.index("    task:\n") + len("    task:\n")
-    path.write_text(text[:at] + "".join(f"    - {json.dumps(override)}\n" for override in more) + text[at:])
+    head, task, rest = path.read_text("utf-8", "replace").partition("    task:\n")
+    path.write_text(head + task + "".join(f"    - {json.dumps(override)}\n" for override in more) + rest)
     if random.random() < 0.5:  # jobs that were not begun
         shutil.rmtree(place.folder / random.choice(["0", "1"]), ignore_errors=True)
 
@@ -616,10 +615,10 @@ def test_every_mutated_sweep_is_gone_on_with_or_refused(genuine, outside, short_
 @pytest.mark.timeout(900)
 def test_many_mutated_folders(network, outside, short_pages):
     genuine = network
-    read = fuzz_reading(genuine, outside, 120, (*PARTS, "net"))
-    runs = fuzz_going_on(genuine, outside, "one", ON, ["resume=runs", "steps=15"], 300)
-    runs |= {"net": fuzz_going_on(genuine, outside, "net", ON, ["resume=runs", "steps=8"], 20)}
-    sweeps = fuzz_going_on(genuine, outside, "sweep", ON_SWEEP, ["-m", "resume=runs", "track=off"], 80)
+    read = fuzz_reading(genuine, outside, 80, (*PARTS, "net"))
+    runs = fuzz_going_on(genuine, outside, "one", ON, ["resume=runs", "steps=15"], 250)
+    runs |= {"net": fuzz_going_on(genuine, outside, "net", ON, ["resume=runs", "steps=8"], 10)}
+    sweeps = fuzz_going_on(genuine, outside, "sweep", ON_SWEEP, ["-m", "resume=runs", "track=off"], 40)
     count = (
         sum(read.values())
         + sum(sum(v.values()) if isinstance(v, dict) else v for v in runs.values())
