@@ -217,7 +217,9 @@ def _read(path: Path, *, size: int | None = None) -> np.ndarray:
 
 
 def _orbax() -> Any:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # a dozen lines for each checkpoint
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # a dozen lines for each checkpoint; of a damaged one its contents
     import orbax.checkpoint
 
     return orbax.checkpoint

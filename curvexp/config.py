@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from curvexp import private
 from curvexp.errors import ConfigError
 
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
@@ -44,7 +45,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The config as dicts, lists and numbers, interpolations resolved.
 
     Raises:
-        ConfigError: a mandatory value is missing, or an interpolation leads nowhere.
+        ConfigError: a mandatory value is missing, an interpolation leads nowhere, or a value is a secret of the environment.
     """
     try:
         ours = config
@@ -54,6 +55,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     except Exception as error:  # omegaconf has a dozen kinds, each with the key in its message
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error
     assert isinstance(found, dict)
+    private.check(found)
     return {str(key): value for key, value in found.items()}
 
 

@@ -59,9 +59,12 @@ def refuse(message: str) -> None:
 
 def printable(text: Any) -> str:
     """Text from a config, safe for a terminal: Rich's markup escaped, control characters shown as such."""
-    return escape(
-        "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
-    )
+    return escape(visible(text))
+
+
+def visible(text: Any) -> str:
+    """The text with its control characters shown as such."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class Display:

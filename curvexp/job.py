@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from curvexp import __version__, console, resume
+from curvexp import __version__, console, private, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable
@@ -156,12 +156,14 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
         if isinstance(error, SystemExit) and _taken:
             raise
         with contextlib.suppress(OSError):  # a full disk
-            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / "traceback.txt").write_text(private.hidden(traceback.format_exc()), encoding="utf-8")
         status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     finally:
         _going[:] = [keeper for keeper in _going if keeper.store is not store]
         if display:
             display.close()
+    if tail.get("reason"):
+        tail["reason"] = private.hidden(tail["reason"])
     tail |= {"status": status, "seconds": round(time.perf_counter() - begun, 3)}
     try:
         summary = store.finish(**tail)

@@ -24,6 +24,7 @@ OPEN = (  # what of them builds the parts of a run: nothing that reads a file, r
     *("curvexp.problem", "curvexp.preprocess", "curvexp.optim", "curvexp.probe", "curvexp.track", "optax"),
     *("flax.linen", "flax.nnx", "jax.lax", "jax.nn", "jax.numpy", "jax.random", "jax.scipy"),
 )
+FORMS = (".yaml", ".json", ".jsonl", ".csv", ".html")  # how the files end that are written
 READERS = ("load", "fromfile")  # of jax.numpy: they read files, the first of them pickles
 LARGEST_SWEEP = 2**20  # bytes of a multirun.yaml that is still read
 DEEPEST = 50  # levels of it
@@ -201,6 +202,11 @@ def check_files(folder: Path) -> None:
             else:
                 held = entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
                 waiting += [entry.path] * entry.is_dir(follow_symlinks=False)
+            job = entry.name.isdecimal() and os.path.dirname(entry.path) == str(folder)
+            if entry.is_dir() == entry.name.endswith(FORMS) and (job or entry.name == ".hydra" or entry.is_dir()):
+                what, wanted = ("folder", "file") if entry.is_dir() else ("file", "folder")
+                name = os.path.relpath(entry.path, folder)
+                raise ConfigError(f"resume={folder}: {name} is a {what}; expected a {wanted} of this name. Remove it.")
             if not held:
                 what = "a link out of the folder" if entry.is_symlink() else "neither a file nor a folder"
                 raise ConfigError(

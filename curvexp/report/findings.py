@@ -47,6 +47,8 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     ended = short(runs[runs["status"].isin(["completed", "diverged"])])
     others = [name for name in _differing(runs) if name in ended]
     rows = []
+    wanted = {"problem", "preprocess", "optim", "seed", "target_loss", *MEASURES, *others}
+    ended = ended[[name for name in ended if name in wanted]]
     for problem, group in ended.groupby("problem", sort=False):
         for factor in ("preprocess", "optim"):
             levels = list(dict.fromkeys(group[factor].dropna()))
