@@ -162,8 +162,9 @@ def settings_of_keys(draw, problems):
     hydras = [key for key in keys(bool(problems)) if key.startswith("hydra")]
     ours = [key for key in keys(bool(problems)) if not key.startswith("hydra")]
     key = draw(st.sampled_from(draw(st.sampled_from([ours, ours, hydras]))))
-    value = draw(values(key))
-    sign = draw(st.sampled_from(["", "", "", "", "", "", "+", "++", "~"]))
+    plain = draw(st.booleans()) and key != "track.mode"  # what is likely to be taken
+    value = draw(st.sampled_from([*NUMBERS, *NUMBERS, *BOOLEANS, *LISTS]) if plain else values(key))
+    sign = "" if plain else draw(st.sampled_from(["", "", "", "", "", "", "+", "++", "~"]))
     form = draw(
         st.sampled_from(["{}{}={}"] * 12 + ["{}{}", "{}{}@x={}", "{}{}.x={}", "{}{}.0={}", "{} {}={}", "{}{}={}={}"])
     )
@@ -409,7 +410,7 @@ def told(counts):
 
 
 def test_a_command_line_ends_as_a_run_a_refusal_or_a_recorded_failure():
-    counts = endings(lines(), 60, derandomize=True)
+    counts = endings(lines(), 40, derandomize=True)
     assert counts["refused"] > 10
     assert counts["run"] > 0
 
