@@ -273,7 +273,12 @@ class Hang(BaseException):
 def ending(words, here, *, seconds=SECONDS):
     """Runs a command line in this process, in a folder of its own, and holds it to what is promised."""
     before, out, err = sorted(here.rglob("*")), io.StringIO(), io.StringIO()
-    with _at(here), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+    with (
+        _at(here),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(record=True),
+    ):
         warnings.simplefilter("default")
         with _watched(seconds) as hung:
             try:
@@ -381,10 +386,10 @@ def _watched(seconds):
 
 def endings(lines, number, *, seconds=math.inf, derandomize, run=ending):
     """How so many command lines ended, counted; the first that breaks the promise is shown as it was typed."""
-    counts, begun = collections.Counter(), time.monotonic()
+    counts, begun, tried = collections.Counter(), time.monotonic(), set()
 
     @settings(
-        max_examples=number,
+        max_examples=10 * number,  # of which some are alike, for hypothesis varies what it found
         derandomize=derandomize,
         database=None,
         deadline=None,
@@ -393,9 +398,11 @@ def endings(lines, number, *, seconds=math.inf, derandomize, run=ending):
     )
     @given(lines)
     def each(words):
-        if time.monotonic() - begun < seconds:
+        kind = frozenset(words)
+        if time.monotonic() - begun < seconds and len(tried) < number and kind not in tried:
             with folder() as here:
                 counts[run(words, here).how] += 1
+            tried.add(kind)
 
     each()
     return counts
@@ -410,8 +417,8 @@ def told(counts):
 
 
 def test_a_command_line_ends_as_a_run_a_refusal_or_a_recorded_failure():
-    counts = endings(lines(), 40, derandomize=True)
-    assert counts["refused"] > 10
+    counts = endings(lines(), 30, derandomize=True)
+    assert counts["refused"] > 5
     assert counts["run"] > 0
 
 
