@@ -441,8 +441,9 @@ def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[st
     found = re.search(r"Could not override '([^']+)'", str(error))
     if not isinstance(error, ConfigCompositionException) or not found:
         said = _first_line(error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error)
-        wrong = _culprit(overrides, searchpath)
-        if wrong is None or str(wrong.key_or_group) in said:
+        named = any(str(override.key_or_group) in said for override in overrides)
+        wrong = None if named else _culprit(overrides, searchpath)
+        if wrong is None:
             return said
         return f"{_short(str(wrong.input_line))}: {said}. Change {wrong.key_or_group}."
     key = found.group(1).lstrip("+~")

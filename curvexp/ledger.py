@@ -212,7 +212,9 @@ def _stability(
     elif "lambda_max" in reading.scalars:
         scalars = {"sharpness": reading.scalars["lambda_max"]}
     if optimizer.threshold is not None and "sharpness" in scalars:
-        scalars["stability_margin"] = scalars["sharpness"] / float(optimizer.threshold(hyper))
+        with np.errstate(divide="ignore", invalid="ignore"):  # an lr of a schedule may be infinite, its threshold 0
+            margin = np.float64(scalars["sharpness"]) / np.float64(optimizer.threshold(hyper))
+        scalars["stability_margin"] = float(margin)
     if len(spectrum.eigenvalues) and np.isfinite(spectrum.eigenvalues).all():
         if spectrum.complete:
             found = condition_numbers(spectrum.eigenvalues, eps=eps)

@@ -63,7 +63,8 @@ class Optimizer(NamedTuple):
                 f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first."
             )
         dtype = optax.tree.dtype(params, "highest")
-        numbers = {name: np.asarray(value, dtype) for name, value in self.hyper.items()}
+        with np.errstate(over="ignore"):  # beyond float32 a number is infinite
+            numbers = {name: np.asarray(value, dtype) for name, value in self.hyper.items()}
         return _begun(params, numbers, init=self.transform.init)
 
     @property

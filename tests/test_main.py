@@ -110,6 +110,8 @@ REFUSALS = [  # what is typed, what the message must hold
     (["optim.schedule=cosine", "optim.schedule.init_value=1" + "0" * 400], r"optim: .*OverflowError"),
     (["optim=adamw", "optim.weight_decay=[1]"], r"optim"),
     (["optim=adamw", "optim.weight_decay=a"], r"optim: .*TypeError"),
+    (["problem.dimension=4", "problem.smallest=1e200"], r"precision=float32: the matrix of the problem has .*e\+201"),
+    (["problem=bowl", "problem.start=[1e300,1]"], r"precision=float32: the start of the problem has"),
     (["optim=True"], r"optim=True: no such option"),
     (["preprocess=-0.27"], r"preprocess=-0\.27: no such option"),
     (["problem=mlp", "problem.data=nan"], r"problem/data=nan: no such option"),
@@ -230,6 +232,11 @@ def test_a_sweep_refuses_what_is_wrong_with_all_its_jobs(here, capsys):
     assert call("-m", "optim=sgd,adma", "seed=0,1") == 2
     assert "Did you mean adam" in capsys.readouterr().err
     assert not list(here.rglob("summary.json"))
+
+
+def test_a_schedule_without_a_bound_diverges(here):
+    assert call(*SMALL, "optim=momentum", "optim.schedule=cosine", "optim.schedule.init_value=inf", "probe=exact") == 0
+    assert [summary["status"] for summary in summaries(here)] == ["diverged"]
 
 
 def test_a_glob_of_options_makes_a_sweep(here):

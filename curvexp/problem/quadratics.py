@@ -80,7 +80,7 @@ def quadratic(
         name,
         init=start_at(start, size, dtype),
         loss=quadratic_loss,
-        data=Quadratic(jnp.asarray(scaled, dtype), jnp.asarray(vector, dtype)),
+        data=Quadratic(jnp.asarray(_cast("the matrix", scaled, dtype)), jnp.asarray(_cast("b", vector, dtype))),
         known=_known(scaled, vector, chosen),
     )
 
@@ -139,7 +139,20 @@ def start_at(start: Any, size: int, dtype: np.dtype) -> Callable[[Any], Any]:
     """init of a problem whose parameters are one vector: standard normal for `random`, else the given numbers."""
     if start == "random":
         return _random_start(size, dtype)
-    return _given_start(tuple(checks.vector("problem.start", start, size=size).tolist()), dtype)
+    given = _cast("the start", checks.vector("problem.start", start, size=size), dtype)
+    return _given_start(tuple(given.tolist()), dtype)
+
+
+def _cast(what: str, values: Array, dtype: np.dtype) -> Array:
+    """The values in the run's precision, where it holds them."""
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise ConfigError(
+            f"precision={dtype}: {what} of the problem has a number of size {np.abs(values).max():.3g}, which it does not hold. Choose "
+            "precision=float64, or smaller numbers."
+        )
+    return cast
 
 
 LAWS = ("linear", "geometric", "two_clusters", "marchenko_pastur")

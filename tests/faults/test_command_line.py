@@ -162,8 +162,9 @@ def settings_of_keys(draw, problems):
     hydras = [key for key in keys(bool(problems)) if key.startswith("hydra")]
     ours = [key for key in keys(bool(problems)) if not key.startswith("hydra")]
     key = draw(st.sampled_from(draw(st.sampled_from([ours, ours, hydras]))))
-    value = draw(values(key))
-    sign = draw(st.sampled_from(["", "", "", "", "", "", "+", "++", "~"]))
+    plain = draw(st.booleans()) and key != "track.mode"  # what is likely to be taken
+    value = draw(st.sampled_from([*NUMBERS, *NUMBERS, *BOOLEANS, *LISTS]) if plain else values(key))
+    sign = "" if plain else draw(st.sampled_from(["", "", "", "", "", "", "+", "++", "~"]))
     form = draw(
         st.sampled_from(["{}{}={}"] * 12 + ["{}{}", "{}{}@x={}", "{}{}.x={}", "{}{}.0={}", "{} {}={}", "{}{}={}={}"])
     )
@@ -272,7 +273,12 @@ class Hang(BaseException):
 def ending(words, here, *, seconds=SECONDS):
     """Runs a command line in this process, in a folder of its own, and holds it to what is promised."""
     before, out, err = sorted(here.rglob("*")), io.StringIO(), io.StringIO()
-    with _at(here), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+    with (
+        _at(here),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(record=True),
+    ):
         warnings.simplefilter("default")
         with _watched(seconds) as hung:
             try:
@@ -380,10 +386,10 @@ def _watched(seconds):
 
 def endings(lines, number, *, seconds=math.inf, derandomize, run=ending):
     """How so many command lines ended, counted; the first that breaks the promise is shown as it was typed."""
-    counts, begun = collections.Counter(), time.monotonic()
+    counts, begun, tried = collections.Counter(), time.monotonic(), set()
 
     @settings(
-        max_examples=number,
+        max_examples=10 * number,  # of which some are alike, for hypothesis varies what it found
         derandomize=derandomize,
         database=None,
         deadline=None,
@@ -392,9 +398,11 @@ def endings(lines, number, *, seconds=math.inf, derandomize, run=ending):
     )
     @given(lines)
     def each(words):
-        if time.monotonic() - begun < seconds:
+        kind = frozenset(words)
+        if time.monotonic() - begun < seconds and len(tried) < number and kind not in tried:
             with folder() as here:
                 counts[run(words, here).how] += 1
+            tried.add(kind)
 
     each()
     return counts
@@ -409,8 +417,8 @@ def told(counts):
 
 
 def test_a_command_line_ends_as_a_run_a_refusal_or_a_recorded_failure():
-    counts = endings(lines(), 60, derandomize=True)
-    assert counts["refused"] > 10
+    counts = endings(lines(), 30, derandomize=True)
+    assert counts["refused"] > 5
     assert counts["run"] > 0
 
 
