@@ -1,6 +1,7 @@
 """What every test shares: compiled programs, kept in pytest's cache folder; 64-bit mode switched per test and restored."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import absl.logging
 import jax
+
+# absl, which Orbax loads, closes the stream of its handler when logging is configured anew, unless it is the process's own; pytest's is not
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture

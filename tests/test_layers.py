@@ -25,12 +25,25 @@ MAY_IMPORT = {
     "ledger": {"curvature", "linalg", "lockstep", "optim", "probe", "theory"},
     "runner": {"problem", "optim", "probe", "ledger", "curvature", "linalg", "lockstep", "theory"},
     "store": set(),
-    "track": set(),
+    "track": {"console"},
+    "private": set(),
     "console": set(),
     "report": {"store", "console", "theory", "__init__"},
     "landscape": {"curvature", "linalg"},
-    "config": {"optim", "problem", "runner"},
-    "job": {"checkpoint", "resume", "config", "console", "landscape", "runner", "store", "report", "__init__"},
+    "config": {"optim", "private", "problem", "runner"},
+    "around": {"config"},
+    "job": {
+        "checkpoint",
+        "private",
+        "resume",
+        "config",
+        "console",
+        "landscape",
+        "runner",
+        "store",
+        "report",
+        "__init__",
+    },
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
@@ -39,7 +52,7 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "runner", "store"},
     "plugins": {"cluster", "console", "job", "launcher", "resume"},
-    "__main__": {"config", "console", "job", "launcher", "plugins", "resume", "study"},
+    "__main__": {"around", "config", "console", "job", "launcher", "plugins", "resume", "study"},
 }
 
 

@@ -62,7 +62,7 @@ def test_a_run_in_a_folder_of_a_hostile_name(here, capsys):
 
 @pytest.mark.parametrize("launcher", ["basic", "vmap"])
 def test_a_sweep_whose_titles_are_hostile(here, capsys, launcher):
-    typed = [*SMALL, "track=wandb", "track.mode=disabled", TAGS, "seed=0,1", f"hydra/launcher={launcher}"]
+    typed = [*SMALL, "track=wandb", "track.mode=disabled", f"{TAGS},[a]", f"hydra/launcher={launcher}"]
     assert call("-m", *typed, "hydra.sweep.dir=sweep") == 0
     shown(capsys, *SHOWN)
     assert call("-m", "resume=sweep") == 0

@@ -56,7 +56,7 @@ def edge_of_stability(
 def edge_momentum(
     *,
     heavy_ball_lrs: Sequence[float] = (0.04,),
-    nesterov_lrs: Sequence[float] = (0.02,),
+    nesterov_lrs: Sequence[float] | None = (0.02,),
     momentum: float = 0.9,
     hidden: Sequence[int] = (50, 50),
     steps: int = 8000,
@@ -69,7 +69,7 @@ def edge_momentum(
     found: dict[str, Any] = {}
     kinds = (
         ("heavy ball", optim.momentum, theory.heavy_ball_threshold, heavy_ball_lrs, "2(1+β)/lr"),
-        ("Nesterov", optim.nesterov, theory.nesterov_threshold, nesterov_lrs, "2(1+β)/(lr(1+2β))"),
+        ("Nesterov", optim.nesterov, theory.nesterov_threshold, nesterov_lrs or (), "2(1+β)/(lr(1+2β))"),
     )
     for name, make, threshold_of, lrs, formula in kinds:
         for lr in lrs:

@@ -203,7 +203,12 @@ def _check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
     elif isinstance(default, float):
         checks.number(key, value)
     elif isinstance(default, tuple) and default:
-        kind = (*typing.get_args(parameter.annotation), type(default[0]))[0]
+        parts = typing.get_args(parameter.annotation)
+        if type(None) in parts:  # of a list that may be left out
+            if value is None:
+                return
+            parts = typing.get_args(parts[0])
+        kind = (*parts, type(default[0]))[0]
         if not isinstance(value, list | tuple) or not value:
             raise ConfigError(f"{key}={value}: expected a list with something in it. Change {key}.")
         for position, part in enumerate(value):

@@ -24,7 +24,7 @@ REDUCED = {
     "momentum": ["condition_numbers=[10]"],
     "negative_curvature": ["seeds=2"],
     "edge_of_stability": ["lrs=[0.4]", "hidden=[32]", "steps=1500", "every=150"],
-    "edge_momentum": ["nesterov_lrs=[]", "steps=2400", "every=200"],
+    "edge_momentum": ["nesterov_lrs=null", "steps=2400", "every=200"],
     "adaptive_edge": ["lrs=[0.002]", "hidden=[32]", "steps=3000", "every=600"],
     "catapult": ["width=300", "seeds=1", "network_steps=1000", "hidden=[16]", "warmup_steps=300"],
     "scale_invariance": ["seeds=1", "hidden=[8]", "factors=[3.0]"],
