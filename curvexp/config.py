@@ -17,6 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from curvexp.errors import ConfigError
+from curvexp.number import is_number
 
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -141,7 +142,7 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise ConfigError(f"devices={devices}: expected a positive integer, or all. Change devices.")
     _check_checkpoint(config["checkpoint"])
     value = config["diverge_at"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 1:
+    if not is_number(value) or math.isnan(value) or value <= 1:
         raise ConfigError(f"diverge_at={value}: expected a number above 1. Change diverge_at.")
 
 
@@ -157,7 +158,7 @@ def _check_checkpoint(node: Any) -> None:
             expected = "an integer from 1 to 10^9" + (", or null" if key == "every" else "")
             raise ConfigError(f"checkpoint.{key}={value}: expected {expected}. Change checkpoint.{key}.")
     value = node["seconds"]
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+    if value is not None and not (is_number(value) and value > 0):
         raise ConfigError(f"checkpoint.seconds={value}: expected seconds above 0, or null. Change checkpoint.seconds.")
 
 
