@@ -214,6 +214,7 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
 def _existing(folder: Any) -> Path:
     if not isinstance(folder, str) or not folder or not os.path.isdir(folder):
         raise ConfigError(f"resume={folder}: no such folder; expected a run's, or with -m a sweep's. Change resume.")
+    resume.check_files(Path(folder))
     return Path(folder).absolute()
 
 
@@ -320,6 +321,8 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
     HydraConfig.instance().set_config(composed)
     around.check(composed, sweep=sweep)
     plain = configs.plain(composed)
+    if plain.get("resume"):  # before anything of a folder's overrides is imported or called
+        resume.check_targets({**plain, "resume": None}, _texts("trust", plain.get("trust")))
     if sweep:
         configs.check_keys(plain)
         try:

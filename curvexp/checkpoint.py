@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from curvexp import memory
 
 FOLDER = "checkpoints"
 FORMAT = 1
@@ -93,17 +96,18 @@ def restore(run: Path, step: int, *, params: Any) -> Checkpoint:
         Damaged: it cannot be read, was changed, or is that of another model.
     """
     path = run / FOLDER / str(step)
-    for part in path.rglob("*"):
-        if part.is_symlink() or not (part.is_file() or part.is_dir()):
-            raise Damaged(f"{part.relative_to(run)} is no plain file")
     try:
+        for folder, folders, files in os.walk(path):
+            for part in (Path(folder, name) for name in (*folders, *files)):
+                if part.is_symlink() or not (part.is_file() or part.is_dir()):
+                    raise Damaged(f"{part.relative_to(run)} is no plain file")
         held = path / "facts" / "metadata"
         if held.stat().st_size > LARGEST_TEXT:
             raise Damaged(f"{held.relative_to(run)} has {held.stat().st_size} bytes; at most {LARGEST_TEXT} are read")
         stored = json.loads(held.read_bytes())
         text, digest = stored["text"], stored["digest"]
         found = json.loads(text)
-        data = _read(path / "arrays")
+        data = _read(path / "arrays", size=_size(found["forms"]))
         if _digest(text, data) != digest:
             raise Damaged("its contents do not match their digest")
         if found["format"] != FORMAT or found["step"] != step:
@@ -192,10 +196,20 @@ def _parted(data: np.ndarray, forms: list[Any]) -> dict[str, np.ndarray]:
     return found
 
 
-def _read(path: Path) -> np.ndarray:
+def _size(forms: list[Any]) -> int:
+    """Bytes of the arrays of these forms, and the one at their end."""
+    return 1 + sum(jnp.dtype(kind).itemsize * math.prod(shape) for _, kind, shape in forms)
+
+
+def _read(path: Path, *, size: int | None = None) -> np.ndarray:
+    """The bytes; of `size` where it is given, which then must be there and be free."""
     ocp = _orbax()
     wanted = {"data": ocp.RestoreArgs(restore_type=np.ndarray)}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        if size is not None:
+            shape = reader.metadata(path.absolute()).item_metadata.tree["data"].shape
+            if tuple(shape) != (size,) or size > memory.host():
+                raise Damaged(f"its data have the shape {tuple(shape)}; expected {size} bytes, and memory for them")
         found = reader.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted))["data"]
     if found.dtype != np.uint8 or found.ndim != 1:
         raise Damaged(f"its data are {found.dtype}{list(found.shape)}; expected bytes")
@@ -203,7 +217,9 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _orbax() -> Any:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # a dozen lines for each checkpoint
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # a dozen lines for each checkpoint; of a damaged one its contents
     import orbax.checkpoint
 
     return orbax.checkpoint

@@ -25,7 +25,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from curvexp import console, resume
 from curvexp.errors import ConfigError
-from curvexp.resume import quoted
 from curvexp.store import RunFolder
 
 MOST_BYTES = 2**30  # of a job's folder that is shipped, before and after compression
@@ -98,7 +97,7 @@ def launch(
     def start(number: int) -> Any:
         overrides = list(batch[number - first])
         if tries[number]:  # what the dead worker recorded is gone on with
-            overrides.append(f"resume={quoted(sweep)}")
+            overrides += resume.again(sweep)
         return remote.remote(number, overrides, config, context, task, state, str(sweep), token)
 
     tries = dict.fromkeys(range(first, first + len(batch)), 0)

@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from curvexp import private
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
 
@@ -45,7 +46,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The config as dicts, lists and numbers, interpolations resolved.
 
     Raises:
-        ConfigError: a mandatory value is missing, or an interpolation leads nowhere.
+        ConfigError: a mandatory value is missing, an interpolation leads nowhere, or a value is a secret of the environment.
     """
     try:
         ours = config
@@ -55,6 +56,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     except Exception as error:  # omegaconf has a dozen kinds, each with the key in its message
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error
     assert isinstance(found, dict)
+    private.check(found)
     return {str(key): value for key, value in found.items()}
 
 
@@ -284,13 +286,12 @@ def _instantiate(path: str, node: dict[str, Any]) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        known = str(node.get("_target_")).split(".", 1)[0] in (
-            "curvexp",
-            "optax",
-        )  # a person's own is told with its traceback
+        known = _is_known(node.get("_target_"))
+        if cause is None:  # Hydra's own refusal, such as that of a function on its blocklist
+            raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}. Change {path}.") from error
         if isinstance(cause, TypeError) or (known and isinstance(cause, Exception)):
             raise ConfigError(f"{path}: {_first_line(cause)}. Change {path}.") from error
-        raise cause or error from None
+        raise cause from None
 
 
 def _optimizer(node: dict[str, Any]) -> Any:
@@ -303,6 +304,7 @@ def _optimizer(node: dict[str, Any]) -> Any:
         raise ConfigError(
             f"optim.schedule={schedule}: expected an option of optim/schedule, or a mapping with _target_. Change optim.schedule."
         )
+    _instantiate("optim", {"_target_": node["_target_"], "_partial_": True})  # refuses what Hydra's blocklist has
     target = get_object(node["_target_"])
     if str(getattr(target, "__module__", None)).split(".")[0] != "optax":
         try:

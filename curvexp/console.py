@@ -1,6 +1,7 @@
 """What a person sees of a run: a progress bar, or quiet lines where there is no terminal, and a small table at its end."""
 
 import math
+import numbers
 import sys
 import time
 from typing import Any
@@ -19,8 +20,36 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """The console for progress and errors, standard error."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    """The console for progress and errors, standard error; while a bar is shown its own, which draws it anew below what is printed."""
+    return _live[-1].console if _live else Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Bar(Progress):
+    """A live bar on standard error, gone when it stops."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("[bold]{task.description}[/]"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        super().__init__(*columns, console=err(), transient=True)
+
+    def start(self) -> None:
+        """Shows it."""
+        super().start()
+        _live.append(self)
+
+    def stop(self) -> None:
+        """Takes it away."""
+        super().stop()
+        if self in _live:
+            _live.remove(self)
+
+
+_live: list[Bar] = []
 
 
 def refuse(message: str) -> None:
@@ -30,33 +59,29 @@ def refuse(message: str) -> None:
 
 def printable(text: Any) -> str:
     """Text from a config, safe for a terminal: Rich's markup escaped, control characters shown as such."""
-    return escape(
-        "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
-    )
+    return escape(visible(text))
+
+
+def visible(text: Any) -> str:
+    """The text with its control characters shown as such."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class Display:
     """One run's progress: a live bar on a terminal, else a line every few seconds."""
 
     def __init__(self, *, title: str, steps: int) -> None:
-        self.console, self.title, self.steps = err(), title, steps
+        self.title, self.steps = title, steps
         self.shown = time.monotonic()
-        self.bar: Progress | None = None
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("[bold]{task.description}[/]"),
-                BarColumn(bar_width=20),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(compact=True),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
+        self.bar: Bar | None = None
+        if err().is_terminal:
+            self.bar = Bar()
             self.task = self.bar.add_task(printable(title), total=steps, figures="compiling")
             self.bar.start()
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        (self.bar.console if self.bar else self.console).print(f"{printable(self.title)}: {printable(text)}")
+        err().print(f"{printable(self.title)}: {printable(text)}")
 
     def update(self, step: int, scalars: dict[str, Any]) -> None:
         """Shows where the run stands; a quiet display prints at most every few seconds."""
@@ -64,7 +89,7 @@ class Display:
             self.bar.update(self.task, completed=step, figures=figures(scalars))
         elif time.monotonic() - self.shown > QUIET_SECONDS:
             self.shown = time.monotonic()
-            self.console.print(f"{printable(self.title)}: step {step}/{self.steps}  {figures(scalars)}")
+            err().print(f"{printable(self.title)}: step {step}/{self.steps}  {figures(scalars)}")
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -98,10 +123,11 @@ def condition_number(scalars: dict[str, Any]) -> str:
 
 def result(title: str, summary: dict[str, Any], folder: Any) -> Table:
     """The small table at the end of a run."""
+    status = summary["status"] + (f": {summary['reason']}" if summary.get("reason") else "")
+    summary = {key: value for key, value in summary.items() if is_number(value)}  # a resumed run's may hold anything
     table = Table(title=printable(title), show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    status = summary["status"] + (f": {summary['reason']}" if summary.get("reason") else "")
     rows = {
         "status": printable(status),
         "loss": f"{number(summary.get('loss_start'))} → {number(summary.get('loss'))} in {summary.get('steps')} steps",
@@ -136,6 +162,13 @@ def line(title: str, summary: dict[str, Any]) -> str:
     if summary["status"] in ("completed", "diverged", "interrupted"):
         return f"{text} in {summary.get('steps')} steps, {summary.get('seconds', 0):.1f} s: {figures(summary)}"
     return f"{text}: {printable(summary.get('reason'))}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float holds."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1023
+    return isinstance(value, numbers.Real)
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from curvexp import __version__, console, resume
+from curvexp import __version__, console, private, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable
@@ -52,6 +52,10 @@ class Place(NamedTuple):
     tags: Sequence[str] = ()
 
 
+class Refused(float):
+    """What a sweep's job comes to, nan, that left no trace, because its folder holds another run or is written by another process."""
+
+
 def execute(config: DictConfig, *, signals: "Signals | None" = None, display: Any = None) -> float:
     """Runs one job under Hydra; the final loss, nan where the job failed, so that the other jobs of a sweep go on.
 
@@ -64,9 +68,7 @@ def execute(config: DictConfig, *, signals: "Signals | None" = None, display: An
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     names = {group: str(hydra.runtime.choices.get(group)) for group in configs.GROUPS}
-    title = (
-        f"#{hydra.job.num} {hydra.job.override_dirname}" if sweep else "{problem} {preprocess} {optim}".format(**names)
-    )
+    title = _title(hydra) if sweep else "{problem} {preprocess} {optim}".format(**names)
     folder, group = Path(hydra.runtime.output_dir), _group(hydra) if sweep else None
     return _job(lambda: configs.plain(config), Place(folder, names, title, sweep, group, _tags()), signals, display)
 
@@ -96,8 +98,10 @@ def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals |
         if not place.sweep:
             console.err().print(f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}")
         raise KeyboardInterrupt(summary["reason"])
-    loss = summary.get("loss")
-    return math.nan if loss is None or summary["status"] == "failed" else float(loss)
+    if summary.get("refused"):
+        return Refused("nan")
+    loss: Any = summary.get("loss")
+    return float(loss) if console.is_number(loss) and summary["status"] != "failed" else math.nan
 
 
 def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place, display_of: Any) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
     begun, folder = time.perf_counter(), place.folder
     store = RunFolder(folder)
     head: dict[str, Any] = {key: place.names[key] for key in ("problem", "preprocess", "optim", "probe")}
-    experiment, display, status = None, None, "failed"
+    experiment, display, status, refused = None, None, "failed", False
     tail: dict[str, Any] = {}
     try:
         resolved = config()
@@ -143,20 +147,23 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
     except Unsupported as error:
         status, tail["reason"] = "skipped", str(error)
     except ConfigError as error:
-        status, tail["reason"] = "failed", str(error)
-        ReportAtEnd.refused += store.left
+        status, tail["reason"], refused = "failed", str(error), store.left
     except KeyboardInterrupt as error:
         status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
     except RecordError as error:
         status, tail["reason"] = "failed", _unwritten(folder, error)
     except (Exception, SystemExit) as error:  # of a person's own code, which may also exit
+        if isinstance(error, SystemExit) and _taken:
+            raise
         with contextlib.suppress(OSError):  # a full disk
-            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / "traceback.txt").write_text(private.hidden(traceback.format_exc()), encoding="utf-8")
         status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     finally:
         _going[:] = [keeper for keeper in _going if keeper.store is not store]
         if display:
             display.close()
+    if tail.get("reason"):
+        tail["reason"] = private.hidden(tail["reason"])
     tail |= {"status": status, "seconds": round(time.perf_counter() - begun, 3)}
     try:
         summary = store.finish(**tail)
@@ -169,7 +176,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
         if experiment.tracker.address:
             experiment.tracker.show(_figures(folder))
         experiment.tracker.finish(summary=summary, status=status)
-    return summary
+    return {**summary, "refused": refused}
 
 
 def _unwritten(folder: Path, error: OSError) -> str:
@@ -179,10 +186,11 @@ def _unwritten(folder: Path, error: OSError) -> str:
 def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: RunFolder) -> str:
     """What is to be done in this job's folder: `new`, `on` from its last checkpoint, `anew` from the start, or `nothing`."""
     queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if control["resume"]:
+        resume.check_targets(config, control["trust"] or ())
     if (control["resume"] is None and not queued_again) or not (place.folder / "config.json").exists():
         return "new" if not (control["resume"] and (place.folder / "metrics.jsonl").exists()) else "anew"
     store.leave()
-    resume.check_targets(config, control["trust"] or ())
     resume.check_same(config, place.folder)
     todo = "on" if not place.sweep else resume.still_to_do(config, place.folder, control["retry"] or ()) or "nothing"
     if todo == "on":
@@ -262,7 +270,7 @@ def _train(
             figures |= {f"{name}_start": record.scalars.get(name) for name in ("loss", *SPECTRAL)}
         figures |= {**record.scalars, "steps": record.step}
         display.update(record.step, figures)
-        keeper.append(record, figures, now=bool(signals.caught))
+        keeper.append(record, figures, now=signals.asked())
         if record.outcome:
             ending = record.outcome._asdict()
             status = ending.pop("status")
@@ -274,12 +282,18 @@ def _train(
 
 
 _going: "list[_Keeper]" = []  # of the runs that go on in this process
+_taken: list[bool] = []  # not empty: a queue takes this process away, and its exit is no failure of the run
 
 
 def keep_now() -> None:
-    """Makes a checkpoint of every run that goes on in this process, as of its last record; may be called by a signal's handler."""
-    for keeper in list(_going):
-        keeper.keep()
+    """Makes a checkpoint of every run that goes on in this process, as of its last record; for the handler of a signal by which a queue
+    takes the process away."""
+    import jax
+
+    _taken.append(True)
+    with jax.ensure_compile_time_eval():  # the signal may have come while a function was traced
+        for keeper in list(_going):
+            keeper.keep()
 
 
 class _Keeper:
@@ -381,16 +395,36 @@ class _Way:
 
 
 class Signals:
-    """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so."""
+    """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so.
+
+    A SIGTERM that a queue's worker has a handler for, as submitit does for the one that goes with a preemption, asks for a checkpoint
+    alone: it is the queue that ends the job, and starts it again.
+    """
 
     def __init__(self) -> None:
         self.caught: str | None = None
         self.before: dict[int, Any] = {}
+        self.keep = False
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGTERM, self._pass_on if callable(self.before[signal.SIGTERM]) else self._note)
         return self
+
+    def asked(self) -> bool:
+        """Whether a checkpoint is to be made now; a queue's wish is told once."""
+        wish, self.keep = self.keep or self.caught is not None, False
+        return wish
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        self.keep = True
+        try:
+            self.before[number](number, frame)
+        except SystemExit:
+            _taken.append(True)
+            raise
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.before.items():
@@ -406,7 +440,7 @@ class ReportAtEnd(Callback):
     """Hydra's callback: a sweep ends in the table over its jobs, and in the exit code 1 if one of them failed."""
 
     failed = 0
-    refused = 0  # jobs that left no trace, because their folders hold other runs
+    refused = 0  # jobs that left no trace, as the sweeper counts them
     begun: tuple[DictConfig, bool] | None = None  # the config that Hydra runs by, and whether its sweep's folder is new
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -496,6 +530,24 @@ def _figures(folder: Path) -> dict[str, Any]:
         if plane["name"] == "parameters":
             figures["loss/surface"] = charts.surface(plane)
     return {key: figure for key, figure in figures.items() if not (figure.layout.meta or {}).get("empty")}
+
+
+def _title(hydra: Any) -> str:
+    """A job of a sweep: its number, and those of its overrides that the sweep varies, all of them where it does not tell."""
+    overrides, varied = list(hydra.overrides.task), _varied(str(hydra.sweep.dir))
+    return " ".join([f"#{hydra.job.num}", *([o for o in overrides if resume.key_of(o) in varied] or overrides)])
+
+
+@functools.lru_cache(maxsize=8)
+def _varied(sweep: str) -> frozenset[str]:
+    """The keys to which a sweep gives several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(resume.sweep_overrides(Path(sweep)))
+    except ConfigError:
+        return frozenset()
+    return frozenset(resume.key_of(str(o.input_line)) for o in parsed if o.is_sweep_override())
 
 
 def _group(hydra: Any) -> str:

@@ -21,7 +21,6 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from curvexp import cluster, console
 from curvexp.errors import ConfigError
@@ -272,20 +271,13 @@ class Together:
     """One bar for jobs in step: how many steps all of them have made, and how many jobs still go."""
 
     def __init__(self, jobs: int, *, steps: int) -> None:
-        self.console, self.jobs, self.steps = console.err(), jobs, steps
+        self.jobs, self.steps = jobs, steps
         self.shown, self.done, self.going = time.monotonic(), 0, 0
-        self.bar: Progress | None = None
+        self.bar: console.Bar | None = None
 
     def __enter__(self) -> "Together":
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("[bold]{task.description}[/]"),
-                BarColumn(bar_width=20),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(compact=True),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
+        if console.err().is_terminal:
+            self.bar = console.Bar()
             self.task = self.bar.add_task(f"{self.jobs} jobs", total=self.steps, figures="compiling")
             self.bar.start()
         return self
@@ -306,7 +298,7 @@ class Together:
             self.bar.update(self.task, completed=self.done, figures=f"{self.going} go on")
         elif time.monotonic() - self.shown > console.QUIET_SECONDS:
             self.shown = time.monotonic()
-            self.console.print(f"{self.jobs} jobs: step {self.done}/{self.steps} of all, {self.going} go on")
+            console.err().print(f"{self.jobs} jobs: step {self.done}/{self.steps} of all, {self.going} go on")
 
 
 class Share:
@@ -317,9 +309,7 @@ class Share:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        (self.whole.bar.console if self.whole.bar else self.whole.console).print(
-            f"{console.printable(self.title)}: {console.printable(text)}"
-        )
+        console.err().print(f"{console.printable(self.title)}: {console.printable(text)}")
 
     def update(self, step: int, scalars: dict[str, Any]) -> None:
         """Adds the steps since the last update to the bar."""

@@ -43,20 +43,30 @@ class VmapLauncher(Launcher):
 
 class OnceSweeper(BasicSweeper):
     """Hydra's own sweeper, which composes every job once more before the first starts; this one composes those that differ in more than
-    numbers."""
+    numbers, and counts the jobs that were refused, in whatever process."""
 
     def __init__(self, max_batch_size: int | None = None, params: dict[str, Any] | None = None) -> None:
         super().__init__(max_batch_size, params)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the jobs, where all of them can be composed: else it raises, and nothing is written."""
-        from curvexp import launcher
+        """Runs the jobs, where all of them can be composed: else it raises, and nothing is written. What each came to, by batch."""
+        from curvexp import console, launcher
+        from curvexp.job import Refused, ReportAtEnd
 
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)  # type: ignore[union-attr]
+        assert self.config is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         for batch in self.split_arguments(overrides, self.max_batch_size):
             super().validate_batch_is_legal(launcher.distinct(batch))
-        return super().sweep(arguments)
+        try:
+            found = super().sweep(arguments)
+        except KeyboardInterrupt:
+            folder = os.path.relpath(str(self.config.hydra.sweep.dir))
+            console.err().print(f"Go on with it: python -m curvexp -m resume={console.printable(folder)}")
+            raise
+        ReportAtEnd.refused += sum(isinstance(job.return_value, Refused) for batch in found or () for job in batch)
+        return found
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """All jobs were, before the first started."""
@@ -152,13 +162,12 @@ else:
 
         def checkpoint(self, overrides: list[str], *args: Any) -> Any:
             """The job as it is queued again."""
-            from curvexp import job
-            from curvexp.resume import key_of, quoted
+            from curvexp import job, resume
 
             job.keep_now()
             sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
-            again = [text for text in overrides if key_of(text) != "resume"]
-            return super().checkpoint([*again, f"resume={quoted(sweep)}"], *args)  # type: ignore[misc]
+            kept = [text for text in overrides if resume.key_of(text) not in resume.CONTROLS]
+            return super().checkpoint([*kept, *resume.again(sweep)], *args)  # type: ignore[misc]
 
     class ArrayLauncher(_Preempted, SlurmLauncher):
         """Hydra's Slurm launcher, whose preempted jobs go on where they were."""

@@ -21,6 +21,7 @@ from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.host import threads
+from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.lockstep import program
 from curvexp.number import is_number
 from curvexp.record import Reading
@@ -127,7 +128,7 @@ def top(
         _check_pairs(k, size)
         _check_data(problem, samples, chunk)
         if size > max(dense_below, ends * pairs):
-            _check_basis(ends * pairs, size, 8 if jax.config.values["jax_enable_x64"] else 4)
+            _check_basis(ends * pairs, size, problem)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         size = _size(params)
@@ -171,7 +172,7 @@ def density(
                 f"probe.k={k}: {2 * pairs} eigenvalues of {size} leave nothing for a density. Lower probe.k, or choose probe=exact."
             )
         _check_data(problem, None, chunk)
-        _check_basis(2 * pairs, size, 8 if jax.config.values["jax_enable_x64"] else 4)
+        _check_basis(2 * pairs, size, problem)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         op = _hessian(loss, params, chunk)
@@ -415,11 +416,14 @@ def _check_pairs(k: int | None, size: int) -> None:
         )
 
 
-def _check_basis(pairs: int, size: int, itemsize: int) -> None:
-    """Refuses a Krylov basis, held twice at a restart, that the memory has no place for."""
-    rows = min(size, basis_size(pairs, size))
+def _check_basis(pairs: int, size: int, problem: Any) -> None:
+    """Refuses a Krylov basis, held twice at a restart, that the memory has no place for; devices that are no part of the CPU have each
+    its own."""
+    rows, itemsize = min(size, basis_size(pairs, size)), 8 if jax.config.values["jax_enable_x64"] else 4
+    devices = 1 if jax.default_backend() == "cpu" or size <= LARGE else devices_of(problem.data)
     what = f"a Krylov basis of {rows} vectors of {size} parameters, twice at a restart,"
-    memory.check("probe.k", pairs, what, 2 * rows * size * itemsize, "Lower probe.k, or choose probe=off.")
+    need = 2 * rows * size * itemsize / devices
+    memory.check("probe.k", pairs, what, need, "Lower probe.k, or choose probe=off.")
 
 
 def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:

@@ -1,20 +1,34 @@
 """Going on with a run from its folder: what is kept for it, what may be changed, and what a stranger's folder may not do."""
 
-import json
 import math
+import os
 import stat
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from curvexp import config as configs
 from curvexp.errors import ConfigError
-from curvexp.store import FILES
+from curvexp.store import FILES, read_object
 
 ALLOWED = ("steps", "target", "track", "checkpoint")  # keys that a resumed run may change
 CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on; they are no part of a run's config
-TRUSTED = ("curvexp", "optax", "flax", "jax")  # packages whose functions a recorded config may name
-LARGEST = 2**24  # bytes of a config or summary that is still read
+TRUSTED = (
+    "curvexp",
+    "optax",
+    "flax",
+    "jax",
+)  # packages whose functions a recorded config may name, as far as OPEN has them
+OPEN = (  # what of them builds the parts of a run: nothing that reads a file, runs a command line, or calls what a text names
+    *("curvexp.problem", "curvexp.preprocess", "curvexp.optim", "curvexp.probe", "curvexp.track", "optax"),
+    *("flax.linen", "flax.nnx", "jax.lax", "jax.nn", "jax.numpy", "jax.random", "jax.scipy"),
+)
+FORMS = (".yaml", ".json", ".jsonl", ".csv", ".html")  # how the files end that are written
+READERS = ("load", "fromfile")  # of jax.numpy: they read files, the first of them pickles
+LARGEST_SWEEP = 2**20  # bytes of a multirun.yaml that is still read
+DEEPEST = 50  # levels of it
+ALL = "*"  # as `trust`: every package; what a launcher says that starts a job of this very command again
 ENDED = ("completed", "diverged", "failed", "skipped")  # what a sweep does not run again unless `retry` names it
 
 
@@ -153,7 +167,7 @@ def recorded(run: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is none that can be read.
     """
-    found = _read(run / "config.json")
+    found = read_object(run / "config.json")
     if found is None:
         what = "a sweep; add -m" if (run / "multirun.yaml").exists() else "a run's folder, with its config.json"
         raise ConfigError(
@@ -164,30 +178,104 @@ def recorded(run: Path) -> dict[str, Any]:
 
 def summary(run: Path) -> dict[str, Any]:
     """What a run's summary says; empty where there is none that can be read."""
-    return _read(run / "summary.json") or {}
+    return read_object(run / "summary.json") or {}
+
+
+def check_files(folder: Path) -> None:
+    """Refuses a folder to go on in that holds a link to elsewhere, or what is neither file nor folder: all that is written stays in it.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    root, waiting = os.path.realpath(folder), [str(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                found = list(entries)
+        except OSError as error:
+            raise ConfigError(
+                f"resume={folder}: {error.filename}: cannot be listed ({error.strerror}). Change resume."
+            ) from error
+        for entry in found:
+            if entry.is_symlink():
+                held = os.path.realpath(entry.path).startswith(root + os.sep)
+            else:
+                held = entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
+                waiting += [entry.path] * entry.is_dir(follow_symlinks=False)
+            job = entry.name.isdecimal() and os.path.dirname(entry.path) == str(folder)
+            if entry.is_dir() == entry.name.endswith(FORMS) and (job or entry.name == ".hydra" or entry.is_dir()):
+                what, wanted = ("folder", "file") if entry.is_dir() else ("file", "folder")
+                name = os.path.relpath(entry.path, folder)
+                raise ConfigError(f"resume={folder}: {name} is a {what}; expected a {wanted} of this name. Remove it.")
+            if not held:
+                what = "a link out of the folder" if entry.is_symlink() else "neither a file nor a folder"
+                raise ConfigError(
+                    f"resume={folder}: {os.path.relpath(entry.path, folder)} is {what}; a resumed run writes into its own folder alone. "
+                    "Remove it, or copy the folder without it."
+                )
 
 
 def sweep_overrides(sweep: Path) -> list[str]:
     """The overrides that a sweep was called with, those of Hydra itself aside: a stranger's launcher or callback is not started.
 
     Raises:
-        ConfigError: there are none that can be read.
+        ConfigError: there are none that can be read, or one of them asks for something of this machine.
     """
-    from omegaconf import OmegaConf
-
     try:
-        path = sweep / "multirun.yaml"
-        if path.is_symlink() or path.stat().st_size > LARGEST:
-            raise ValueError("no plain file of a config's size")
-        task = OmegaConf.to_container(OmegaConf.load(path).hydra.overrides.task, resolve=False)
+        task = _plain_yaml(sweep / "multirun.yaml")["hydra"]["overrides"]["task"]
         if not isinstance(task, list) or not all(isinstance(text, str) for text in task):
             raise TypeError("its overrides are no texts")
-    except Exception as error:  # of YAML and OmegaConf
+        return _of_the_experiment(task)
+    except Exception as error:  # of YAML and Hydra's grammar
         raise ConfigError(
             f"resume={sweep}: expected a sweep's folder, with its multirun.yaml ({type(error).__name__}: {_line(error)}). "
             "Change resume, or give the sweep's own overrides again."
         ) from error
-    return [text for text in task if not text.lstrip("+~").startswith("hydra") and key_of(text) not in CONTROLS]
+
+
+def _of_the_experiment(task: Sequence[str]) -> list[str]:
+    """Those of a folder's overrides that set our own keys.
+
+    Raises:
+        ValueError: a resolver, such as that of the environment, is called. HydraException: one is no override.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    kept = []
+    for text in task:
+        override = OverridesParser.create().parse_override(text)
+        key = str(override.key_or_group)
+        if key.startswith("hydra") or str(override.package or "").startswith("hydra") or key in CONTROLS:
+            continue
+        if "${" in text and ":" in text.split("${", 1)[1]:
+            raise ValueError(f"{text}: asks for something of this machine")
+        kept.append(text)
+    return kept
+
+
+def _plain_yaml(path: Path) -> Any:
+    """What a YAML file holds, without aliases, which can make gigabytes of a few lines, and without tags.
+
+    Raises:
+        ValueError: it is no such file. YAMLError: it is not YAML. OSError: it cannot be read.
+    """
+    import yaml
+
+    facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_SWEEP:
+        raise ValueError("no plain file of a config's size")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data, deep = path.read_bytes(), 0
+    for event in yaml.parse(data, Loader=loader):
+        deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or deep > DEEPEST:
+            raise ValueError("it has aliases, tags or too many levels")
+    return yaml.load(data, Loader=loader)
+
+
+def again(sweep: Path) -> list[str]:
+    """The overrides by which a launcher starts a job of its sweep once more: it goes on, and its config is this command's own."""
+    return [f"resume={quoted(sweep)}", f"trust=['{ALL}']"]
 
 
 def quoted(path: Path) -> str:
@@ -203,9 +291,17 @@ def key_of(override: str) -> str:
 def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
     """Refuses a config that names a function outside of the trusted packages, before anything of it is imported or called.
 
+    An interpolation is refused too: a recorded config has none, and one could name such a function, or a variable of the environment.
+
     Raises:
-        ConfigError: naming the function.
+        ConfigError: naming the function, or the key.
     """
+    if ALL in trust:
+        return
+    if isinstance(config, str) and "${" in config:
+        raise ConfigError(
+            f"{path}={config}: an interpolation; expected a value, as a recorded config has. Change {path}."
+        )
     if isinstance(config, list):
         for number, part in enumerate(config):
             check_targets(part, trust, path=f"{path}.{number}")
@@ -214,30 +310,41 @@ def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
     for key, value in config.items():
         here = f"{path}.{key}" if path else str(key)
         if key == "_target_":
-            _check_target(here, value, (*TRUSTED, *trust))
+            _check_target(here, value, trust)
         else:
             check_targets(value, trust, path=here)
 
 
-def _check_target(path: str, target: Any, trusted: Sequence[str]) -> None:
+def _check_target(path: str, target: Any, trust: Sequence[str]) -> None:
     from hydra.utils import get_object
 
+    package = str(target).split(".", 1)[0]
+
     def refused(why: str) -> ConfigError:
-        package = str(target).split(".", 1)[0]
         return ConfigError(
-            f"{path}={target}: {why}; a resumed run calls functions of {', '.join(trusted)} only. If you know what it does, add "
-            f"trust=[{package}]."
+            f"{path}={target}: {why}; a resumed run calls functions of {', '.join((*TRUSTED, *trust))} only, and of these what builds a "
+            f"run's parts. If you know what it does, add trust=[{package}]."
         )
 
-    if not isinstance(target, str) or target.split(".", 1)[0] not in trusted:
+    if not isinstance(target, str) or package not in (*TRUSTED, *trust):
         raise refused("not a trusted package's")
+    if package not in trust and not (target.startswith(tuple(f"{module}." for module in OPEN)) and "._" not in target):
+        raise refused("no part of a run")
     try:
         found = get_object(target)
     except Exception:
         return  # said by config's own check, in its words
     home = getattr(found, "__module__", None) or type(found).__module__
-    if home.split(".", 1)[0] not in trusted and home.split(".", 1)[0] != "jaxlib":
+    if home.split(".", 1)[0] not in (*TRUSTED, *trust, "jaxlib"):
         raise refused(f"it leads to {home}")
+    if package not in trust and (target.rpartition(".")[0] not in sys.modules or _reads_files(found)):
+        raise refused("no part of a run")
+
+
+def _reads_files(found: Any) -> bool:
+    import jax.numpy
+
+    return any(found is getattr(jax.numpy, name, None) for name in READERS)
 
 
 def check_same(config: Mapping[str, Any], run: Path) -> None:
@@ -300,17 +407,6 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         found |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     return found
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        facts = path.lstat()
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
-            return None
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:

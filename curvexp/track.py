@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from curvexp.console import visible
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
 from curvexp.record import Record
@@ -191,7 +192,9 @@ class _Wandb(Tracker):
                 return
             except Exception as error:
                 _Wandb.unreachable = True
-                log.warning("W&B cannot be reached, runs are kept offline in %s: %s", folder / "wandb", _first(error))
+                log.warning(
+                    "W&B cannot be reached, runs are kept offline in %s: %s", visible(folder / "wandb"), _first(error)
+                )
         try:
             self._init(run, "offline")
         except Exception as error:
@@ -366,4 +369,4 @@ def _histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarr
 
 def _first(error: BaseException) -> str:
     """The first line of an error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return visible((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,5 +1,6 @@
 """Sweeps by launcher: what each job leaves is the basic launcher's, to rounding."""
 
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+import curvexp
+from curvexp import cluster as curvexp_cluster
 from curvexp import launcher
 from curvexp.__main__ import main
 
@@ -193,6 +196,60 @@ def test_submitit_leaves_what_basic_leaves(here):
     _compared(here, "submitit_local")
 
 
+PREEMPTED = """
+import os, pathlib, signal
+import jax
+from curvexp import probe
+
+def preempted(*, k, every, mark, calls=0):
+    inner, made = probe.top(k=k, every=every, dense_below=0), []
+
+    def measure(loss, params, state, key):
+        made.append(1)
+        if len(made) == 4 and not pathlib.Path(mark).exists():
+            pathlib.Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGTERM)  # as Slurm does, with the signal that submitit asks for
+            jax.jit(kill)(1.0)
+        return inner.measure(loss, params, state, key)
+
+    return inner._replace(measure=measure)
+
+def kill(x):
+    os.kill(os.getpid(), signal.SIGUSR2)  # while it is traced
+    return x
+"""
+
+
+def test_a_preempted_job_is_queued_again_and_goes_on_from_a_checkpoint_of_that_moment(here):
+    (here / "lab.py").write_text(PREEMPTED)
+    (here / "conf/probe").mkdir(parents=True)
+    (here / "conf/probe/preempted.yaml").write_text(
+        f"_target_: lab.preempted\nk: 1\nevery: 10\nmark: {here / 'mark'}\n"
+    )
+    typed = [
+        "--config-dir",
+        str(here / "conf"),
+        "-m",
+        "probe=preempted",
+        "seed=0,1",
+        "problem.dimension=12",
+        "steps=60",
+    ]
+    typed += ["optim=momentum", "precision=float64", "record_every=5", "landscape=off"]
+    path = os.pathsep.join([str(ROOT), str(here)])
+    command([*typed, "hydra.sweep.dir=queued", "hydra/launcher=submitit_local"], here, PYTHONPATH=path)
+    assert (here / "mark").exists()
+    logs = "".join(path.read_text() for path in (here / "queued/.submitit").rglob("*_log.*"))
+    assert logs.count("goes on from step 25") == 1  # the record before the fourth reading, at step 30
+    command([*typed, "hydra.sweep.dir=whole"], here, PYTHONPATH=path)
+    for number, name in itertools.product((0, 1), ("metrics.jsonl", "spectrum.jsonl")):
+        found, wanted = (lines(here / folder / str(number) / name) for folder in ("queued", "whole"))
+        for line in (*found, *wanted):
+            for clock in CLOCKS:
+                line.pop(clock, None)
+        assert found == wanted
+
+
 TINY = ["problem.dimension=8", "precision=float64", "steps=20", "probe=off", "seed=range(6)"]
 
 FORKS = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -224,6 +281,42 @@ def test_ray_leaves_what_basic_leaves_on_both_nodes(here, nodes, capsys):
     assert (here / "ray/report.html").exists()
     _compared(here, "ray")
     assert not (here / "ray/.ray").exists()
+
+
+@FORKS
+@pytest.mark.slow
+def test_what_a_node_without_the_sweeps_folder_records_comes_home(here, monkeypatch):
+    """The node that the jobs run on sees an empty file system where the sweep's folder is."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    sweeps = here / "sweeps"
+    sweeps.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("a mount of its own needs root")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shipped, unpack = [], curvexp_cluster.unpack
+    monkeypatch.setattr(curvexp_cluster, "unpack", lambda *given: shipped.append(unpack(*given)))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    start = f"mount -t tmpfs tmpfs {sweeps} && exec {sys.executable} -m ray.scripts.scripts start"
+    node = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", f"{start} --address={cluster.address} --num-cpus=1 --block"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert call("-m", *TINY, "hydra.sweep.dir=basic") == 0
+        typed = ["hydra.sweep.dir=sweeps/ray", "hydra/launcher=ray", f"hydra.launcher.address='{cluster.address}'"]
+        assert call("-m", *TINY, *typed) == 0
+        assert len(shipped) == 6
+        (here / "ray").symlink_to(sweeps / "ray")
+        _compared(here, "ray")
+        assert len(curvexp.load_runs(sweeps).runs) == 6
+        assert (sweeps / "ray/report.html").exists()
+    finally:
+        node.terminate()
+        node.wait()
+        cluster.shutdown()
 
 
 @FORKS
@@ -263,18 +356,16 @@ def test_a_shipped_folder_is_unpacked_below_itself_only(tmp_path):
     import io
     import zipfile
 
-    from curvexp import cluster
-
     (tmp_path / "one/.hydra").mkdir(parents=True)
     (tmp_path / "one/.hydra/config.yaml").write_text("a: 1")
-    cluster.unpack(cluster.pack(tmp_path / "one"), tmp_path / "two")
+    curvexp_cluster.unpack(curvexp_cluster.pack(tmp_path / "one"), tmp_path / "two")
     assert (tmp_path / "two/.hydra/config.yaml").read_text() == "a: 1"
     for name in ("../out", "/out", "a/../../out"):
         made = io.BytesIO()
         with zipfile.ZipFile(made, "w") as archive:
             archive.writestr(name, "x")
         with pytest.raises(ValueError, match="expected a file below it"):
-            cluster.unpack(made.getvalue(), tmp_path / "three")
+            curvexp_cluster.unpack(made.getvalue(), tmp_path / "three")
     assert not (tmp_path / "three").exists()
 
 
@@ -285,8 +376,8 @@ def test_a_wrong_key_of_ray_is_refused(here, capsys, typed):
     assert f"hydra.launcher.{typed}: expected" in capsys.readouterr().err
 
 
-def command(arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def command(arguments, cwd, **variables):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     found = subprocess.run(
         [sys.executable, "-m", "curvexp", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
     )

@@ -57,6 +57,11 @@ def follow(tracker, folder, records, *, group=None, status="completed"):
 def read_back(folder):
     """The lines of a run's transaction log by type, as `wandb leet inspect --json RUN` prints them."""
     (run,) = (folder / "wandb").glob("offline-run-*")
+    return read_back_part(run)
+
+
+def read_back_part(run):
+    """The same of one of a run's parts."""
     (log,) = run.glob("*.wandb")
     command = [
         get_core_path(),
@@ -279,3 +284,55 @@ def test_with_a_key_and_no_server_the_runs_go_on_offline_after_one_wait_and_one_
     assert all(len(read_back(home / name)["history"]) == 5 for name in "ab")
     held = [path for path in home.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
     assert held == []
+
+
+def test_where_its_folder_cannot_be_made_the_run_goes_on_and_it_is_told_once(home, caplog):
+    (home / "run").mkdir()
+    (home / "run/wandb").write_text("in the way")
+    with caplog.at_level(logging.WARNING, "curvexp.track"):
+        follow(track.wandb(mode="offline"), home / "run", [record(0), record(1)])
+    (told,) = [entry.getMessage() for entry in caplog.records if entry.name == "curvexp.track"]
+    assert told.startswith("W&B failed, the run goes on without it")
+    assert (home / "run/wandb").read_text() == "in the way"
+
+
+def test_what_goes_on_offline_is_a_second_part_in_the_same_group_that_names_the_first(home):
+    first = track.wandb(mode="offline")
+    follow(first, home / "run", [record(0), record(5)], status="interrupted")
+    assert first.identity is not None
+    memory = json.loads(json.dumps(first.memory()))
+    second = track.wandb(mode="offline")
+    second.remember(memory)
+    second.start(config={}, folder=home / "run", group=None, job_type=None, name="#3", before=first.identity)
+    second.append(record(10))
+    second.finish(summary={}, status="completed")
+    parts = sorted((home / "run/wandb").glob("offline-run-*"))
+    assert len(parts) == 2
+    logs = [read_back_part(part) for part in parts]
+    (one, *_), (other, *_) = (log["run"] for log in logs)
+    if "continues" in one["config"]["update"]:  # of one second, their names decide which comes first
+        one, other = other, one
+    assert other["config"]["update"]["continues"] == one["run_id"] == first.identity["id"]
+    assert other["run_id"] != one["run_id"]
+    assert other["run_group"] == one["run_group"]
+    assert other["display_name"] == "#3 (continued)"
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_what_goes_on_online_keeps_its_id_where_the_first_part_has_one_there(home, monkeypatch, mode):
+    """No server here: what W&B is asked for is what is tested."""
+    asked = []
+    tracker = track.wandb(mode="online")
+    monkeypatch.setattr(track, "_has_key", lambda: True)
+    monkeypatch.setattr(tracker, "_init", lambda run, mode: asked.append((run, mode)))
+    before = {"id": "abc", "mode": mode, "group": "g"}
+    tracker.start(config={}, folder=home, group=None, job_type=None, name="n", before=before)
+    ((run, made),) = asked
+    assert made == "online"
+    assert run["group"] == "g"
+    if mode == "online":
+        assert (run["id"], run["resume"]) == ("abc", "allow")
+        assert "continues" not in run["config"]
+    else:
+        assert "id" not in run
+        assert run["config"]["continues"] == "abc"

@@ -15,6 +15,7 @@ import numpy as np
 
 from curvexp.linalg.eigenpairs import Eigenpairs
 from curvexp.linalg.krylov import orthogonalized
+from curvexp.linalg.layout import Layout, layout_of
 from curvexp.linalg.vectors import Space, domain, flat_product
 
 MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
@@ -75,7 +76,8 @@ def spectral_density(
     Args:
         probes: random vectors, at least 2. steps: Lanczos steps each; at most n are taken.
         width: deviation of the smoothing; default: the range of the nodes over `steps`, the resolution that Lanczos has inside.
-        batch: probes multiplied at once; memory is batch·steps·n entries. Default: as many as keep that within 64 MB, from 1 to 5.
+        batch: probes multiplied at once; memory is batch·steps·n entries, shared out over devices as `eigsh` has it. Default: as many as
+            keep that within 64 MB, from 1 to 5.
         spikes: eigenpairs, from `eigsh`, to be shown one by one: the probes are taken orthogonal to them, which also takes their share
             out of the variance.
         key: of the probes; default jax.random.key(0).
@@ -104,7 +106,10 @@ def spectral_density(
     steps = min(steps, left)
     if batch is None:
         batch = max(1, min(5, MEMORY // (steps * space.size * dtype.itemsize)))
-    return _density(op, key, width, known, space=space, probes=probes, steps=steps, points=points, batch=batch)
+    layout = layout_of(op, space.size)
+    return _density(
+        op, key, width, known, space=space, probes=probes, steps=steps, points=points, batch=batch, layout=layout
+    )
 
 
 class _Known(NamedTuple):
@@ -115,11 +120,22 @@ class _Known(NamedTuple):
     vectors: Any
 
 
-@functools.partial(jax.jit, static_argnames=("space", "probes", "steps", "points", "batch"))
+@functools.partial(jax.jit, static_argnames=("space", "probes", "steps", "points", "batch", "layout"))
 def _density(
-    op: Any, key: Any, width: Any, known: _Known, *, space: Space, probes: int, steps: int, points: int, batch: int
+    op: Any,
+    key: Any,
+    width: Any,
+    known: _Known,
+    *,
+    space: Space,
+    probes: int,
+    steps: int,
+    points: int,
+    batch: int,
+    layout: Layout,
 ) -> Density:
-    quadrature = functools.partial(_quadrature, flat_product(op, space), known.vectors, space=space, steps=steps)
+    vectors = layout.parted(known.vectors)
+    quadrature = functools.partial(_quadrature, flat_product(op, space), vectors, layout=layout, steps=steps)
     batched = (
         min(batch, probes) if batch > 1 else None
     )  # a batch of one would be vmapped too, and then every vector orthogonalised
@@ -163,9 +179,9 @@ def _density(
     )
 
 
-def _quadrature(product: Any, known: Any, key: Any, *, space: Space, steps: int) -> tuple[Any, Any, Any]:
+def _quadrature(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) -> tuple[Any, Any, Any]:
     """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector orthogonal to the rows known, (m, n)."""
-    end = _lanczos(product, known, key, space=space, steps=steps)
+    end = _lanczos(product, known, key, layout=layout, steps=steps)
     off = jnp.diag(end.betas[:-1], 1)
     theta, y = jnp.linalg.eigh(jnp.diag(end.alphas) + off + off.T)
     weights = y[0] ** 2
@@ -187,23 +203,23 @@ class _Lanczos(NamedTuple):
     made: Any
 
 
-def _lanczos(product: Any, known: Any, key: Any, *, space: Space, steps: int) -> _Lanczos:
+def _lanczos(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) -> _Lanczos:
     """Lanczos from one random unit vector, semiorthogonal.
 
     A vector and the one after it are orthogonalised against all before once a recurrence says that the loss of orthogonality passes √eps;
     until there the tridiagonal matrix is a projection of A to rounding, without copies of what has converged (Simon 1984, sec. 4 and 5).
 
     Args:
-        known: (m, n) orthonormal rows that the Krylov space stays orthogonal to.
+        known: (m, layout.length) orthonormal rows that the Krylov space stays orthogonal to.
     """
-    v = jax.random.normal(key, (space.size,), jax.dtypes.canonicalize_dtype(space.dtype))
+    v = layout.parted(jax.random.normal(key, (layout.size,), known.dtype))
     eps, index = jnp.finfo(v.dtype).eps, jnp.arange(steps)
     v, _ = orthogonalized(known, v)
-    basis = jnp.zeros((steps, space.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
+    basis = layout.parted(jnp.zeros((steps, layout.length), v.dtype)).at[0].set(v / jnp.linalg.norm(v))
     zeros = jnp.zeros(steps, v.dtype)
 
     def step(i: Any, s: _Lanczos) -> _Lanczos:
-        image = product(s.basis[i])
+        image = layout.parted(product(layout.whole(s.basis[i])))
         scale = jnp.maximum(s.scale, jnp.linalg.norm(image))
         before = jnp.maximum(i - 1, 0)
         last = jnp.where(i > 0, s.betas[before], 0)
@@ -229,7 +245,9 @@ def _lanczos(product: Any, known: Any, key: Any, *, space: Space, steps: int) ->
         omega = jnp.where(mends & (index <= i), NOISE * eps, omega)
         goes = s.alive & (beta > 10 * eps * scale)
         row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
-        basis = s.basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
+        basis = layout.parted(
+            s.basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
+        )
         return _Lanczos(
             basis=basis,
             alphas=jnp.where(s.alive, alphas, s.alphas),

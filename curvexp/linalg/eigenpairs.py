@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg import krylov
+from curvexp.linalg.layout import LARGE, Layout, layout_of
 from curvexp.linalg.vectors import Space, domain, flat_product
 
 Which = Literal["LA", "SA", "LM", "BE"]
@@ -101,7 +102,8 @@ def eigsh(
             it, and the status says so.
         start: a vector, or eigenvectors with a leading axis, to begin with; a random vector always joins them.
         basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38, from 20 000 parameters on 2k + 22. Memory
-            is basis·n entries, twice at a restart.
+            is basis·n entries, twice at a restart; from 20 000 parameters on shared out over the devices of the mesh that the
+            operator's arrays lie on, where they lie on one (`start` and the eigenvectors too).
         max_matvecs: most products; default 100·(basis + k).
         check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
             6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is under 6.
@@ -131,12 +133,13 @@ def eigsh(
     _whole("max_matvecs", products, 1, 2**31 - 1, "2^31 - 1")
     dtype = jax.dtypes.canonicalize_dtype(space.dtype)
     floor = 10 * float(jnp.finfo(dtype).eps)
-    rows, count = _start_rows(start, space, k, dtype)
+    layout = layout_of(op, n)
+    rows, count = _start_rows(start, space, k, dtype, layout)
     if check is None:
         check = -1 if start is None else 0
     limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(check))
     key = jax.random.key(0) if key is None else key
-    wanted = krylov.Wanted(k, which, size, 1 if n > krylov.LARGE else 2)
+    wanted = krylov.Wanted(k, which, size, 1 if n > LARGE else 2, layout)
     found, vectors = _solve(op, rows, count, limits, key, space=space, wanted=wanted)
     status = jnp.where((found.status == CONVERGED) & (tol < floor), BELOW_FLOOR, found.status)
     result = Eigenpairs(
@@ -163,7 +166,7 @@ def eigsh(
 
 def basis_size(k: int, n: int) -> int:
     """Vectors that `eigsh` holds by default for k eigenpairs of n; no more than n of them are needed."""
-    return 2 * k + (38 if n <= krylov.LARGE else 22)
+    return 2 * k + (38 if n <= LARGE else 22)
 
 
 def eigsh_above(
@@ -209,13 +212,15 @@ def _solve(
     op: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any, *, space: Space, wanted: krylov.Wanted
 ) -> tuple[krylov.Found, Any]:
     found = krylov.solve(flat_product(op, space), rows, count, limits, key, wanted)
-    return found._replace(vectors=None), jax.vmap(space.tree)(found.vectors)
+    layout = wanted.layout
+    vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
+    return found._replace(vectors=None), vectors
 
 
-def _start_rows(start: Any, space: Space, k: int, dtype: Any) -> tuple[Any, Any]:
-    """Start vectors as (k, n) rows, zero where there are fewer, and their number."""
+def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:
+    """Start vectors as (k, layout.length) rows, zero where there are fewer, and their number."""
     if start is None:
-        return jnp.zeros((k, space.size), dtype), np.int32(0)
+        return _no_rows(k=k, dtype=dtype, layout=layout), np.int32(0)
     leaves = jax.tree.leaves(start)
     if (
         jax.tree.structure(start) != space.treedef
@@ -230,14 +235,19 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any) -> tuple[Any, Any]
         raise ValueError(
             f"start has the shapes {jax.tree.map(jnp.shape, start)}: expected those of {space.like()} after a leading axis."
         )
-    return _padded(start, space=space, k=k)
+    rows = _padded(start, space=space, k=k, layout=layout)
+    return rows, np.int32(min(k, len(jax.tree.leaves(start)[0])))
 
 
-@functools.partial(jax.jit, static_argnames=("space", "k"))
-def _padded(start: Any, *, space: Space, k: int) -> tuple[Any, Any]:
+@functools.partial(jax.jit, static_argnames=("k", "dtype", "layout"))
+def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
+    return layout.parted(jnp.zeros((k, layout.length), dtype))
+
+
+@functools.partial(jax.jit, static_argnames=("space", "k", "layout"))
+def _padded(start: Any, *, space: Space, k: int, layout: Layout) -> Any:
     rows = jax.vmap(space.flat)(start)[-k:]
-    count = len(rows)
-    return jnp.concatenate([rows, jnp.zeros((k - count, rows.shape[1]), rows.dtype)]), jnp.int32(count)
+    return layout.parted(jnp.pad(rows, [(0, k - len(rows)), (0, 0)]))
 
 
 def _whole(name: str, value: Any, least: int, most: int, what: str) -> int:

@@ -23,20 +23,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from curvexp.linalg.layout import LARGE, Layout
+
 EXTEND, RESTART, EMPTY, CHECK, MISSED, STOP = range(6)  # what the inner loop ends with
 RUNNING, CONVERGED, BUDGET, NON_FINITE = range(4)
-LARGE = 20_000  # parameters, from which on a product costs far more than a look at the Ritz pairs
 LEAST = 6  # products of the check below that
 CONFIDENCE = 1e-3  # probability, each end, of a missed eigenvalue that the check is content with
 
 
 class Wanted(NamedTuple):
-    """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: steps between two tests."""
+    """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: steps between two tests; layout: of
+    its vectors."""
 
     k: int
     which: str
     size: int
     stride: int
+    layout: Layout
 
 
 class Limits(NamedTuple):
@@ -89,7 +92,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
     """The wanted eigenpairs of the symmetric map `product` on (n,) vectors.
 
     Args:
-        start: (k, n), rows to start from, the first `count` of which are meant; one random row is always added.
+        start: (k, wanted.layout.length), rows to start from, the first `count` of which are meant; one random row is always added.
     """
     step = functools.partial(_step, product, limits, wanted)
     state = _first(start, count, key, wanted)
@@ -100,7 +103,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
 
     state = jax.lax.while_loop(lambda s: s.status == RUNNING, round_, state)
     k = wanted.k
-    chance = jnp.sqrt(2 * start.shape[1] / jnp.pi) / jnp.maximum(jnp.abs(state.polynomial[1]), 1e-30)
+    chance = jnp.sqrt(2 * wanted.layout.size / jnp.pi) / jnp.maximum(jnp.abs(state.polynomial[1]), 1e-30)
     chance = jnp.where(
         jnp.array(_ends(wanted)), jnp.where(state.passed, jnp.minimum(chance, CONFIDENCE), chance), 0
     ).max()
@@ -144,10 +147,11 @@ def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
 
 def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: State) -> State:
     """The state after row `done` was multiplied by A."""
-    n, size, k = s.basis.shape[1], wanted.size, wanted.k
+    layout, size, k = wanted.layout, wanted.size, wanted.k
+    n = layout.size
     eps = jnp.finfo(s.basis.dtype).eps
     j, index = s.done, jnp.arange(size)
-    image = product(s.basis[j])
+    image = layout.parted(product(layout.whole(s.basis[j])))
     length = jnp.linalg.norm(image)
     finite = jnp.isfinite(length)
     image = jnp.where(finite, image, 0)
@@ -163,7 +167,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     beta = jnp.linalg.norm(rest)
     grows = (beta > 10 * eps * scale) & (s.rows < min(size, n))
     row = jnp.where(grows, s.rows, 0)
-    basis = s.basis.at[row].set(jnp.where(grows, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
+    basis = layout.parted(s.basis.at[row].set(jnp.where(grows, rest / jnp.where(beta > 0, beta, 1), s.basis[row])))
     matrix = s.matrix.at[:, j].set(c).at[j, :].set(c)
     coupling = jnp.where(grows, beta, matrix[row, j])
     matrix = matrix.at[row, j].set(coupling).at[j, row].set(coupling)
@@ -247,7 +251,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
 def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
     """The state with its basis compressed as the event asks: fewer rows, a random row, or the answer."""
     size, k = wanted.size, wanted.k
-    index, n = jnp.arange(size), s.basis.shape[1]
+    index, layout = jnp.arange(size), wanted.layout
     event, j, waiting = s.event, s.done, s.rows - s.done
     _, y, order = _ritz(s.matrix, 0, j, wanted)
     best = y[:, order]
@@ -279,14 +283,14 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
 
     rows = kept + tail
     key, sub = jax.random.split(s.key)
-    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (rows < min(size, n))
+    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (rows < min(size, layout.size))
     row = jnp.where(adds, rows, 0)
-    basis = jax.lax.cond(adds, lambda: basis.at[row].set(_random_row(basis, sub)), lambda: basis)
+    basis = jax.lax.cond(adds, lambda: basis.at[row].set(_random_row(basis, sub, layout)), lambda: basis)
     enters, leaves = event == CHECK, event == MISSED
     margin = limits.tol * jnp.max(jnp.abs(s.values)) + 10 * jnp.finfo(basis.dtype).eps * s.scale
     levels = _levels(s.values, margin, wanted)
     return s._replace(
-        basis=basis,
+        basis=layout.parted(basis),
         matrix=matrix,
         done=jnp.where(leaves, 0, kept).astype(jnp.int32),
         rows=(rows + adds).astype(jnp.int32),
@@ -303,8 +307,8 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
 
 def _first(start: Any, count: Any, key: Any, wanted: Wanted) -> State:
     """The state before the first product: the start's rows made orthonormal; a random one is still to come."""
-    k, size, n, dtype = wanted.k, wanted.size, start.shape[1], start.dtype
-    basis = jnp.zeros((size, n), dtype)
+    k, size, dtype = wanted.k, wanted.size, start.dtype
+    basis = wanted.layout.parted(jnp.zeros((size, wanted.layout.length), dtype))
 
     def put(i: Any, carry: Any) -> Any:
         basis, rows = carry
@@ -345,9 +349,9 @@ def _first(start: Any, count: Any, key: Any, wanted: Wanted) -> State:
     )
 
 
-def _random_row(basis: Any, key: Any) -> Any:
+def _random_row(basis: Any, key: Any, layout: Layout) -> Any:
     """A unit vector, uniform on the sphere of the space orthogonal to the basis's rows."""
-    row = jax.random.normal(key, basis.shape[1:], basis.dtype)
+    row = layout.parted(jax.random.normal(key, (layout.size,), basis.dtype))
     row, _ = orthogonalized(basis, row)
     return row / jnp.linalg.norm(row)
 

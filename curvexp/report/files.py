@@ -1,10 +1,11 @@
 """The tables as files, for those who go on with them elsewhere."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+
+from curvexp.store import replaced
 
 FORMATS = ("csv", "parquet")
 
@@ -28,15 +29,11 @@ def write_tables(tables: Mapping[str, pd.DataFrame], target: str | Path, *, form
         files = {target / f"{name}.{form}": table for name, table in tables.items()}
     for path, table in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replaced(path) as beside:
             if form == "csv":
                 table.to_csv(beside, index=False)
             else:
                 _one_type_a_column(table).to_parquet(beside, index=False)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
     return list(files)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from curvexp.report.frames import SETTING, short, varying
 from curvexp.report.tables import interval
 from curvexp.store import Runs
+from curvexp.store.runs import Unreadable, named, read
 
 MEASURES = {
     "lambda_max_start": "λmax at the start",
@@ -30,7 +31,8 @@ CLAIM = (
     "verdict",
     "tolerance",
 )
-LARGEST_STUDY = 2**22
+LARGEST_STUDY = 2**22  # bytes of a finding.json that is still read
+MOST_CLAIMS = 500  # of a study
 
 
 def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
@@ -45,6 +47,8 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     ended = short(runs[runs["status"].isin(["completed", "diverged"])])
     others = [name for name in _differing(runs) if name in ended]
     rows = []
+    wanted = {"problem", "preprocess", "optim", "seed", "target_loss", *MEASURES, *others}
+    ended = ended[[name for name in ended if name in wanted]]
     for problem, group in ended.groupby("problem", sort=False):
         for factor in ("preprocess", "optim"):
             levels = list(dict.fromkeys(group[factor].dropna()))
@@ -94,6 +98,7 @@ def sentences(runs: pd.DataFrame) -> list[str]:
     return found
 
 
+@np.errstate(all="ignore")  # whatever numbers a folder holds
 def compare(a: Runs, b: Runs, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """Two sweeps beside each other, run against run of the same setting and seed.
 
@@ -109,7 +114,8 @@ def compare(a: Runs, b: Runs, by: Sequence[str] = SETTING) -> pd.DataFrame:
         for name in dict.fromkeys([*_differing(a.runs), *_differing(b.runs)])
         if all(name in s for s in sides) and name not in keys
     ]
-    sides = [side.astype({key: str for key in keys if not pd.api.types.is_numeric_dtype(side[key])}) for side in sides]
+    texts = [key for key in keys if not all(pd.api.types.is_numeric_dtype(side[key]) for side in sides)]
+    sides = [side.astype(dict.fromkeys(texts, str)) for side in sides]  # a number here, `auto` there
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("_0", "_1"))
     rows = []
     for setting, group in pairs.groupby(list(by), sort=False, dropna=False):
@@ -145,33 +151,38 @@ def studies(folder: str | Path) -> tuple[list[dict[str, Any]], list[tuple[str, s
     low, high: its interval.
     """
     found, refused = [], []
-    for path in sorted(Path(folder).glob("**/finding.json")):
+    for path in named(Path(folder), "finding.json"):
         name = os.path.relpath(path, folder)
         try:
-            if path.is_symlink() or path.stat().st_size > LARGEST_STUDY:
-                raise ValueError("a link, or too large")
-            found.append(_study(json.loads(path.read_bytes())))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            found.append(_study(json.loads(read(path, largest=LARGEST_STUDY))))
+        except (Unreadable, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             refused.append((name, f"not a study's finding: {type(error).__name__}: {error}"))
     return sorted(found, key=lambda study: (study["number"] is None, study["number"] or 0, study["study"])), refused
 
 
 def _study(value: Any) -> dict[str, Any]:
     rows = []
+    if len(value["claims"]) > MOST_CLAIMS:
+        raise ValueError(f"more than {MOST_CLAIMS} claims")
     for claim in value["claims"]:
         low, high = claim.get("interval") or (None, None)
         row = {**claim, "low": low, "high": high}
-        texts = {key: str(row[key]) for key in ("statement", "relation", "verdict", "tolerance")}
+        texts = {key: _text(row[key]) for key in ("statement", "relation", "verdict", "tolerance")}
         rows.append({**{key: _json_number(row.get(key)) for key in CLAIM}, **texts})
     number = value.get("number")
     return {
-        "study": str(value["study"]),
+        "study": _text(value["study"]),
         "number": number if isinstance(number, int) else None,
-        **{key: str(value.get(key) or "") for key in ("statement", "source")},
-        "verdict": str(value["verdict"]),
+        **{key: _text(value.get(key) or "") for key in ("statement", "source")},
+        "verdict": _text(value["verdict"]),
         "seconds": _json_number(value.get("seconds")),
         "claims": pd.DataFrame(rows, columns=list(CLAIM)),
     }
+
+
+def _text(value: Any) -> str:
+    """The value as valid Unicode, as `curvexp.store` has it of runs."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _json_number(value: Any) -> float:

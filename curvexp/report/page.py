@@ -21,7 +21,7 @@ from curvexp.report import charts, findings, frames
 from curvexp.report.frames import SETTING
 from curvexp.report.tables import COUNTS, aggregate
 from curvexp.report.terminal import KINDS, number, rate
-from curvexp.store import Runs, load_densities, load_planes
+from curvexp.store import Runs, load_densities, load_planes, replaced
 
 MOST_CLOSE = 12  # runs that are shown closely, one a setting
 MOST_ROWS = 2000  # runs in the table of runs
@@ -55,18 +55,15 @@ def write_page(found: Runs, folder: str | Path, target: str | Path, *, by: Seque
     """
     target = Path(target)
     text = page(found, folder, by=by)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with replaced(target) as beside:
         beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
     return target
 
 
 def page(found: Runs, folder: str | Path, *, by: Sequence[str] = SETTING) -> str:
     """The HTML of the page over `found`; densities, planes and studies are read from `folder`."""
-    return _Page(found, folder, by).html()
+    with np.errstate(all="ignore"):  # whatever numbers a folder holds
+        return _Page(found, folder, by).html()
 
 
 class _Page:

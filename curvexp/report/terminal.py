@@ -151,7 +151,7 @@ def sparkline(values: np.ndarray, width: int = SPARK) -> str:
         return ""
     values = values[np.unique(np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int))]
     finite = np.isfinite(values)
-    heights = np.log10(np.where(finite, values, 1)) if (values[finite] > 0).all() else np.where(finite, values, 0)
+    heights = np.log10(np.where(finite, values, 1)) if (values[finite] > 0).all() else np.where(finite, values, 0) / 4
     if not finite.any():
         return "×" * len(values)
     low, high = heights[finite].min(), heights[finite].max()

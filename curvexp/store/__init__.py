@@ -11,7 +11,7 @@ Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX 
 """
 
 from curvexp.store.detail import load_densities, load_planes
-from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable
+from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable, read_object, replaced
 from curvexp.store.runs import MARKS, Runs, load_ledger, load_runs
 
 __all__ = [
@@ -27,4 +27,6 @@ __all__ = [
     "load_ledger",
     "load_planes",
     "load_runs",
+    "read_object",
+    "replaced",
 ]

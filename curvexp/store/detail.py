@@ -1,17 +1,20 @@
 """What some runs have beyond scalars and eigenvalues: spectral densities, and the loss on planes through parameter space."""
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from curvexp.errors import ConfigError
-from curvexp.store.runs import LARGEST_JSON, _clean, _floats, _folders, _read, _read_lines, _Unreadable
+from curvexp.store.runs import LARGEST_JSON, Unreadable, _clean, _floats, _folders, _read_lines, read
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_GRID = 501  # points a side of a plane that is still read
+MOST_PLANES = 8  # of a run that are still read
 
 
 def load_densities(folder: str | Path) -> "pd.DataFrame":
@@ -52,17 +55,15 @@ def load_planes(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no such folder.
     """
-    import json
-
     planes = []
     for path, name in _runs(folder):
-        if not (path / "landscape.json").exists():
+        if not os.path.lexists(path / "landscape.json"):
             continue
         try:
-            value = json.loads(_read(path / "landscape.json", largest=LARGEST_JSON))
-            for plane in value["planes"]:
+            value = json.loads(read(path / "landscape.json", largest=LARGEST_JSON))
+            for plane in value["planes"][:MOST_PLANES]:
                 planes.append({"run": name, **_plane(plane)})
-        except (_Unreadable, ValueError, TypeError, KeyError, RecursionError):
+        except (Unreadable, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
     return planes
 
@@ -70,20 +71,21 @@ def load_planes(folder: str | Path) -> list[dict[str, Any]]:
 def _plane(plane: dict[str, Any]) -> dict[str, Any]:
     numbers = {key: np.array(plane[key], np.float64) for key in ("x", "y", "loss", "path", "path_steps")}
     x, y = numbers["x"], numbers["y"]
+    if not all(side.ndim == 1 and np.isfinite(side).all() and (np.diff(side) > 0).all() for side in (x, y)):
+        raise ValueError("not a grid")
     if numbers["loss"].shape != (len(y), len(x)) or max(len(x), len(y)) > MOST_GRID or min(len(x), len(y)) < 2:
         raise ValueError("not a plane")
     if numbers["path"].ndim != 2 or numbers["path"].shape != (len(numbers["path_steps"]), 2):
         raise ValueError("not a path")
-    found: dict[str, Any] = {"name": _clean(str(plane["name"])), "axes": [_clean(str(t)) for t in plane["axes"]][:2]}
+    one, other = plane["axes"]
+    found: dict[str, Any] = {"name": _clean(str(plane["name"])), "axes": [_clean(str(one)), _clean(str(other))]}
     for key, shape in (("eigenvalues", (2,)), ("eigenvectors", (2, 2))):
         array = None if plane.get(key) is None else np.array(plane[key], np.float64)
-        found[key] = array if array is not None and array.shape == shape else None
+        found[key] = array if array is not None and array.shape == shape and np.isfinite(array).all() else None
     return {**found, **numbers}
 
 
 def _runs(folder: str | Path) -> list[tuple[Path, str]]:
-    import os
-
     root = Path(folder)
     if not root.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one with runs in it")

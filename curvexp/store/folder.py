@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ SUMMARY = (  # keys that every summary has, null where they have no meaning
 FILES = ("metrics.jsonl", "spectrum.jsonl")  # that grow by a line
 OF_AN_END = ("landscape.json", "traceback.txt")  # what only a run's end leaves
 ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")
+LARGEST = 2**24  # bytes of a config or summary that is gone on from
+DEEPEST = 50  # levels of it
 
 
 class RecordError(OSError):
@@ -100,9 +103,7 @@ class RunFolder:
         self._refused = True
         try:
             self._hold()
-            with contextlib.suppress(ValueError, FileNotFoundError):
-                before = json.loads((self.path / "summary.json").read_bytes())
-                self.summary |= before if isinstance(before, dict) else {}
+            self.summary |= read_object(self.path / "summary.json") or {}
             self.update(status="running", reason=None)
             _replace(self.path / "config.json", plain)
             self._metrics = _open(self.path / "metrics.jsonl", 0)
@@ -198,8 +199,47 @@ class RunFolder:
         return dict(self.summary)
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None: a link, a pipe, what is too large or too deep, or no object."""
+    try:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and _shallow(found) else None
+
+
+def _shallow(value: Any) -> bool:
+    """Whether no part lies deeper than DEEPEST levels."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [part for parts in inner for part in parts]
+    return not level
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A new file beside this one, to be written, which then takes its place as a whole; a link that stands at either is not followed.
+
+    Raises:
+        OSError: it cannot be made or put in place; what was written is gone then.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)  # of a killed process, or a stranger's
+    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _open(path: Path, flags: int) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | flags, 0o666)
+    flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags, 0o666)
 
 
 def _append(file: int, line: dict[str, Any]) -> None:
@@ -222,15 +262,9 @@ def _recording() -> Iterator[None]:
 
 def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
     """Writes JSON beside the file and puts it in its place, so that a reader sees the old one or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(
-            (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        )
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    with replaced(path) as beside:
+        beside.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def jsonable(value: Any, key: str = "") -> Any:

@@ -6,12 +6,13 @@ A stranger's folder is data: no link in it is followed, nothing in it is run, an
 import contextlib
 import errno
 import gc
+import itertools
 import json
 import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +31,12 @@ MARKS = ("summary.json", "config.json", "metrics.jsonl")  # a folder with one of
 PARTS_OF_A_RUN = frozenset({".hydra", "wandb", "checkpoints"})  # its folders in which no other run is looked for
 LARGEST_JSON = 2**24  # bytes of a summary or config that is still read
 LARGEST_RECORDS = 2**30  # bytes of a .jsonl file that is still read
-MOST_KEYS = 10_000  # keys of a summary, a config or a metrics file that are still read
+MOST_KEYS = (
+    10_000  # keys of a summary, a config or a metrics file that are still read; and of all runs of a folder together
+)
+LONGEST_KEY = 1000  # characters of one, with those above it
+MOST_LINES = 10**7  # of a .jsonl file that are still read
+MOST_NUMBERS = 2**29  # of the metrics of a folder: records times scalars
 
 
 class Runs(NamedTuple):
@@ -71,12 +77,16 @@ def load_runs(folder: str | Path) -> Runs:
         raise ConfigError(f"{folder}: no such folder; expected one with runs in it")
     root = root.resolve()
     rows, metrics, spectra = [], _Metrics(), _Spectra()
+    keys: set[str] = set()
     with _uncollected():
         for path, problem in _folders(root):
             name = _clean(os.path.relpath(path, root))
             row: dict[str, Any] = {"status": "unreadable", "reason": problem}
             if problem is None:
                 row = _read_run(path)
+                if len(keys | row.keys()) > MOST_KEYS:
+                    row = {"status": "unreadable", "reason": f"with it the runs have more than {MOST_KEYS} keys"}
+                keys |= row.keys()
                 steps, damage = metrics.read(path, name)
                 damage += spectra.read(path, name)
                 if damage and row["status"] != "unreadable":
@@ -151,6 +161,8 @@ class _Metrics:
         self.names: list[str] = []
         self.steps: list[np.ndarray] = []
         self.columns: list[dict[str, np.ndarray]] = []
+        self.keys: set[str] = set()
+        self.records = 0
 
     def read(self, path: Path, name: str) -> tuple[np.ndarray, list[str]]:
         """The steps of a run's records, and what is wrong with its file."""
@@ -158,6 +170,10 @@ class _Metrics:
         keys = dict.fromkeys(rows[0] if rows else ()) | dict.fromkeys(sorted(set().union(*rows)))
         if len(keys) > MOST_KEYS:
             return np.empty(0, np.int64), [f"metrics.jsonl: {len(keys)} scalars, more than {MOST_KEYS}"]
+        together = self.keys | keys.keys()
+        if len(together) > MOST_KEYS or (self.records + len(rows)) * len(together) > MOST_NUMBERS:
+            return np.empty(0, np.int64), ["metrics.jsonl: with it the folder has more numbers than are read"]
+        self.keys, self.records = together, self.records + len(rows)
         self.names.append(name)
         self.steps.append(np.array([row["step"] for row in rows], np.int64))
         names = [key for key in keys if key != "step"]
@@ -241,6 +257,20 @@ class _Spectra:
 
 def _folders(root: Path) -> Iterator[tuple[Path, str | None]]:
     """Every run's folder under root in natural order, and every folder that cannot be listed, with the reason."""
+    for folder, found, problem in _listed(root):
+        if problem is not None or not found.isdisjoint(MARKS):
+            yield folder, problem
+
+
+def named(root: Path, name: str) -> Iterator[Path]:
+    """Every file of this name under root, in natural order of folders; it may be a link, or no file at all."""
+    for folder, found, _ in _listed(root):
+        if name in found:
+            yield folder / name
+
+
+def _listed(root: Path) -> Iterator[tuple[Path, Set[str], str | None]]:
+    """Every folder under root with the names in it, or why it cannot be listed; no link is followed, however deep it goes."""
     waiting = [str(root)]
     while waiting:
         folder = waiting.pop()
@@ -248,11 +278,10 @@ def _folders(root: Path) -> Iterator[tuple[Path, str | None]]:
             with os.scandir(folder) as entries:
                 found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
         except OSError as error:
-            yield Path(folder), f"cannot be listed: {error.strerror}"
+            yield Path(folder), set(), f"cannot be listed: {error.strerror}"
             continue
         run = not found.keys().isdisjoint(MARKS)
-        if run:
-            yield Path(folder), None
+        yield Path(folder), found.keys(), None
         inner = [name for name, is_folder in found.items() if is_folder and not (run and name in PARTS_OF_A_RUN)]
         waiting.extend(os.path.join(folder, name) for name in sorted(inner, key=_natural, reverse=True))
 
@@ -268,11 +297,11 @@ def _read_run(path: Path) -> dict[str, Any]:
     try:
         row = _read_json(path / "summary.json")
         if row.get("status") not in (*ENDINGS, "running"):
-            raise _Unreadable(f"summary.json: not of a run, its status is {str(row.get('status'))[:50]!r}")
+            raise Unreadable(f"summary.json: not of a run, its status is {str(row.get('status'))[:50]!r}")
         if row["status"] == "running" and row.get("reason") is None:
             row["reason"] = UNFINISHED
         row |= {f"config.{key}": value for key, value in _read_json(path / "config.json").items()}
-    except _Unreadable as error:
+    except Unreadable as error:
         row |= {"status": "unreadable", "reason": str(error)}
     return row
 
@@ -283,23 +312,23 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(keys, key=lambda key: key.startswith("config."))
 
 
-class _Unreadable(Exception):
+class Unreadable(Exception):
     """A file that is damaged, or not of a run; the text is the reason."""
 
 
-def _read(path: Path, *, largest: int) -> bytes:
+def read(path: Path, *, largest: int) -> bytes:
     """The bytes of a regular file; no link is followed, no pipe waited for."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         file = os.open(path, flags)
     except OSError as error:
         why = "is a link, and links are not followed" if error.errno == errno.ELOOP else error.strerror
-        raise _Unreadable(f"{path.name}: {why}") from error
+        raise Unreadable(f"{path.name}: {why}") from error
     about = os.fstat(file)
     if not stat.S_ISREG(about.st_mode) or about.st_size > largest:
         os.close(file)
         regular = stat.S_ISREG(about.st_mode)
-        raise _Unreadable(f"{path.name}: " + (f"over {largest} bytes" if regular else "not a regular file"))
+        raise Unreadable(f"{path.name}: " + (f"over {largest} bytes" if regular else "not a regular file"))
     with open(file, "rb") as stream:
         return stream.read()
 
@@ -307,26 +336,29 @@ def _read(path: Path, *, largest: int) -> bytes:
 def _read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file, flattened: {"a": {"b": 1}} as {"a.b": 1}, lists as JSON text."""
     try:
-        value = json.loads(_read(path, largest=LARGEST_JSON))
+        value = json.loads(read(path, largest=LARGEST_JSON))
         if not isinstance(value, dict):
-            raise _Unreadable(f"{path.name}: expected a JSON object, got {type(value).__name__}")
-        flat = dict(_leaves(value, ""))
+            raise Unreadable(f"{path.name}: expected a JSON object, got {type(value).__name__}")
+        flat = dict(itertools.islice(_leaves(value, ""), MOST_KEYS + 1))
     except (ValueError, RecursionError) as error:
-        raise _Unreadable(f"{path.name}: not JSON ({type(error).__name__})") from error
+        raise Unreadable(f"{path.name}: not JSON ({type(error).__name__})") from error
     if len(flat) > MOST_KEYS:
-        raise _Unreadable(f"{path.name}: {len(flat)} keys, more than {MOST_KEYS}")
+        raise Unreadable(f"{path.name}: more than {MOST_KEYS} keys")
     return flat
 
 
 def _leaves(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         name = prefix + _clean(key)
+        if len(name) > LONGEST_KEY:
+            raise Unreadable(f"the key {name[:50]}… has more than {LONGEST_KEY} characters")
         if isinstance(item, dict):
             yield from _leaves(item, f"{name}.")
         elif isinstance(item, list):
             yield name, _clean(json.dumps(item, ensure_ascii=False))
         else:
-            yield name, _clean(item) if isinstance(item, str) else item
+            huge = type(item) is int and not -(2**63) <= item < 2**63
+            yield name, _clean(item) if isinstance(item, str) else _float(item) if huge else item
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -334,8 +366,11 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     if not os.path.lexists(path):
         return [], []
     try:
-        *lines, _ = _read(path, largest=LARGEST_RECORDS).split(b"\n")
-    except _Unreadable as error:
+        content = read(path, largest=LARGEST_RECORDS)
+        if content.count(b"\n") > MOST_LINES:
+            raise Unreadable(f"{path.name}: over {MOST_LINES} lines")
+        *lines, _ = content.split(b"\n")
+    except Unreadable as error:
         return [], [str(error)]
     try:  # as one document: many times as fast as line by line; orjson takes no NaN and no half of a surrogate pair, json does
         rows = orjson.loads(b"[" + b",".join(lines) + b"]")

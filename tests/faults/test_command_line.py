@@ -416,6 +416,8 @@ def told(counts):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_command_line_ends_as_a_run_a_refusal_or_a_recorded_failure():
     counts = endings(lines(), 30, derandomize=True)
     assert counts["refused"] > 5

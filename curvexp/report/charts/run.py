@@ -25,13 +25,13 @@ def eigenvalues(frame: Any) -> go.Figure:
     """
     title = "Tracked eigenvalues of the Hessian"
     spectra = _first_run(spectra_of(frame))
-    if spectra.empty:
-        return style.empty(title, "No spectrum was recorded: the probe was off.")
+    if spectra.empty or not np.isfinite(spectra["eigenvalue"]).any():
+        return style.empty(title, "No spectrum was recorded: the probe was off, or no eigenvalue is finite.")
     scale = style.Symlog(spectra["eigenvalue"].to_numpy())
     drawn = style.figure(title=title, x="step", y="eigenvalue λ")
     ranks = np.sort(spectra["index"].unique())
     chosen = ranks[style.thin(len(ranks), MOST_LINES)]
-    wide = spectra.pivot_table(index="step", columns="index", values=["eigenvalue", "residual"])
+    wide = spectra.pivot_table(index="step", columns="index", values=["eigenvalue", "residual"], dropna=False)
     steps = wide.index.to_numpy()
     keep = style.thin(len(steps))
     for position, rank in enumerate(chosen):
@@ -287,6 +287,7 @@ def eigencomponents(frame: Any) -> go.Figure:
         [np.asarray(t.y, np.float64) for t in drawn.data if "theory" not in (t.name or "")] or [np.ones(1)]
     )
     finite = values[np.isfinite(values) & (values > 0)]
+    finite = finite if len(finite) else np.ones(1)
     low, high = np.log10(finite.min()), np.log10(finite.max())
     style.log_axis(drawn, "y", finite)
     drawn.update_yaxes(range=[max(low - 0.7, -16), high + 0.5])

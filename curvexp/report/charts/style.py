@@ -121,7 +121,7 @@ def log_or_linear(drawn: go.Figure, values: np.ndarray, *, axis: str, what: str)
 
 def log_axis(drawn: go.Figure, axis: str, values: np.ndarray) -> None:
     """A log axis whose ticks are powers of ten where it spans two of them or more."""
-    decades = np.log10(values.max() / values.min()) if len(values) else 0.0
+    decades = np.log10(values.max()) - np.log10(values.min()) if len(values) else 0.0
     ticks = {"dtick": max(1, int(decades // 8 + 1))} if decades > 2 else {}
     drawn.update_layout({f"{axis}axis": {"type": "log", **ticks}})
 
