@@ -132,7 +132,7 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"precision={precision}: expected float32 or float64.{nearest(str(precision), ['float32', 'float64'])}"
         )
-    landscape = {False: "off"}.get(config["landscape"], config["landscape"])  # YAML reads a bare off as false
+    landscape = "off" if config["landscape"] is False else config["landscape"]  # YAML reads a bare off as false
     if landscape not in ("auto", "all", "off"):
         raise ConfigError(f"landscape={landscape}: expected auto, all or off. Change landscape.")
     for key in ("steps", "record_every"):
