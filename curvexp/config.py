@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from curvexp import private
 from curvexp.errors import ConfigError
+from curvexp.number import is_number
 
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -131,7 +132,7 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"precision={precision}: expected float32 or float64.{nearest(str(precision), ['float32', 'float64'])}"
         )
-    landscape = {False: "off"}.get(config["landscape"], config["landscape"])  # YAML reads a bare off as false
+    landscape = "off" if config["landscape"] is False else config["landscape"]  # YAML reads a bare off as false
     if landscape not in ("auto", "all", "off"):
         raise ConfigError(f"landscape={landscape}: expected auto, all or off. Change landscape.")
     for key in ("steps", "record_every"):
@@ -143,7 +144,7 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise ConfigError(f"devices={devices}: expected a positive integer, or all. Change devices.")
     _check_checkpoint(config["checkpoint"])
     value = config["diverge_at"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 1:
+    if not is_number(value) or math.isnan(value) or value <= 1:
         raise ConfigError(f"diverge_at={value}: expected a number above 1. Change diverge_at.")
 
 
@@ -159,7 +160,7 @@ def _check_checkpoint(node: Any) -> None:
             expected = "an integer from 1 to 10^9" + (", or null" if key == "every" else "")
             raise ConfigError(f"checkpoint.{key}={value}: expected {expected}. Change checkpoint.{key}.")
     value = node["seconds"]
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+    if value is not None and not (is_number(value) and value > 0):
         raise ConfigError(f"checkpoint.seconds={value}: expected seconds above 0, or null. Change checkpoint.seconds.")
 
 

@@ -18,6 +18,7 @@ import optax
 from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.lockstep import program
+from curvexp.number import is_number
 
 Hyper = Mapping[str, Any]
 Number = float | Literal["auto"]
@@ -232,7 +233,7 @@ def from_optax(
         raise ConfigError(
             f"optim.lr=auto: no stability threshold is known for {_name(transform)}; expected a number, e.g. optim.lr=1e-3."
         )
-    numbers = {key: float(value) for key, value in options.items() if _is_number(value)}
+    numbers = {key: float(value) for key, value in options.items() if is_number(value)}
     if "learning_rate" in numbers:
         _lr(numbers["learning_rate"])
     fixed = tuple((key, value) for key, value in options.items() if key not in numbers)
@@ -451,10 +452,6 @@ def _best_nesterov(smallest: float, largest: float, beta: float | None) -> theor
 # ---- what a number may be -------------------------------------------------------------------------------------------------------
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _checked(**hyper: Number) -> dict[str, Number]:
     return hyper
 
@@ -462,7 +459,7 @@ def _checked(**hyper: Number) -> dict[str, Number]:
 def _lr(lr: Any) -> Number:
     if lr == "auto":
         return "auto"
-    if not _is_number(lr) or not math.isfinite(lr) or not 0 < lr <= LARGEST_LR:
+    if not is_number(lr) or not math.isfinite(lr) or not 0 < lr <= LARGEST_LR:
         raise ConfigError(f"optim.lr={lr}: expected a number in (0, {LARGEST_LR:g}], or auto. Change optim.lr.")
     return float(lr)
 
@@ -470,7 +467,7 @@ def _lr(lr: Any) -> Number:
 def _decay(key: str, value: Any, *, auto: bool = False) -> Number:
     if auto and value == "auto":
         return "auto"
-    if not _is_number(value) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ConfigError(
             f"optim.{key}={value}: expected a number in [0, 1){', or auto' if auto else ''}. Change optim.{key}."
         )
@@ -478,13 +475,13 @@ def _decay(key: str, value: Any, *, auto: bool = False) -> Number:
 
 
 def _positive(key: str, value: Any) -> float:
-    if not _is_number(value) or not math.isfinite(value) or value <= 0:
+    if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ConfigError(f"optim.{key}={value}: expected a positive number. Change optim.{key}.")
     return float(value)
 
 
 def _fraction(value: Any) -> float:
-    if not _is_number(value) or not 0 < value <= 10:
+    if not is_number(value) or not 0 < value <= 10:
         raise ConfigError(
             f"optim.fraction={value}: expected a number in (0, 10], the share of the stability threshold. "
             "Change optim.fraction."

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvexp.errors import ConfigError, Unsupported
+from curvexp.number import is_number
 
 Array = NDArray[np.float64]
 Transform = Callable[[Array], Array]
@@ -110,7 +111,7 @@ def batchnorm(
     """
     if mode not in ("batch", "frozen", "ghost"):
         raise ConfigError(f"preprocess.mode={mode}: expected batch, frozen or ghost. Change preprocess.mode.")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not (0 <= epsilon < math.inf):
+    if not is_number(epsilon) or not (0 <= epsilon < math.inf):
         raise ConfigError(f"preprocess.epsilon={epsilon}: expected a number >= 0. Change preprocess.epsilon.")
     if (ghost is None) == (mode == "ghost"):
         raise ConfigError(

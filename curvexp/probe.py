@@ -23,6 +23,7 @@ from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.host import threads
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.lockstep import program
+from curvexp.number import is_number
 from curvexp.record import Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
@@ -120,7 +121,7 @@ def top(
     _optional("samples", samples, least=2 * GROUPS)
     _optional("chunk", chunk)
     _count("dense_below", dense_below, least=0)
-    if above is not None and not (_is_number(above) and math.isfinite(above)):
+    if above is not None and not (is_number(above) and math.isfinite(above)):
         raise ConfigError(f"probe.above={above}: expected a number, an eigenvalue, or null. Change probe.above.")
 
     def check(size: int, problem: Any) -> None:
@@ -404,7 +405,7 @@ def _pairs(k: Any) -> int:
 
 
 def _tolerance(tol: Any) -> None:
-    if not _is_number(tol) or not 0 < tol < 1:
+    if not is_number(tol) or not 0 < tol < 1:
         raise ConfigError(f"probe.tol={tol}: expected a number in (0, 1), the relative residual. Change probe.tol.")
 
 
@@ -453,7 +454,3 @@ def _optional(key: str, value: Any, *, least: int = 1) -> None:
 def _count(key: str, value: Any, *, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**9:
         raise ConfigError(f"probe.{key}={value}: expected an integer from {least} to 10^9. Change probe.{key}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

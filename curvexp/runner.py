@@ -21,6 +21,7 @@ from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
 from curvexp.linalg import eigsh
 from curvexp.lockstep import program
+from curvexp.number import is_number
 from curvexp.optim import Optimizer
 from curvexp.outcome import Bounds, Outcome, bounds, measured_rate, verdict
 from curvexp.probe import Probe
@@ -245,9 +246,9 @@ def check(
                 f"batch_size={batch_size}: expected an integer from 1 to {problem.examples}, the number of training examples, or "
                 "null for all of them. Change batch_size."
             )
-    if target not in ("auto", None) and not (_is_number(target) and math.isfinite(float(target)) and float(target) > 0):
+    if target not in ("auto", None) and not (is_number(target) and math.isfinite(target) and target > 0):
         raise ConfigError(f"target={target}: expected a positive number, auto, or null. Change target.")
-    if not _is_number(diverge_at) or not diverge_at > 1:
+    if not is_number(diverge_at) or not diverge_at > 1:
         raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     leaves = jax.tree.leaves(shapes)
@@ -506,7 +507,3 @@ def _eps(params: Any) -> float:
 
 def _next(done: int, every: int) -> int:
     return (done // every + 1) * every
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,6 +17,7 @@ import numpy as np
 
 from curvexp.console import visible
 from curvexp.errors import ConfigError
+from curvexp.number import is_number
 from curvexp.record import Record
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -83,7 +84,7 @@ def wandb(
         )
     if isinstance(tags, str) or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
         raise ConfigError(f"track.tags={tags}: expected a list of texts of 1 to 64 characters. Change track.tags.")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+    if not is_number(timeout) or not 0 < timeout <= 3600:
         raise ConfigError(f"track.timeout={timeout}: expected seconds, above 0 and up to 3600. Change track.timeout.")
     if not isinstance(artifact, bool):
         raise ConfigError(f"track.artifact={artifact}: expected true or false. Change track.artifact.")

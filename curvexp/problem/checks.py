@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from curvexp.errors import ConfigError
+from curvexp.number import is_number
 from curvexp.problem.base import Array
 
-LARGEST_FLOAT = float(np.finfo(np.float64).max)
 LARGEST = 2**53  # whole numbers up to it are floats too
 
 
@@ -27,12 +27,7 @@ def number(
     key: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> float:
     """A finite number with least <= value, above < value < below."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or abs(value) > LARGEST_FLOAT  # also a whole number that no float holds
-        or not (math.isfinite(value) and least <= value and above < value < below)
-    ):
+    if not is_number(value) or not (math.isfinite(value) and least <= value and above < value < below):
         bounds = [f">= {least:g}"] * (least > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
         bounds += [f"< {below:g}"] * (below < math.inf)
         raise ConfigError(
