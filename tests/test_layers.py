@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "curvexp"
-ANY = {"errors", "memory", "record", "outcome"}  # plain data, errors, and the memory that there is: free for all
+ANY = {
+    "errors",
+    "memory",
+    "number",
+    "record",
+    "outcome",
+}  # plain data, errors, and the memory that there is: free for all
 MAY_IMPORT = {
     "errors": set(),
     "memory": set(),
+    "number": set(),
     "outcome": set(),
     "record": {"outcome"},
     "theory": set(),
