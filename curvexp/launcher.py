@@ -1,10 +1,11 @@
-"""A sweep's jobs in step: `hydra/launcher=vmap`.
+"""A sweep's jobs in this process: one after the other, `hydra/launcher=basic`, or in step, `hydra/launcher=vmap`.
 
-Jobs whose overrides differ in numbers alone are composed once and varied. They run in step (see `lockstep`): each leaves its own folder,
-records, summary and W&B run, by the same code as alone, while what they compute on the device is one vmapped program for all that share
-functions and shapes. Any other number that changes a shape parts them into further programs; a job that has no like goes by itself.
+Jobs whose overrides differ in numbers alone are composed once and varied. In step (see `lockstep`) each leaves its own folder, records,
+summary and W&B run, by the same code as alone, while what they compute on the device is one vmapped program for all that share functions
+and shapes. Any other number that changes a shape parts them into further programs; a job that has no like goes by itself.
 """
 
+import copy
 import functools
 import os
 import time
@@ -30,6 +31,8 @@ EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
     ("slurm", "hydra_plugins.hydra_submitit_launcher", "ArrayLauncher"),
     ("ray", "ray", "RayLauncher"),
 )
+COMPOSED = 16  # configs kept of jobs that go one after the other
+CHANGING = ("overrides", "runtime", "job")  # parts of Hydra's config that are a job's own
 MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
 
 
@@ -69,6 +72,32 @@ def distinct(batch: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     return list(found.values())
 
 
+def check_batch(batch: Sequence[Sequence[str]], *, config: DictConfig, context: Any) -> None:
+    """Composes the jobs, one for all that differ in numbers alone; it raises where one cannot be. The launcher takes up the last ones."""
+    _composed.clear()
+    for overrides in distinct(batch):
+        _compose(overrides, config, context)
+
+
+def in_turn(jobs: Sequence[Job], *, config: DictConfig, context: Any, task: Callable[..., Any]) -> list[JobReturn]:
+    """Runs the jobs one after the other; what each came to, in their order.
+
+    Args:
+        config: of the sweep. context: Hydra's. task: what runs a job.
+    """
+    _begin(config)
+    groups: dict[tuple[str, ...], _Group] = {}
+    found = []
+    for job in jobs:
+        if job.like not in groups:
+            if len(groups) == COMPOSED:
+                del groups[next(iter(groups))]
+            groups[job.like] = _Group(job, config, context)
+        group = groups[job.like]
+        found.append(group.run(job, task) if group.ordinary else _alone(job, config, context, task))
+    return found
+
+
 def launch(
     jobs: Sequence[Job], *, config: DictConfig, context: Any, task: Callable[..., Any], max_batch: int | None
 ) -> list[JobReturn]:
@@ -81,9 +110,7 @@ def launch(
     Raises:
         KeyboardInterrupt: once the interrupted jobs are recorded.
     """
-    setup_globals()
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    _begin(config)
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.like, []).append(job)
@@ -91,10 +118,17 @@ def launch(
     for group in groups.values():
         for begin in range(0, len(group), max_batch or MOST):
             part = group[begin : begin + (max_batch or MOST)]
-            if len(part) == 1:
-                found[part[0].number] = _alone(part[0], config, context, task)
+            first = _Group(part[0], config, context)
+            if not first.ordinary:
+                found |= {job.number: _alone(job, config, context, task) for job in part}
+            elif len(part) > 1:
+                found |= _together(part, first)
             else:
-                found |= _together(part, config, context)
+                found[part[0].number] = first.run(part[0], task)
+            if not first.ordinary and len(part) > 1:
+                console.err().print(
+                    "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging or hydra.verbose"
+                )
     return [found[job.number] for job in jobs]
 
 
@@ -120,6 +154,12 @@ def check(node: Any) -> None:
         )
 
 
+def _begin(config: DictConfig) -> None:
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+
+
 def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any]) -> JobReturn:
     """As Hydra's basic launcher has it."""
     composed = context.config_loader.load_sweep_config(config, list(job.overrides))
@@ -136,21 +176,18 @@ def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any])
     return found
 
 
-def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, JobReturn]:
+def _together(jobs: list[Job], group: "_Group") -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
     from curvexp import lockstep, memory, track
     from curvexp.job import Signals, execute
 
-    group = _Group(jobs[0], config, context)
     before = HydraConfig.instance().cfg
-    returns = {job.number: JobReturn() for job in jobs}
+    begun: dict[int, tuple[DictConfig, JobReturn]] = {}
     displays = Together(len(jobs), steps=len(jobs) * _steps(group.ours))
 
     def run(job: Job) -> float:
         """Up to its first program no other moves, so that the group's one config is this job's own."""
-        group.vary(job)
-        returns[job.number].overrides, returns[job.number].working_dir = list(job.overrides), os.getcwd()
-        context.callbacks.on_job_start(config=group.composed, task_function=execute)
+        begun[job.number] = group.begin(job, execute)
         return execute(group.ours, signals=signals, display=displays.one)
 
     with Signals() as signals, track.together(), displays:
@@ -158,18 +195,15 @@ def _together(jobs: list[Job], config: DictConfig, context: Any) -> dict[int, Jo
     HydraConfig.instance().cfg = before
     stopped = None
     for job, result in zip(jobs, results, strict=True):
-        found = returns[job.number]
-        found.status = JobStatus.FAILED if isinstance(result, BaseException) else JobStatus.COMPLETED
-        found.return_value = result
-        found.task_name = str(group.composed.hydra.job.name)
+        config, found = begun.setdefault(job.number, (group.composed, JobReturn()))
+        group.end(config, found, result)
         stopped = result if isinstance(result, KeyboardInterrupt) else stopped
-        context.callbacks.on_job_end(config=group.composed, job_return=found)
     console.err().print(_told(jobs, report))
     for name, why in report.alone.items():
         console.err().print(console.printable(f"not vmapped, run by run: {name} ({why})"))
     if stopped is not None:
         raise stopped
-    return returns
+    return {number: found for number, (_, found) in begun.items()}
 
 
 def _told(jobs: list[Job], report: Any) -> str:
@@ -199,24 +233,83 @@ def _is_number(override: Override) -> bool:
     )
 
 
+_composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+# the last configs that a sweeper composed, with the sweep's: by overrides; each is taken up once
+
+
+def _compose(overrides: Sequence[str], config: DictConfig, context: Any) -> None:
+    if len(_composed) == COMPOSED:
+        del _composed[next(iter(_composed))]
+    _composed[tuple(overrides)] = config, context.config_loader.load_sweep_config(config, list(overrides))
+
+
 class _Group:
     """Jobs that are composed together: one config, made that of each job in turn."""
 
     def __init__(self, first: Job, config: DictConfig, context: Any) -> None:
-        self.composed = context.config_loader.load_sweep_config(config, list(first.overrides))
+        self.callbacks = context.callbacks
+        if _composed.get(first.overrides, (None,))[0] is not config:
+            _compose(first.overrides, config, context)
+        _, self.composed = _composed.pop(first.overrides)
         keys = [str(key) for key in self.composed if key != "hydra"]
         self.ours = OmegaConf.masked_copy(self.composed, keys)
-        self.plain: Any = OmegaConf.to_container(self.composed.hydra, enum_to_str=True)
+        plain: Any = OmegaConf.to_container(self.composed.hydra, enum_to_str=True)
+        self.plain: dict[str, Any] = plain
+        self.fixed = {key: _yaml({"hydra": {key: value}}).removeprefix("hydra:\n") for key, value in self.plain.items()}
         for part in (self.composed, self.composed.hydra, self.ours):
             OmegaConf.set_readonly(part, False)
             OmegaConf.set_struct(part, False)
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether Hydra does nothing around such a job but what is done here: no other folder, environment or logging."""
+        job, logging = self.plain["job"], self.plain["job_logging"]
+        quiet = logging is not None and logging.get("root", 0) is None
+        return not (job["chdir"] or job["env_set"] or self.plain["verbose"]) and quiet
+
+    def run(self, job: Job, task: Callable[..., Any]) -> JobReturn:
+        """Runs a job by itself; what it came to."""
+        state: Any = HydraConfig.instance()
+        before = state.cfg
+        try:
+            config, found = self.begin(job, task)
+            try:
+                result = task(self.ours)
+            except Exception as error:
+                result = error
+            self.end(config, found, result)
+            return found
+        finally:
+            state.cfg = before
+
+    def begin(self, job: Job, task: Callable[..., Any]) -> tuple[DictConfig, JobReturn]:
+        """What Hydra does before a job; the config that its callbacks get, and what the job will have come to."""
+        self.vary(job)
+        config, found = self.composed, JobReturn()
+        found.overrides, found.working_dir = list(job.overrides), os.getcwd()
+        if (
+            len(self.callbacks.callbacks) > 1
+        ):  # there are others than the report's, and the configs become those of the next job
+            config, found.cfg = copy.deepcopy(self.composed), copy.deepcopy(self.ours)
+            hydra: Any = OmegaConf.masked_copy(config, "hydra")
+            found.hydra_cfg = hydra
+        self.callbacks.on_job_start(config=config, task_function=task)
+        return config, found
+
+    def end(self, config: DictConfig, found: JobReturn, result: Any) -> None:
+        """What Hydra does after a job, which returned the result or raised it."""
+        found.status = JobStatus.FAILED if isinstance(result, BaseException) else JobStatus.COMPLETED
+        found.return_value = result
+        found.task_name = str(config.hydra.job.name)
+        self.callbacks.on_job_end(config=config, job_return=found)
 
     def vary(self, job: Job) -> None:
         """Makes the config, and Hydra's global one, those of this job; makes its folder with what Hydra writes there."""
         for key, value in job.varied.items():
             OmegaConf.update(self.composed, key, value)
             OmegaConf.update(self.ours, key, value)
-        HydraConfig.instance().cfg = self.composed
+        state: Any = HydraConfig.instance()
+        state.cfg = self.composed
         hydra, style = self.composed.hydra, self.plain["job"]["config"]["override_dirname"]
         tasks = [o for o in job.parsed if not o.is_hydra_override()]
         lines = [str(o.input_line) for o in tasks]
@@ -238,9 +331,16 @@ class _Group:
     def _write(self, folder: Path, overrides: list[str]) -> None:
         """Config, Hydra's config and overrides, by libyaml."""
         folder.mkdir(exist_ok=True)
-        parts = {"config": OmegaConf.to_container(self.ours), "hydra": {"hydra": self.plain}, "overrides": overrides}
-        for name, value in parts.items():
-            text = yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+        mine = "".join(
+            _yaml({"hydra": {key: value}}).removeprefix("hydra:\n") if key in CHANGING else self.fixed[key]
+            for key, value in self.plain.items()
+        )
+        parts = {
+            "config": _yaml(OmegaConf.to_container(self.ours)),
+            "hydra": "hydra:\n" + mine,
+            "overrides": _yaml(overrides),
+        }
+        for name, text in parts.items():
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
@@ -257,6 +357,10 @@ def _text(dumper: Any, text: str) -> Any:
 
 
 _Dumper.add_representer(str, _text)
+
+
+def _yaml(value: Any) -> str:
+    return yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def _steps(composed: DictConfig) -> int:

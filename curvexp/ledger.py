@@ -21,16 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.linalg import eigsh
-from curvexp.linalg.host import threads
+from curvexp.linalg.host import fetch, threads
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import condition_number_bound, condition_numbers, eps_of
+from curvexp.probe import condition_number_bound, condition_numbers, decomposed, eps_of
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
@@ -112,7 +111,7 @@ def enter(
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
     divisor = optimizer.preconditioner(stepped) if optimizer.preconditioner is not None else None
     gradient, forms, ratios, products = _account(whole, params, step, divisor, batches)
-    forms = {name: float(form) for name, form in jax.device_get(forms).items()}
+    forms = {name: float(form) for name, form in fetch(forms).items()}
     hvps = reading.scalars.get("hvps", 0) + (2 if divisor is None else 3)
     with np.errstate(all="ignore"):
         scalars = _along(forms)
@@ -217,8 +216,9 @@ def _stability(
         scalars["stability_margin"] = float(margin)
     if len(spectrum.eigenvalues) and np.isfinite(spectrum.eigenvalues).all():
         if spectrum.complete:
-            found = condition_numbers(spectrum.eigenvalues, eps=eps)
             names = ("condition_number", "condition_number_positive")
+            known = not divided and all(name in reading.scalars for name in names)
+            found = reading.scalars if known else condition_numbers(spectrum.eigenvalues, eps=eps)
             scalars |= {f"effective_{name}": found[name] for name in names}
         elif len(spectrum.eigenvalues) > 1:
             bound = condition_number_bound(spectrum.eigenvalues, spectrum.residuals)
@@ -281,14 +281,13 @@ def _spectrum(
     if divisor is None:
         return Spectrum(values, residuals, reading.eigenvectors, reading.complete, 0)
     if reading.complete and isinstance(reading.eigenvectors, np.ndarray) and "samples" not in reading.extra:
+        roots = np.sqrt(np.asarray(ravel_pytree(divisor)[0], np.float64))
         with threads(len(values)):
-            roots = np.sqrt(np.asarray(ravel_pytree(divisor)[0], np.float64))
             matrix = (reading.eigenvectors * values) @ reading.eigenvectors.T / np.outer(roots, roots)
-            if not np.isfinite(matrix).all():
-                return Spectrum(np.full_like(values, np.nan), np.full_like(values, np.nan), None, True, 0)
-            matrix = (matrix + matrix.T) / 2
-            found, vectors = scipy.linalg.eigh(matrix)
-            return Spectrum(found, np.linalg.norm(matrix @ vectors - vectors * found, axis=0), vectors, True, 0)
+        if not np.isfinite(matrix).all():
+            return Spectrum(np.full_like(values, np.nan), np.full_like(values, np.nan), None, True, 0)
+        found, vectors, errors, _ = decomposed((matrix + matrix.T) / 2, roots)
+        return Spectrum(found, errors, vectors, True, 0)
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     k = (
         min(len(values), n)
@@ -394,7 +393,7 @@ def _project(
         with threads(len(eigenvectors)), np.errstate(invalid="ignore", over="ignore"):
             components = {name: eigenvectors.T @ vector for name, vector in found.items()}
         return components, {name: float(np.linalg.norm(vector)) for name, vector in found.items()}
-    made, norms = jax.device_get(_projected(eigenvectors, vectors, offset, divisor))
+    made, norms = fetch(_projected(eigenvectors, vectors, offset, divisor))
     return {name: np.asarray(part, np.float64) for name, part in made.items()}, {k: float(v) for k, v in norms.items()}
 
 

@@ -3,20 +3,26 @@
 Each run is a greenlet that computes as if it were alone; only one of them moves at a time. Where it calls a `program` it waits until all
 others wait too. Calls of one function on arrays of equal shapes are then stacked, made at once, and each run goes on with its own row. An
 array that all runs share (the same object) is not stacked. The row of a run that has ended stays in the program, whose shape it keeps, as
-it was; its results go nowhere. Calls that differ in shapes or structure form programs of their own.
+it was; its results go nowhere. Calls that differ in shapes or structure form programs of their own. Where a run calls a `hosted` function
+it waits likewise, and the host's cores share the calls.
 """
 
 import functools
 import math
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from greenlet import getcurrent, greenlet
+from jax.extend.core import Var
+
+from curvexp.linalg.host import SMALL, threads
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
 
@@ -50,6 +56,26 @@ class program:  # noqa: N801: a decorator
         if not isinstance(run, _Run) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
             return self.alone(*args, **static)
         return run.call(_Call(self, args, static))
+
+
+class hosted:  # noqa: N801: a decorator
+    """A numpy function whose first argument is a matrix; of runs in step each core takes some of the calls.
+
+    What it does without Python's lock, as LAPACK does, is done side by side; a matrix of more than SMALL rows has all cores by itself.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.__name__ = function.__name__
+        self.function = function
+
+    def __call__(self, matrix: Any, *args: Any) -> Any:
+        """The function's results: those of this run alone."""
+        run = getcurrent()
+        if isinstance(run, _Run):
+            return run.call(_Call(self, (matrix, *args), {}))
+        with threads(len(matrix)):
+            return self.function(matrix, *args)
 
 
 def active() -> bool:
@@ -87,7 +113,7 @@ def go(tasks: Sequence[Callable[[], Any]], *, memory: float = math.inf) -> tuple
 
 
 class _Call(NamedTuple):
-    program: program
+    program: program | hosted
     args: tuple[Any, ...]
     static: dict[str, Any]
 
@@ -155,17 +181,22 @@ class _Scheduler:
         run.switch()
 
     def _groups(self, living: list[_Run]) -> list[tuple[Any, list[_Run]]]:
+        """Runs that wait for the same, by its kind: what a program is compiled for; or the hosted function alone."""
         found: dict[Any, list[_Run]] = {}
+        x64 = bool(jax.config.values["jax_enable_x64"])
         for run in living:
             assert run.pending is not None
             call = run.pending
+            if isinstance(call.program, hosted):
+                found.setdefault(((call.program,), len(call.args[0]), ()), []).append(run)
+                continue
             leaves, structure = jax.tree.flatten(call.args)
             kind = (
                 call.program,
                 tuple(sorted(call.static.items(), key=lambda item: item[0])),
                 structure,
                 tuple(_aval(leaf) for leaf in leaves),
-                bool(jax.config.values["jax_enable_x64"]),
+                x64,
             )
             apart = call.program.apart(*call.args) if call.program.apart else None
             values = tuple(leaf for leaf in leaves if type(leaf) in NUMBERS)
@@ -177,6 +208,9 @@ class _Scheduler:
 
     def _serve(self, group: tuple[Any, list[_Run]]) -> None:
         kind, runs = group
+        if isinstance(kind[0], hosted):
+            self._share(runs)
+            return
         name = runs[0].pending.program.__name__  # type: ignore[union-attr]
         slots = self.slots[kind]
         if len(slots) > 1 and name not in self.alone:
@@ -186,12 +220,21 @@ class _Scheduler:
             except Exception as error:  # a function that vmap has no rule for
                 self.alone[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         for run in runs:
-            call = run.pending
-            assert call is not None
-            try:
-                run.answer = call.program.alone(*call.args, **call.static)
-            except Exception as error:
-                run.answer = _Raised(error)
+            call: Any = run.pending
+            run.answer = _answer(call.program.alone, call)
+
+    def _share(self, runs: list[_Run]) -> None:
+        """The calls of a hosted function, parted between the cores."""
+        rows = len(runs[0].pending.args[0])  # type: ignore[union-attr]
+        parts = min(_cores(), len(runs)) if rows <= SMALL else 1
+
+        def part(number: int) -> None:
+            for run in runs[number::parts]:
+                call: Any = run.pending
+                run.answer = _answer(call.program.function, call)
+
+        with threads(rows), ThreadPoolExecutor(parts) as pool:
+            list(pool.map(part, range(parts)))
 
     def _together(self, kind: Any, runs: list[_Run], slots: list[int]) -> None:
         called: program = kind[0]
@@ -209,14 +252,15 @@ class _Scheduler:
             stacked.append(column[0] if shared else self._stack(column, at, len(slots)))
         self.parted |= {(kind, position) for position, axis in enumerate(axes) if axis == 0}
         static = dict(kind[1])
-        results = _made(called, kind[2], tuple(axes), static, present, stacked, len(slots), self.memory)
+        results, same = _made(called, kind[2], tuple(axes), static, present, stacked, len(slots), self.memory)
         self.calls[kind, len(slots)] = self.calls.get((kind, len(slots)), 0) + 1
         leaves, structure = jax.tree.flatten(results)
-        parts = [_rows(leaf, len(slots)) for leaf in leaves]
-        handed = [(leaf, part) for leaf, part in zip(leaves, parts, strict=True)]
-        for run, row in zip(runs, at, strict=True):
-            run.answer = jax.tree.unflatten(structure, [part[row] for part in parts])
-        self._remember(handed)
+        # what the program gives back as it got it, such as a run's key, is not taken apart again
+        parts = [None if out in same else _rows(leaf, len(slots)) for out, leaf in enumerate(leaves)]
+        for given, run, row in zip(rows, runs, at, strict=True):
+            own = [given[same[out]] if part is None else part[row] for out, part in enumerate(parts)]
+            run.answer = jax.tree.unflatten(structure, own)
+        self._remember([(leaf, part) for leaf, part in zip(leaves, parts, strict=True) if part is not None])
 
     def _stack(self, column: Sequence[Any], at: list[int], rows: int) -> Any:
         """The leaves as one array with a row a slot; slots that nobody calls for keep the row that they had, or have another's."""
@@ -235,8 +279,11 @@ class _Scheduler:
         if key not in self.stacks:
             if len(self.stacks) > 64:
                 self.stacks.pop(next(iter(self.stacks)))
-            extended = any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in column if hasattr(leaf, "dtype"))
-            made = jnp.stack(full) if extended else jnp.asarray(np.stack([np.asarray(leaf) for leaf in full]))
+            if _is_key(full[0]):
+                data = jnp.asarray(np.stack([np.asarray(jax.random.key_data(leaf)) for leaf in full]))
+                made = jax.random.wrap_key_data(data, impl=jax.random.key_impl(full[0]))
+            else:
+                made = jnp.asarray(np.stack([np.asarray(leaf) for leaf in full]))
             self.stacks[key] = (full, made)  # the leaves are kept, so that their ids stay theirs
         return self.stacks[key][1]
 
@@ -255,21 +302,33 @@ class _Scheduler:
 _Handed = list[tuple[Any, Any]]
 
 
+def _answer(function: Callable[..., Any], call: _Call) -> Any:
+    try:
+        return function(*call.args, **call.static)
+    except Exception as error:
+        return _Raised(error)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _aval(leaf: Any) -> Any:
-    if type(leaf) in NUMBERS:
-        return type(leaf)
-    return (np.shape(leaf), leaf.dtype)
+    kind = type(leaf)
+    return kind if kind in NUMBERS else (leaf.shape, leaf.dtype)
 
 
 def _rows(leaf: Any, rows: int) -> list[Any]:
     """A batch's rows: views of host memory where numpy can hold it."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        return list(_unstacked(leaf))
+    if _is_key(leaf):
+        data, impl = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
+        return [jax.random.wrap_key_data(data[row], impl=impl) for row in range(rows)]
     host = np.asarray(leaf)
     return [host[row] for row in range(rows)]
 
 
-_unstacked = jax.jit(lambda batch: tuple(batch[row] for row in range(len(batch))))
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
@@ -278,6 +337,7 @@ _unstacked = jax.jit(lambda batch: tuple(batch[row] for row in range(len(batch))
 class _Compiled(NamedTuple):
     call: Any
     rows: int  # of one part
+    same: dict[int, int]  # results that are arguments as they were given, a row each: numbers of both among the leaves
 
 
 _compiled: dict[Any, _Compiled] = {}
@@ -292,26 +352,26 @@ def _made(
     leaves: list[Any],
     rows: int,
     memory: float,
-) -> Any:
-    """The results for all rows, computed in equal parts where the whole would take more than `memory` bytes."""
+) -> tuple[Any, dict[int, int]]:
+    """The results for all rows, computed in equal parts where the whole would take more than `memory` bytes; and `_Compiled.same`."""
     avals = tuple(_aval(leaf) for leaf in leaves)
     key = (called, structure, axes, tuple(static.items()), avals, rows, jax.config.values["jax_enable_x64"], memory)
     if key not in _compiled:
         size = rows
         while True:
-            made = _compile(called, structure, axes, static, present[:size], _part(leaves, axes, 0, size))
+            made, same = _compile(called, structure, axes, static, present[:size], _part(leaves, axes, 0, size))
             if size == 1 or _bytes(made) <= memory:
                 break
             size = math.ceil(size / 2)
-        _compiled[key] = _Compiled(made, size)
+        _compiled[key] = _Compiled(made, size, same)
     compiled = _compiled[key]
     if compiled.rows == rows:
-        return compiled.call(present, *leaves)
+        return compiled.call(present, *leaves), compiled.same
     parts = []
     for begin in range(0, rows, compiled.rows):
         chosen = [min(row, rows - 1) for row in range(begin, begin + compiled.rows)]  # the last part is filled up
         parts.append(compiled.call(present[chosen], *_taken(leaves, axes, chosen)))
-    return jax.tree.map(lambda *found: jnp.concatenate(found)[:rows], *parts)
+    return jax.tree.map(lambda *found: jnp.concatenate(found)[:rows], *parts), compiled.same
 
 
 def _compile(
@@ -321,7 +381,8 @@ def _compile(
     static: dict[str, Any],
     present: Any,
     leaves: list[Any],
-) -> Any:
+) -> tuple[Any, dict[int, int]]:
+    """The program, and `_Compiled.same`."""
     where = jax.tree.unflatten(structure, axes)
 
     def many(present: Any, *leaves: Any) -> Any:
@@ -336,7 +397,11 @@ def _compile(
     many.__name__ = f"{called.__name__}_of_{len(present)}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return jax.jit(many).lower(present, *leaves).compile()
+        traced = jax.jit(many).trace(present, *leaves)
+        entries = {variable: number for number, variable in enumerate(traced.jaxpr.jaxpr.invars[1:])}
+        exits = enumerate(traced.jaxpr.jaxpr.outvars)
+        same = {number: entries[v] for number, v in exits if isinstance(v, Var) and v in entries}
+        return traced.lower().compile(), {out: given for out, given in same.items() if axes[given] == 0}
 
 
 def _bytes(compiled: Any) -> float:

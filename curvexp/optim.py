@@ -17,6 +17,7 @@ import optax
 
 from curvexp import theory
 from curvexp.errors import ConfigError
+from curvexp.linalg.host import fetch
 from curvexp.lockstep import program
 from curvexp.number import is_number
 
@@ -75,16 +76,14 @@ class Optimizer(NamedTuple):
 
     def hyper_at(self, state: Any) -> dict[str, float]:
         """The numbers that the next update of `state` uses, on the host."""
-        return {name: float(value) for name, value in jax.device_get(self.numbers(state)).items()}
+        return {name: float(value) for name, value in fetch(self.numbers(state)).items()}
 
     def hyper_before(self, state: Any, steps: int) -> dict[str, Any]:
         """The numbers that the last `steps` updates up to `state` used: float64, (), or (steps,) for the lr of a schedule."""
         injected, _ = _injected(state)
         if injected is None:
             return {}
-        found: dict[str, Any] = {
-            name: np.float64(value) for name, value in jax.device_get(injected.hyperparams).items()
-        }
+        found: dict[str, Any] = {name: np.float64(value) for name, value in fetch(injected.hyperparams).items()}
         if self.schedule is not None and self.lr_name in found:
             counts = int(injected.count) - np.arange(steps, 0, -1)
             factors = _over(np.asarray(counts, np.int32), schedule=self.schedule)

@@ -1,4 +1,4 @@
-"""What curvexp adds to Hydra: `hydra/launcher=vmap`, `ray`, `joblib` on Hydra's own, and `hydra/sweeper=once`.
+"""What curvexp adds to Hydra: `hydra/launcher=basic`, `vmap`, `ray`, `joblib` on Hydra's own, and `hydra/sweeper=once`.
 
 Hydra takes a plugin only by a name that begins with hydra_plugins; `register` hands it these under such names.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -23,15 +24,30 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E40
 PACKAGE = "hydra_plugins.curvexp"  # as conf/hydra has it
 
 
-class VmapLauncher(Launcher):
-    """A sweep's jobs in step, in one vmapped program where they share functions and shapes: see curvexp.launcher."""
-
-    def __init__(self, max_batch: int | None = None) -> None:
-        self.max_batch = max_batch
+class _Ours(Launcher):
+    """Keeps what Hydra gives a launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra gives."""
         self.context, self.task, self.config = hydra_context, task_function, config
+
+
+class BasicLauncher(_Ours):
+    """A sweep's jobs one after the other in this process, as Hydra's own has it; those that differ in numbers alone are composed once."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the jobs; what each came to."""
+        from curvexp import launcher
+
+        jobs = launcher.read(job_overrides, initial_job_idx)
+        return launcher.in_turn(jobs, config=self.config, context=self.context, task=self.task)
+
+
+class VmapLauncher(_Ours):
+    """A sweep's jobs in step, in one vmapped program where they share functions and shapes: see curvexp.launcher."""
+
+    def __init__(self, max_batch: int | None = None) -> None:
+        self.max_batch = max_batch
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
@@ -58,7 +74,7 @@ class OnceSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         for batch in self.split_arguments(overrides, self.max_batch_size):
-            super().validate_batch_is_legal(launcher.distinct(batch))
+            launcher.check_batch(batch, config=self.config, context=self.hydra_context)
         try:
             found = super().sweep(arguments)
         except KeyboardInterrupt:
@@ -112,7 +128,7 @@ class ProcessLauncher(Launcher):
                     os.environ[name] = value
 
 
-class RayLauncher(Launcher):
+class RayLauncher(_Ours):
     """A sweep's jobs as tasks of a Ray cluster: see curvexp.cluster."""
 
     def __init__(
@@ -127,10 +143,6 @@ class RayLauncher(Launcher):
 
         plain: Any = OmegaConf.to_container(runtime_env) if OmegaConf.is_config(runtime_env) else runtime_env
         self.options = Options(address, num_cpus, num_gpus, max_retries, plain)
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra gives."""
-        self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
@@ -181,7 +193,18 @@ else:
 def register() -> None:
     """Makes these known to Hydra in this process."""
     known = Plugins.instance()
-    plugins: tuple[type[Plugin], ...] = (VmapLauncher, ProcessLauncher, RayLauncher, OnceSweeper, *_QUEUES)
+    plugins: tuple[type[Plugin], ...] = (
+        BasicLauncher,
+        VmapLauncher,
+        ProcessLauncher,
+        RayLauncher,
+        OnceSweeper,
+        *_QUEUES,
+    )
     for plugin in plugins:
         known.register(plugin)
         known.class_name_to_class[f"{PACKAGE}.{plugin.__name__}"] = plugin
+    # in the place of Hydra's own, which is its default: a file of that name in conf would be warned of at every start
+    ConfigStore.instance().store(
+        "basic", {"_target_": f"{PACKAGE}.BasicLauncher"}, "hydra/launcher", provider="curvexp"
+    )

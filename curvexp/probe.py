@@ -4,6 +4,7 @@ A probe of your own is one function that returns a `Probe` whose `measure(loss, 
 that the next call gets (the last eigenvectors, for a warm start).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
@@ -20,9 +20,9 @@ from curvexp.curvature import Objective, Operator, hessian, preconditioned, samp
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
-from curvexp.linalg.host import threads
+from curvexp.linalg.host import fetch
 from curvexp.linalg.layout import LARGE, devices_of
-from curvexp.lockstep import program
+from curvexp.lockstep import hosted, program
 from curvexp.number import is_number
 from curvexp.record import Reading
 
@@ -180,7 +180,7 @@ def density(
         reading, start = _partial_reading(loss, params, found, "BE"), _next_start(found)
         if start is None:
             return reading, start
-        rest = jax.device_get(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))
+        rest = fetch(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))
         n = op.size
         scalars = {
             **reading.scalars,
@@ -362,17 +362,15 @@ def _sampled(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors:
 
 
 def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
-    computed, gradient = (np.asarray(found, np.float64) for found in jax.device_get(_dense(loss, params, operator)))
+    computed, gradient = (np.asarray(found, np.float64) for found in fetch(_dense(loss, params, operator)))
     if not np.isfinite(computed).all():
         empty = np.full(len(computed), np.nan)
         return Reading(
             empty, empty, None, complete=True, scalars={"lambda_max": math.nan, "lambda_min": math.nan}, extra={}
         )
-    with threads(len(computed)), np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
-        values, vectors = scipy.linalg.eigh((computed + computed.T) / 2)
-        residuals = np.linalg.norm(computed @ vectors - vectors * values, axis=0)
-        overlaps = (vectors.T @ gradient) ** 2
-        energy = float(gradient @ gradient)
+    values, vectors, residuals, components = decomposed(computed, gradient)
+    with np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
+        overlaps, energy = components**2, float(gradient @ gradient)
     return Reading(
         eigenvalues=values,
         residuals=residuals,
@@ -389,9 +387,22 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
     )
 
 
+@hosted
+def decomposed(matrix: Any, vector: Any) -> tuple[Any, Any, Any, Any]:
+    """Eigenvalues and eigenvectors of a symmetric matrix (n, n), by LAPACK, their residuals and the vector's components along them."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return values, vectors, np.linalg.norm(matrix @ vectors - vectors * values, axis=0), vectors.T @ vector
+
+
 def eps_of(params: Any) -> float:
     """Machine epsilon of the precision that the parameters have."""
-    return float(jnp.finfo(optax.tree.dtype(params, "highest")).eps)
+    return _eps(*{leaf.dtype for leaf in jax.tree.leaves(params)})
+
+
+@functools.cache
+def _eps(*dtypes: Any) -> float:
+    return float(jnp.finfo(jnp.result_type(*dtypes)).eps)
 
 
 def _size(params: Any) -> int:

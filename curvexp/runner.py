@@ -20,6 +20,7 @@ from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
 from curvexp.linalg import eigsh
+from curvexp.linalg.host import fetch
 from curvexp.lockstep import program
 from curvexp.number import is_number
 from curvexp.optim import Optimizer
@@ -126,7 +127,7 @@ def run(
         target=target,
         diverge_at=diverge_at,
     )
-    init_key, order_key, tune_key, probe_key = jax.random.split(key, 4)
+    init_key, order_key, tune_key, probe_key = _keys(key)
     minibatch = batch_size is not None
     if resume is None:
         params = _init(init_key, init=problem.init)
@@ -153,7 +154,7 @@ def run(
         return Snapshot(state, hyper, meter.probe_state, meter.past, losses, blocks, first, reached)
 
     if resume is None:
-        scalars, reading = meter(state, jax.device_get(seen), probed=True)
+        scalars, reading = meter(state, fetch(seen), probed=True)
         yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice, snapshot=snapshot())
     else:
         meter.probe_state, meter.past = resume.probe_state, resume.past
@@ -173,7 +174,7 @@ def run(
         due = probe.measure is not None and until % probe.every == 0
         # the device goes on while the host reads this block; where the block turns out to be the last, that work is dropped
         ahead = None if due or until == steps else advance(state, until)
-        block, made, seen = jax.device_get(found)
+        block, made, seen = fetch(found)
         loss = float(seen["loss"])
         block = np.array([loss]) if minibatch else block[:made].astype(np.float64)
         if keeps:
@@ -250,11 +251,14 @@ def check(
         raise ConfigError(f"target={target}: expected a positive number, auto, or null. Change target.")
     if not is_number(diverge_at) or not diverge_at > 1:
         raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
-    shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    leaves = jax.tree.leaves(shapes)
-    size = sum(math.prod(leaf.shape) for leaf in leaves)
+    size = _size(problem.init)
     probe.check(size, problem)
     return size
+
+
+@functools.lru_cache(maxsize=8)
+def _size(init: Callable[[Any], Any]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 
 
 def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tuple[Optimizer, str | None]:
@@ -267,7 +271,7 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
         return optimizer, None
     known = problem.known.eigenvalues
     if known is not None and optimizer.best is not None:
-        return optim.resolve(optimizer, eigenvalues=known, eps=_eps(params))
+        return optim.resolve(optimizer, eigenvalues=known, eps=probes.eps_of(params))
     if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
         return optim.resolve(optimizer)
     whole = over_all_data(problem)
@@ -318,7 +322,7 @@ class _Meter:
                 self.past = self.past._replace(step=state.step, gradient=state.gradient, momentum=momentum)
             return scalars, None
         begun = self.clock() if self.clock else 0.0
-        key = jax.random.fold_in(self.key, state.step)
+        key = _fold_in(self.key, state.step)
         reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
         if self.problem.batchnorm:
             reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
@@ -357,7 +361,7 @@ def _rates(
     problem: Problem, optimizer: Optimizer, state: State, losses: np.ndarray | None, limits: Bounds
 ) -> dict[str, float | None]:
     """Measured and theoretical contraction a step; None where they have no meaning: minibatches, or no known minimum or spectrum."""
-    hyper, eps = optimizer.hyper_at(state.opt_state), _eps(state.params)
+    hyper, eps = optimizer.hyper_at(state.opt_state), probes.eps_of(state.params)
     rate = theory_rate = None
     if losses is not None:
         rate = measured_rate(losses, minimum=limits.minimum, eps=eps, double_root=hyper.get("momentum", 0) > 0)
@@ -497,12 +501,18 @@ def _init(key: Any, *, init: Callable[[Any], Any]) -> Any:
 
 
 @program
+def _keys(key: Any) -> tuple[Any, ...]:
+    return tuple(jax.random.split(key, 4))
+
+
+@program
+def _fold_in(key: Any, number: Any) -> Any:
+    return jax.random.fold_in(key, number)
+
+
+@program
 def _gradient(whole: Any, params: Any) -> Any:
     return jax.grad(whole)(params)
-
-
-def _eps(params: Any) -> float:
-    return float(jnp.finfo(optax.tree.dtype(params, "highest")).eps)
 
 
 def _next(done: int, every: int) -> int:

@@ -1,10 +1,10 @@
-"""A sweep by each launcher, in one run: seconds, seconds a job, and how many times as fast as Hydra's basic launcher.
+"""A sweep by each launcher, in one run: seconds, seconds a job, and how many times as fast as Hydra's own basic launcher.
 
-python scripts/bench_sweep.py [--launchers basic joblib vmap] [--repeats 3] [--sweeps quadratic mlp]
+python scripts/bench_sweep.py [--launchers hydra basic joblib vmap] [--repeats 3] [--sweeps quadratic mlp]
 
 Each sweep runs in its own process, launchers in turn, after one run of each that fills the compilation cache. `sweep` is from the first
 job's start to the last one's end, without imports and the report; beyond training is what is
-not between a job's first record and its last.
+not between a job's first record and its last. `hydra` is Hydra's own basic launcher, which `basic` takes the place of.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+HYDRAS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 ROOT = Path(__file__).parents[1]
 COMMON = ["steps=500", "probe=top", "probe.k=2", "probe.every=100", "track=off"]
 SWEEPS = {
@@ -32,7 +33,8 @@ SWEEPS = {
 def sweep(launcher: str, arguments: list[str]) -> dict[str, float]:
     """One sweep: `wall` and `cpu` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
     with tempfile.TemporaryDirectory() as folder:
-        typed = ["-m", *COMMON, *arguments, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}/sweep"]
+        chosen = HYDRAS if launcher == "hydra" else f"hydra/launcher={launcher}"
+        typed = ["-m", *COMMON, *arguments, chosen, f"hydra.sweep.dir={folder}/sweep"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         begun, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
         found = subprocess.run(
@@ -55,7 +57,7 @@ def sweep(launcher: str, arguments: list[str]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--launchers", nargs="+", default=["basic", "joblib", "vmap"])
+    parser.add_argument("--launchers", nargs="+", default=["hydra", "basic", "joblib", "vmap"])
     parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()

@@ -88,6 +88,91 @@ def test_jobs_that_differ_in_numbers_alone_are_composed_once():
     assert launcher.read(batch)[1].varied == {"seed": 0, "optim.lr": 0.01}
 
 
+HYDRAS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def test_basic_leaves_what_hydras_own_launcher_leaves(here):
+    typed = [
+        "problem=bowl,rosenbrock",
+        "optim=sgd,momentum",
+        "seed=0,1",
+        "optim.lr=0.005,1e-3",
+        "steps=20",
+        "probe.every=10",
+    ]
+    typed += ["record_every=10", "target=null", "hydra.job.name='1e3'"]
+    for name, chosen in (("hydra", [HYDRAS, "hydra/sweeper=basic"]), ("basic", [])):
+        assert call("-m", *typed, f"hydra.sweep.dir={name}", *chosen) == 0
+    files = sorted(path.relative_to(here / "hydra") for path in (here / "hydra").rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(here / "basic") for path in (here / "basic").rglob("*") if path.is_file())
+    assert len(jobs(here / "basic")) == 16
+    for number in range(16):
+        one, other = here / "basic" / str(number), here / "hydra" / str(number)
+        assert (one / "config.json").read_text() == (other / "config.json").read_text()
+        for name in ("metrics.jsonl", "spectrum.jsonl"):
+            close(lines(one / name), lines(other / name), rtol=0, where=name)  # bit for bit: the same programs
+        for name in ("config", "overrides", "hydra"):
+            found, wanted = (yaml.safe_load((path / f".hydra/{name}.yaml").read_text()) for path in (one, other))
+            if name == "hydra":
+                found, wanted = (known["hydra"] for known in (found, wanted))
+                assert str(found["job"].pop("id")) == str(wanted["job"].pop("id"))
+                for known in (
+                    found,
+                    wanted,
+                ):  # of the sweep: its folder, its launcher and sweeper, and what was typed for them
+                    for key in ("sweep", "launcher", "sweeper"):
+                        known.pop(key)
+                    known["runtime"]["output_dir"] = Path(known["runtime"]["output_dir"]).name
+                    known["runtime"]["choices"] = {k: v for k, v in known["runtime"]["choices"].items() if "/" not in k}
+                    known["overrides"].pop("hydra")
+            assert found == wanted, name
+
+
+def test_a_persons_callback_gets_each_jobs_own_config(here, monkeypatch):
+    (here / "seen.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "ended = []\n"
+        "class Seen(Callback):\n"
+        "    def on_job_end(self, config, job_return, **kwargs):\n"
+        "        ended.append((config, job_return))\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    typed = ["problem=bowl", "steps=5", "probe=off", "seed=3,4", "+hydra.callbacks.seen._target_=seen.Seen"]
+    for chosen in ("basic", "vmap"):
+        assert call("-m", *typed, f"hydra/launcher={chosen}", f"hydra.sweep.dir={chosen}") == 0
+    import seen
+
+    assert [(config.seed, config.hydra.job.num) for config, _ in seen.ended] == [(3, 0), (4, 1)] * 2
+    for config, found in seen.ended:
+        assert found.cfg.seed == config.seed
+        assert found.hydra_cfg.hydra.job.num == config.hydra.job.num
+        assert found.overrides[-1] == f"seed={config.seed}"
+        assert math.isfinite(found.return_value)
+
+
+@pytest.mark.parametrize("chosen", ["basic", "vmap"])
+def test_what_hydra_does_around_a_job_is_done(here, chosen):
+    (here / "told.py").write_text(
+        "import os\n"
+        "def gravity(**options):\n"
+        "    from curvexp.problem import bowl\n"
+        "    assert os.environ['TOLD'] == 'yes'\n"
+        "    return bowl(**options)\n"
+    )
+    typed = ["-m", "curvexp", "-m", "problem=bowl", "problem._target_=told.gravity", "steps=5", "probe=off", "seed=0,1"]
+    typed += [
+        "+hydra.job.env_set={TOLD: 'yes'}",
+        "hydra.job.chdir=true",
+        f"hydra/launcher={chosen}",
+        "hydra.sweep.dir=sweep",
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{here}"}
+    found = subprocess.run([sys.executable, *typed], cwd=here, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert ("one after the other" in found.stderr) == (chosen == "vmap")
+    assert len(jobs(here / "sweep")) == 2
+
+
 def test_vmap_leaves_what_basic_leaves(here):
     typed = [
         "problem.dimension=12",

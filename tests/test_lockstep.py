@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from curvexp import lockstep
-from curvexp.lockstep import program
+from curvexp.linalg.host import SMALL
+from curvexp.lockstep import hosted, program
 
 traced = []
 
@@ -32,6 +33,13 @@ def drawn(key):
 @program
 def untold(x):
     return jax.pure_callback(lambda v: np.asarray(v) * 2, jax.ShapeDtypeStruct((), np.float32), x)
+
+
+@hosted
+def decomposed(matrix, scale):
+    if not np.isfinite(matrix).all():
+        raise ValueError("not finite")
+    return np.linalg.eigh(scale * matrix)
 
 
 def alone(tasks):
@@ -93,6 +101,37 @@ def test_keys_are_stacked_and_handed_out_as_keys():
     tasks = [functools.partial(task, number) for number in range(3)]
     found, _ = lockstep.go(tasks)
     same(found, alone(tasks))
+
+
+def test_what_a_program_gives_back_as_it_got_it_is_the_runs_own_object():
+    held = program(lambda key, x, shared: (key, x + shared, shared))
+    held.__name__ = "held"
+    shared, keys = np.float32(2.0), [jax.random.key(number) for number in range(3)]
+
+    def task(number):
+        key, x, again = held(keys[number], np.float32(number), shared)
+        assert key is keys[number]
+        return float(x), float(again)
+
+    found, report = lockstep.go([functools.partial(task, number) for number in range(3)])
+    assert found == [(2.0, 2.0), (3.0, 2.0), (4.0, 2.0)]
+    assert report.programs == [("held", 3, 1)]
+
+
+@pytest.mark.parametrize("rows", [3, SMALL + 1])
+def test_hosted_functions_are_shared_by_the_cores_and_give_what_they_give_alone(rows):
+    matrices = np.random.default_rng(0).standard_normal((5, rows, rows))
+    matrices[3] = np.nan
+
+    def task(number):
+        values, vectors = decomposed(matrices[number] + matrices[number].T, 2.0)
+        return scaled(np.float32(values[0]), np.float32(1.0))["product"], values, vectors
+
+    found, report = lockstep.go([functools.partial(task, number) for number in range(5)])
+    assert isinstance(found[3], ValueError)
+    for number in (0, 1, 2, 4):
+        same(found[number], task(number))
+    assert report.programs == [("scaled", 4, 1)]
 
 
 def test_what_does_not_fit_the_memory_is_made_in_parts():

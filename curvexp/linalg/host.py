@@ -4,6 +4,8 @@ import contextlib
 import functools
 from typing import Any
 
+import jax
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 SMALL = 500  # rows up to which a second thread of the BLAS gains nothing
@@ -12,6 +14,13 @@ SMALL = 500  # rows up to which a second thread of the BLAS gains nothing
 def threads(rows: int) -> contextlib.AbstractContextManager[Any]:
     """One thread for matrices of up to SMALL rows: more of them wait for XLA's, 0.17 s for the eigenvalues of a 100x100 matrix."""
     return _controller().limit(limits=1) if rows <= SMALL else contextlib.nullcontext()
+
+
+def fetch(tree: Any) -> Any:
+    """The leaves as numpy arrays: jax.device_get, which takes its time also over those that are on the host."""
+    if all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.device_get(tree)
 
 
 @functools.cache

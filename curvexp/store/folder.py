@@ -15,6 +15,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import orjson
 
 from curvexp.errors import ConfigError
 from curvexp.record import Record
@@ -64,6 +65,7 @@ class RunFolder:
         self.summary: dict[str, Any] = dict.fromkeys(SUMMARY)
         self._metrics: int | None = None
         self._spectrum: int | None = None
+        self._sizes: dict[str, int] = {}  # of the files that grow by a line
         self._refused = False
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
 
@@ -78,7 +80,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
-            self._metrics = _open(self.path / "metrics.jsonl", os.O_EXCL)
+            self._metrics = self._grows("metrics.jsonl", os.O_EXCL)
             self.update(**{**summary, "status": "running"})
             _replace(self.path / "config.json", plain)
             self._refused = False
@@ -106,7 +108,10 @@ class RunFolder:
             self.summary |= read_object(self.path / "summary.json") or {}
             self.update(status="running", reason=None)
             _replace(self.path / "config.json", plain)
-            self._metrics = _open(self.path / "metrics.jsonl", 0)
+            for name in FILES:
+                if (self.path / name).exists():
+                    self._sizes[name] = (self.path / name).stat().st_size
+            self._metrics = self._grows("metrics.jsonl")
             self._refused = False
         except OSError as error:
             raise ConfigError(
@@ -119,14 +124,16 @@ class RunFolder:
             path, size = self.path / name, sizes.get(name, 0)
             if size == 0 and name != "metrics.jsonl":
                 path.unlink(missing_ok=True)
+                self._sizes.pop(name, None)
             elif path.exists():
                 os.truncate(path, size)
+                self._sizes[name] = size
         for name in OF_AN_END:
             (self.path / name).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of the records' files, for `cut`."""
-        return {name: (self.path / name).stat().st_size for name in FILES if (self.path / name).exists()}
+        return dict(self._sizes)
 
     @property
     def left(self) -> bool:
@@ -145,6 +152,15 @@ class RunFolder:
                 f"{self.path}: another process writes this run; expected a folder of its own, or that process to end first."
             ) from error
 
+    def _grows(self, name: str, flags: int = 0) -> int:
+        """A file that grows by a line, opened."""
+        file = _open(self.path / name, flags)
+        self._sizes[name] = os.fstat(file).st_size
+        return file
+
+    def _append(self, name: str, file: int, line: dict[str, Any]) -> None:
+        self._sizes[name] += _append(file, line)
+
     def append(self, record: Record) -> None:
         """Writes a record; on return it survives the death of this process.
 
@@ -159,9 +175,9 @@ class RunFolder:
                 line["gradient_overlaps"] = reading.gradient_overlaps
             if self._spectrum is None:
                 with _recording():
-                    self._spectrum = _open(self.path / "spectrum.jsonl", 0)
-            _append(self._spectrum, {**line, "complete": reading.complete, **reading.extra})
-        _append(self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
+                    self._spectrum = self._grows("spectrum.jsonl")
+            self._append("spectrum.jsonl", self._spectrum, {**line, "complete": reading.complete, **reading.extra})
+        self._append("metrics.jsonl", self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
 
     def keep(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file of this name into the folder, replaced as a whole.
@@ -242,14 +258,28 @@ def _open(path: Path, flags: int) -> int:
     return os.open(path, flags, 0o666)
 
 
-def _append(file: int, line: dict[str, Any]) -> None:
-    """One line in one write; a partial one (a full disk) is taken back, so that the next cannot run into it."""
-    data = (json.dumps(jsonable(line)) + "\n").encode()
+def _append(file: int, line: dict[str, Any]) -> int:
+    """One line in one write, and its bytes; a partial one (a full disk) is taken back, so that the next cannot run into it."""
+    data = _encoded(line) + b"\n"
     with _recording():
         written = os.write(file, data)
         if written != len(data):
             os.ftruncate(file, os.fstat(file).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return written
+
+
+def _encoded(value: Any, key: str = "") -> bytes:
+    """JSON in one line. Arrays of finite numbers by orjson, in a thirtieth of the time; of NaN and Infinity it knows nothing."""
+    if isinstance(value, Mapping) and any(isinstance(item, Mapping | np.ndarray) for item in value.values()):
+        parts = (
+            json.dumps(str(name)).encode() + b": " + _encoded(item, f"{key}.{name}" if key else str(name))
+            for name, item in value.items()
+        )
+        return b"{" + b", ".join(parts) + b"}"
+    if isinstance(value, np.ndarray) and value.dtype == np.float64 and np.isfinite(value).all():
+        return orjson.dumps(value.tolist())
+    return json.dumps(jsonable(value, key)).encode()
 
 
 @contextlib.contextmanager
