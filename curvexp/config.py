@@ -263,18 +263,31 @@ def _check_node(path: str, node: Any) -> None:
 
 
 def _signature(path: str, target: Any) -> Any:
+    try:
+        return _parameters(target)
+    except (Exception, SystemExit) as error:  # an ImportError, or what the user's module raises while it is imported
+        why = " ".join(line.strip() for line in (str(error) or type(error).__name__).splitlines()[:2])
+        if isinstance(error, _NoFunction):
+            raise ConfigError(f"{path}._target_={target}: expected a function, found {error}.") from error
+        raise ConfigError(f"{path}._target_={target}: cannot be imported: {why}. Change {path}._target_.") from error
+
+
+class _NoFunction(Exception):
+    pass
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(target: Any) -> Any:
+    """A function's parameters."""
     logger = logging.getLogger("hydra.utils")  # it logs what is raised as well
     before = logger.disabled
     logger.disabled = True
     try:
         found = get_object(target)
-    except (Exception, SystemExit) as error:  # an ImportError, or what the user's module raises while it is imported
-        why = " ".join(line.strip() for line in (str(error) or type(error).__name__).splitlines()[:2])
-        raise ConfigError(f"{path}._target_={target}: cannot be imported: {why}. Change {path}._target_.") from error
     finally:
         logger.disabled = before
     if not callable(found):
-        raise ConfigError(f"{path}._target_={target}: expected a function, found {type(found).__name__}.")
+        raise _NoFunction(type(found).__name__)
     return inspect.signature(found).parameters
 
 

@@ -5,11 +5,13 @@ summary and W&B run, by the same code as alone, while what they compute on the d
 and shapes. Any other number that changes a shape parts them into further programs; a job that has no like goes by itself.
 """
 
+import contextlib
 import copy
 import functools
+import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,12 @@ EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
     ("ray", "ray", "RayLauncher"),
 )
 COMPOSED = 16  # configs kept of jobs that go one after the other
-CHANGING = ("overrides", "runtime", "job")  # parts of Hydra's config that are a job's own
+CHANGING = {
+    ("overrides", "task"),
+    ("runtime", "output_dir"),
+    *(("job", key) for key in ("id", "num", "override_dirname")),
+}
+# what of Hydra's config is a job's own
 MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
 
 
@@ -85,16 +92,16 @@ def in_turn(jobs: Sequence[Job], *, config: DictConfig, context: Any, task: Call
     Args:
         config: of the sweep. context: Hydra's. task: what runs a job.
     """
-    _begin(config)
     groups: dict[tuple[str, ...], _Group] = {}
     found = []
-    for job in jobs:
-        if job.like not in groups:
-            if len(groups) == COMPOSED:
-                del groups[next(iter(groups))]
-            groups[job.like] = _Group(job, config, context)
-        group = groups[job.like]
-        found.append(group.run(job, task) if group.ordinary else _alone(job, config, context, task))
+    with _begun(config):
+        for job in jobs:
+            if job.like not in groups:
+                if len(groups) == COMPOSED:
+                    del groups[next(iter(groups))]
+                groups[job.like] = _Group(job, config, context)
+            group = groups[job.like]
+            found.append(group.run(job, task) if group.ordinary else _alone(job, config, context, task))
     return found
 
 
@@ -110,25 +117,24 @@ def launch(
     Raises:
         KeyboardInterrupt: once the interrupted jobs are recorded.
     """
-    _begin(config)
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.like, []).append(job)
+    most = max_batch or MOST
     found: dict[int, JobReturn] = {}
-    for group in groups.values():
-        for begin in range(0, len(group), max_batch or MOST):
-            part = group[begin : begin + (max_batch or MOST)]
+    with _begun(config):
+        for part in (group[begin : begin + most] for group in groups.values() for begin in range(0, len(group), most)):
             first = _Group(part[0], config, context)
-            if not first.ordinary:
-                found |= {job.number: _alone(job, config, context, task) for job in part}
-            elif len(part) > 1:
+            if first.ordinary and len(part) > 1:
                 found |= _together(part, first)
-            else:
+            elif first.ordinary:
                 found[part[0].number] = first.run(part[0], task)
-            if not first.ordinary and len(part) > 1:
-                console.err().print(
-                    "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging or hydra.verbose"
-                )
+            else:
+                found |= {job.number: _alone(job, config, context, task) for job in part}
+                if len(part) > 1:
+                    console.err().print(
+                        "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging or hydra.verbose"
+                    )
     return [found[job.number] for job in jobs]
 
 
@@ -154,10 +160,17 @@ def check(node: Any) -> None:
         )
 
 
-def _begin(config: DictConfig) -> None:
+@contextlib.contextmanager
+def _begun(config: DictConfig) -> Iterator[None]:
+    """What Hydra's own launcher does first. What was imported is kept from Python's search for garbage, a tenth of a small job's time."""
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any]) -> JobReturn:
@@ -255,7 +268,9 @@ class _Group:
         self.ours = OmegaConf.masked_copy(self.composed, keys)
         plain: Any = OmegaConf.to_container(self.composed.hydra, enum_to_str=True)
         self.plain: dict[str, Any] = plain
-        self.fixed = {key: _yaml({"hydra": {key: value}}).removeprefix("hydra:\n") for key, value in self.plain.items()}
+        self.fixed = {path: self._line(*path) for path in self._paths() if path not in CHANGING}
+        self.lines = [str(line) for line in self.composed.hydra.overrides.task]
+        self.sweep = str(self.composed.hydra.sweep.dir)
         for part in (self.composed, self.composed.hydra, self.ours):
             OmegaConf.set_readonly(part, False)
             OmegaConf.set_struct(part, False)
@@ -317,10 +332,13 @@ class _Group:
         number["override_dirname"] = get_overrides_dirname(
             overrides=tasks, kv_sep=style["kv_sep"], item_sep=style["item_sep"], exclude_keys=style["exclude_keys"]
         )
-        hydra.overrides.task = lines
+        for position, line in enumerate(lines):
+            if line != self.lines[position]:
+                hydra.overrides.task[position] = line
+        self.lines = lines
         for key, value in number.items():
             hydra.job[key] = value
-        folder = os.path.abspath(os.path.join(str(hydra.sweep.dir), str(hydra.sweep.subdir)))
+        folder = os.path.abspath(os.path.join(self.sweep, str(hydra.sweep.subdir)))
         hydra.runtime.output_dir = folder
         self.plain["overrides"]["task"], self.plain["runtime"]["output_dir"] = lines, folder
         self.plain["job"] |= number
@@ -328,18 +346,30 @@ class _Group:
         if self.plain["output_subdir"] is not None:
             self._write(Path(folder) / str(self.plain["output_subdir"]), lines)
 
+    def _paths(self) -> list[tuple[str, ...]]:
+        """The parts that Hydra's config is written in, by their keys: whole, or those of which one is a job's own by the keys inside."""
+        parted = {part for part, _ in CHANGING}
+        return [
+            path
+            for key, value in self.plain.items()
+            for path in ([(key, inner) for inner in value] if key in parted else [(key,)])
+        ]
+
+    def _line(self, *path: str) -> str:
+        """Such a part as it stands in the file."""
+        value: Any = functools.reduce(lambda node, key: node[key], path, self.plain)
+        text = _yaml(functools.reduce(lambda inner, key: {key: inner}, reversed(("hydra", *path)), value))
+        return "".join(text.splitlines(keepends=True)[len(path) :])
+
     def _write(self, folder: Path, overrides: list[str]) -> None:
         """Config, Hydra's config and overrides, by libyaml."""
         folder.mkdir(exist_ok=True)
-        mine = "".join(
-            _yaml({"hydra": {key: value}}).removeprefix("hydra:\n") if key in CHANGING else self.fixed[key]
-            for key, value in self.plain.items()
-        )
-        parts = {
-            "config": _yaml(OmegaConf.to_container(self.ours)),
-            "hydra": "hydra:\n" + mine,
-            "overrides": _yaml(overrides),
-        }
+        written, mine = "", "hydra:\n"
+        for path in self._paths():
+            mine += f"  {path[0]}:\n" if len(path) == 2 and path[0] != written else ""
+            mine += self.fixed[path] if path in self.fixed else self._line(*path)
+            written = path[0]
+        parts = {"config": _yaml(OmegaConf.to_container(self.ours)), "hydra": mine, "overrides": _yaml(overrides)}
         for name, text in parts.items():
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 

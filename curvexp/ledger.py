@@ -25,11 +25,10 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
-from curvexp.linalg import eigsh
 from curvexp.linalg.host import fetch, threads
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import condition_number_bound, condition_numbers, decomposed, eps_of
+from curvexp.probe import condition_number_bound, condition_numbers, decomposed, eps_of, solved
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
@@ -296,7 +295,7 @@ def _spectrum(
     )
     op = preconditioned(hessian(whole, params), divisor)
     both = k > 1 and "lambda_min" in reading.scalars
-    pairs = eigsh(op, k=k, which="BE" if both else "LA", tol=tol, start=start, key=key)
+    pairs = solved(op, k=k, which="BE" if both else "LA", tol=tol, start=start, key=key)
     values, residuals = np.asarray(pairs.eigenvalues, np.float64), np.asarray(pairs.residuals, np.float64)
     return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs))
 

@@ -7,6 +7,7 @@ it was; its results go nowhere. Calls that differ in shapes or structure form pr
 it waits likewise, and the host's cores share the calls.
 """
 
+import contextvars
 import functools
 import math
 import os
@@ -22,7 +23,7 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 from jax.extend.core import Var
 
-from curvexp.linalg.host import SMALL, threads
+from curvexp.linalg.host import one_thread
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
 
@@ -53,29 +54,34 @@ class program:  # noqa: N801: a decorator
     def __call__(self, *args: Any, **static: Any) -> Any:
         """The function's results: those of this run alone."""
         run = getcurrent()
-        if not isinstance(run, _Run) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
-            return self.alone(*args, **static)
-        return run.call(_Call(self, args, static))
+        if isinstance(run, _Run):
+            leaves, structure = jax.tree.flatten(args)
+            if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+                return run.call(_Call(self, args, static, leaves, structure))
+        return self.alone(*args, **static)
 
 
 class hosted:  # noqa: N801: a decorator
-    """A numpy function whose first argument is a matrix; of runs in step each core takes some of the calls.
+    """A function that the host goes through, such as LAPACK's or a solver's loop; of runs in step each core takes some of the calls.
 
-    What it does without Python's lock, as LAPACK does, is done side by side; a matrix of more than SMALL rows has all cores by itself.
+    What it does without Python's lock, which is all that LAPACK and XLA do, is done side by side.
+
+    Args:
+        whole: arguments -> whether a call is so large that it has all cores, and the memory, for itself.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, whole: Callable[..., bool]) -> None:
         functools.update_wrapper(self, function)
         self.__name__ = function.__name__
-        self.function = function
+        self.function, self.whole = function, whole
 
-    def __call__(self, matrix: Any, *args: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         """The function's results: those of this run alone."""
         run = getcurrent()
         if isinstance(run, _Run):
-            return run.call(_Call(self, (matrix, *args), {}))
-        with threads(len(matrix)):
-            return self.function(matrix, *args)
+            return run.call(_Call(self, args, options, context=contextvars.copy_context()))
+        with one_thread(not self.whole(*args, **options)):
+            return self.function(*args, **options)
 
 
 def active() -> bool:
@@ -116,6 +122,9 @@ class _Call(NamedTuple):
     program: program | hosted
     args: tuple[Any, ...]
     static: dict[str, Any]
+    leaves: Sequence[Any] = ()  # of a program's arguments
+    structure: Any = None
+    context: contextvars.Context | None = None  # of a hosted function: what holds of numpy's warnings
 
 
 class _Run(greenlet):
@@ -188,18 +197,18 @@ class _Scheduler:
             assert run.pending is not None
             call = run.pending
             if isinstance(call.program, hosted):
-                found.setdefault(((call.program,), len(call.args[0]), ()), []).append(run)
+                whole = call.program.whole(*call.args, **call.static)
+                found.setdefault(((call.program, whole), None, ()), []).append(run)
                 continue
-            leaves, structure = jax.tree.flatten(call.args)
             kind = (
                 call.program,
                 tuple(sorted(call.static.items(), key=lambda item: item[0])),
-                structure,
-                tuple(_aval(leaf) for leaf in leaves),
+                call.structure,
+                tuple([_aval(leaf) for leaf in call.leaves]),
                 x64,
             )
             apart = call.program.apart(*call.args) if call.program.apart else None
-            values = tuple(leaf for leaf in leaves if type(leaf) in NUMBERS)
+            values = tuple(leaf for leaf in call.leaves if type(leaf) in NUMBERS)
             found.setdefault((kind, apart, values), []).append(run)
         for (kind, _, _), runs in found.items():
             slots = self.slots.setdefault(kind, [])
@@ -209,7 +218,7 @@ class _Scheduler:
     def _serve(self, group: tuple[Any, list[_Run]]) -> None:
         kind, runs = group
         if isinstance(kind[0], hosted):
-            self._share(runs)
+            self._share(runs, whole=kind[1])
             return
         name = runs[0].pending.program.__name__  # type: ignore[union-attr]
         slots = self.slots[kind]
@@ -223,24 +232,24 @@ class _Scheduler:
             call: Any = run.pending
             run.answer = _answer(call.program.alone, call)
 
-    def _share(self, runs: list[_Run]) -> None:
-        """The calls of a hosted function, parted between the cores."""
-        rows = len(runs[0].pending.args[0])  # type: ignore[union-attr]
-        parts = min(_cores(), len(runs)) if rows <= SMALL else 1
+    def _share(self, runs: list[_Run], *, whole: bool) -> None:
+        """The calls of a hosted function, parted between the cores once the first has compiled what it needs."""
+        parts = 1 if whole else min(_cores(), len(runs))
 
-        def part(number: int) -> None:
-            for run in runs[number::parts]:
+        def made(part: list[_Run]) -> None:
+            for run in part:
                 call: Any = run.pending
-                run.answer = _answer(call.program.function, call)
+                run.answer = call.context.run(_answer, call.program.function, call)
 
-        with threads(rows), ThreadPoolExecutor(parts) as pool:
-            list(pool.map(part, range(parts)))
+        with one_thread(not whole), ThreadPoolExecutor(parts) as pool:
+            made(runs[:1])
+            list(pool.map(made, (runs[1 + number :: parts] for number in range(parts))))
 
     def _together(self, kind: Any, runs: list[_Run], slots: list[int]) -> None:
         called: program = kind[0]
         calls = {run.number: run for run in runs}
         present = np.array([number in calls for number in slots])
-        rows = [jax.tree.leaves(run.pending.args) for run in runs]  # type: ignore[union-attr]
+        rows = [run.pending.leaves for run in runs]  # type: ignore[union-attr]
         at = [slots.index(run.number) for run in runs]
         columns = list(zip(*rows, strict=True))
         stacked: list[Any] = []

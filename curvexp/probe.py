@@ -20,7 +20,7 @@ from curvexp.curvature import Objective, Operator, hessian, preconditioned, samp
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
-from curvexp.linalg.host import fetch
+from curvexp.linalg.host import SMALL, fetch
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.lockstep import hosted, program
 from curvexp.number import is_number
@@ -271,7 +271,9 @@ def sharpness(
 
     Source: Cohen et al. 2022, sec. 3.
     """
-    found = eigsh(preconditioned(hessian(loss, params), preconditioner), k=1, which="LA", tol=tol, start=start, key=key)
+    found = solved(
+        preconditioned(hessian(loss, params), preconditioner), k=1, which="LA", tol=tol, start=start, key=key
+    )
     value = float(found.eigenvalues[-1])
     return value, float(found.residuals[-1]), found.eigenvectors if math.isfinite(value) else None
 
@@ -308,7 +310,7 @@ def _extremes(
     if above is not None and start is not None:
         pairs = max(pairs, len(jax.tree.leaves(start)[0]) // ends)
     while True:
-        found = eigsh(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
+        found = solved(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
         made += int(found.matvecs)
         grows = above is not None and found.converged and float(found.eigenvalues[-pairs]) > above
         if not grows or 2 * ends * pairs >= size:
@@ -387,12 +389,15 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
     )
 
 
-@hosted
+@functools.partial(hosted, whole=lambda matrix, _: len(matrix) > SMALL)
 def decomposed(matrix: Any, vector: Any) -> tuple[Any, Any, Any, Any]:
     """Eigenvalues and eigenvectors of a symmetric matrix (n, n), by LAPACK, their residuals and the vector's components along them."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     with np.errstate(invalid="ignore", over="ignore"):
         return values, vectors, np.linalg.norm(matrix @ vectors - vectors * values, axis=0), vectors.T @ vector
+
+
+solved = hosted(eigsh, whole=lambda op, **_: op.size > LARGE)
 
 
 def eps_of(params: Any) -> float:

@@ -19,7 +19,6 @@ from curvexp import ledger, optim, theory
 from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
-from curvexp.linalg import eigsh
 from curvexp.linalg.host import fetch
 from curvexp.lockstep import program
 from curvexp.number import is_number
@@ -276,9 +275,9 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
         return optim.resolve(optimizer)
     whole = over_all_data(problem)
     if optimizer.preconditioner is None:
-        found = eigsh(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
+        found = probes.solved(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
         if found.eigenvalues[-1] <= 0:  # nothing curves upwards: the fastest curvature downwards sets the scale
-            found = eigsh(hessian(whole, params), k=1, which="LM", tol=1e-2, key=key)
+            found = probes.solved(hessian(whole, params), k=1, which="LM", tol=1e-2, key=key)
         return optim.resolve(optimizer, sharpness=abs(float(found.eigenvalues[-1])))
     trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
     gradient = _gradient(whole, params)

@@ -13,7 +13,12 @@ SMALL = 500  # rows up to which a second thread of the BLAS gains nothing
 
 def threads(rows: int) -> contextlib.AbstractContextManager[Any]:
     """One thread for matrices of up to SMALL rows: more of them wait for XLA's, 0.17 s for the eigenvalues of a 100x100 matrix."""
-    return _controller().limit(limits=1) if rows <= SMALL else contextlib.nullcontext()
+    return one_thread(rows <= SMALL)
+
+
+def one_thread(wish: bool) -> contextlib.AbstractContextManager[Any]:
+    """One thread of the BLAS, where it is wished."""
+    return _controller().limit(limits=1) if wish else contextlib.nullcontext()
 
 
 def fetch(tree: Any) -> Any:
