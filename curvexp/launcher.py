@@ -5,13 +5,11 @@ summary and W&B run, by the same code as alone, while what they compute on the d
 and shapes. Any other number that changes a shape parts them into further programs; a job that has no like goes by itself.
 """
 
-import contextlib
 import copy
 import functools
-import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,16 +90,16 @@ def in_turn(jobs: Sequence[Job], *, config: DictConfig, context: Any, task: Call
     Args:
         config: of the sweep. context: Hydra's. task: what runs a job.
     """
+    _begin(config)
     groups: dict[tuple[str, ...], _Group] = {}
     found = []
-    with _begun(config):
-        for job in jobs:
-            if job.like not in groups:
-                if len(groups) == COMPOSED:
-                    del groups[next(iter(groups))]
-                groups[job.like] = _Group(job, config, context)
-            group = groups[job.like]
-            found.append(group.run(job, task) if group.ordinary else _alone(job, config, context, task))
+    for job in jobs:
+        if job.like not in groups:
+            if len(groups) == COMPOSED:
+                del groups[next(iter(groups))]
+            groups[job.like] = _Group(job, config, context)
+        group = groups[job.like]
+        found.append(group.run(job, task) if group.ordinary else _alone(job, config, context, task))
     return found
 
 
@@ -117,24 +115,24 @@ def launch(
     Raises:
         KeyboardInterrupt: once the interrupted jobs are recorded.
     """
+    _begin(config)
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.like, []).append(job)
     most = max_batch or MOST
     found: dict[int, JobReturn] = {}
-    with _begun(config):
-        for part in (group[begin : begin + most] for group in groups.values() for begin in range(0, len(group), most)):
-            first = _Group(part[0], config, context)
-            if first.ordinary and len(part) > 1:
-                found |= _together(part, first)
-            elif first.ordinary:
-                found[part[0].number] = first.run(part[0], task)
-            else:
-                found |= {job.number: _alone(job, config, context, task) for job in part}
-                if len(part) > 1:
-                    console.err().print(
-                        "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging or hydra.verbose"
-                    )
+    for part in (group[begin : begin + most] for group in groups.values() for begin in range(0, len(group), most)):
+        first = _Group(part[0], config, context)
+        if first.ordinary and len(part) > 1:
+            found |= _together(part, first)
+        elif first.ordinary:
+            found[part[0].number] = first.run(part[0], task)
+        else:
+            found |= {job.number: _alone(job, config, context, task) for job in part}
+            if len(part) > 1:
+                console.err().print(
+                    "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging or hydra.verbose"
+                )
     return [found[job.number] for job in jobs]
 
 
@@ -160,17 +158,11 @@ def check(node: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def _begun(config: DictConfig) -> Iterator[None]:
-    """What Hydra's own launcher does first. What was imported is kept from Python's search for garbage, a tenth of a small job's time."""
+def _begin(config: DictConfig) -> None:
+    """What Hydra's own launcher does first."""
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any]) -> JobReturn:

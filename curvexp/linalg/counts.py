@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from curvexp.linalg.density import spectral_density
 from curvexp.linalg.vectors import Space, dense_matrix, domain
@@ -109,6 +108,8 @@ def _below(nodes: np.ndarray, weights: np.ndarray, cut: float) -> tuple[float, f
 
 def _jacobi(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The tridiagonal matrix whose eigenvalues are the nodes, and whose eigenvectors' first entries are the roots of the weights."""
+    import scipy.linalg  # 0.2 s that no run shall wait for
+
     q = scipy.linalg.qr(np.c_[np.sqrt(weights), np.eye(len(nodes))])[0]
     reduced = scipy.linalg.hessenberg(q.T @ np.diag(nodes) @ q)
     return reduced * (np.abs(np.subtract.outer(range(len(nodes)), range(len(nodes)))) <= 1)
