@@ -9,6 +9,8 @@ The files never depend on it: whatever W&B raises is told once, and the run goes
 import contextlib
 import logging
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ SUMMARIES = {  # key: what of it stands in the summary besides the values of sum
     **dict.fromkeys(("loss/accuracy", "loss/test_accuracy", "curvature/sharpness", "curvature/lambda_max"), "max,last"),
 }
 STABILITY = "curvature/sharpness_and_threshold"
+SHARE = 0.03  # of the loop's time that W&B may take while it is not BEHIND records behind: what it does beside the loop costs as much again
+BEHIND = 1000
 ARTIFACT = ("config.json", "summary.json", "metrics.jsonl", "spectrum.jsonl", "landscape.json", "traceback.txt")
 
 log = logging.getLogger(__name__)
@@ -147,6 +151,10 @@ class _Wandb(Tracker):
         self.folder = Path()
         self.step = 0
         self.stability: dict[str, list[tuple[int, float]]] = {"sharpness": [], "threshold": []}
+        self.waiting: deque[tuple[dict[str, Any], int]] = (
+            deque()
+        )  # lines of records that W&B has not got yet, and their steps
+        self.begun, self.spent = time.perf_counter(), 0.0
 
     def check(self) -> None:
         mode = os.environ.get("WANDB_MODE", "") if self.mode == "auto" else self.mode
@@ -201,6 +209,7 @@ class _Wandb(Tracker):
             self._give_up(error)
 
     def memory(self) -> Any:
+        self._log_all()  # a run that goes on from here repeats no record before
         return {"stability": self.stability}
 
     def remember(self, memory: Any) -> None:
@@ -210,17 +219,30 @@ class _Wandb(Tracker):
     def append(self, record: Record) -> None:
         if self.run is None:
             return
-        try:
-            self.run.log(_logged(record), step=record.step, commit=True)  # now: W&B keeps a line back else
-        except Exception as error:
-            self._give_up(error)
+        self.waiting.append((_logged(record), record.step))
+        while self.waiting and (len(self.waiting) > BEHIND or self.spent <= SHARE * (time.perf_counter() - self.begun)):
+            self._log()
         self.step = record.step
         for key, line in self.stability.items():
             value = record.scalars.get(key)
             if value is not None and np.isfinite(value) and (key == "sharpness" or record.reading is not None):
                 line.append((record.step, float(value)))
 
+    def _log(self) -> None:
+        """Hands W&B the record that waits longest."""
+        (values, step), begun = self.waiting.popleft(), time.perf_counter()
+        try:
+            self.run.log(values, step=step, commit=True)  # now: W&B keeps a line back else
+        except Exception as error:
+            self._give_up(error)
+        self.spent += time.perf_counter() - begun
+
+    def _log_all(self) -> None:
+        while self.waiting:
+            self._log()
+
     def show(self, figures: Mapping[str, Any]) -> None:
+        self._log_all()
         if self.run is None:
             return
         import wandb as client
@@ -242,6 +264,7 @@ class _Wandb(Tracker):
             self._give_up(error)
 
     def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
+        self._log_all()
         if self.run is None:
             return
         try:
@@ -284,6 +307,7 @@ class _Wandb(Tracker):
     def _give_up(self, error: Exception) -> None:
         log.warning("W&B failed, the run goes on without it; its own files are whole: %s", _first(error))
         run, self.run = self.run, None
+        self.waiting.clear()
         _leave(run)
 
 

@@ -134,6 +134,32 @@ def test_the_runs_of_a_sweep_in_one_process_are_runs_of_their_own_in_one_group(h
     assert [log["exit"][-1].get("exit_code", 0) for log in logs] == list(endings.values())
 
 
+def test_wandb_takes_its_share_of_the_loop_and_the_rest_before_a_checkpoint_and_at_the_end(home, monkeypatch):
+    seconds, logged = [0.0], []
+
+    class Slow:  # a record takes 1 s of a loop that itself takes 1 s a record
+        def log(self, values, step, commit):
+            seconds[0] += 1.0
+            logged.append((step, values["loss/loss"]))
+
+    monkeypatch.setattr(track.time, "perf_counter", lambda: seconds[0])
+    monkeypatch.setattr(track, "BEHIND", 40)
+    tracker = track.wandb(mode="offline")
+    tracker.run = Slow()
+    for step in range(100):
+        seconds[0] += 1.0
+        tracker.append(record(step))
+        assert len(tracker.waiting) <= 40
+        if step == 39:
+            assert len(logged) == 2  # at once, and once more when 34 s were over, 3 % of which is 1 s
+            assert tracker.memory() is not None
+            assert len(logged) == 40
+    assert len(logged) >= 60
+    monkeypatch.setattr(track, "_leave", lambda run: None)
+    tracker.finish(summary={}, status="completed")  # which Slow has nothing for: it is given up, after the last record
+    assert logged == [(step, 1 / (step + 1)) for step in range(100)]
+
+
 def test_of_a_ledger_the_scalars_alone_are_logged():
     ledger = {"operator": "hessian", "since": 5, "contraction": np.ones(2)}
     reading = Reading(np.ones(2), np.zeros(2), None, True, {}, {"ledger": ledger})
