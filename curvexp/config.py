@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from curvexp import private
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
+from curvexp.store.folder import jsonable
 
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -47,7 +48,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The config as dicts, lists and numbers, interpolations resolved.
 
     Raises:
-        ConfigError: a mandatory value is missing, an interpolation leads nowhere, or a value is a secret of the environment.
+        ConfigError: a mandatory value is missing, an interpolation leads nowhere, JSON has no form for a value, or it is a secret of the
+            environment.
     """
     try:
         ours = config
@@ -57,6 +59,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     except Exception as error:  # omegaconf has a dozen kinds, each with the key in its message
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error
     assert isinstance(found, dict)
+    jsonable(found)
     private.check(found)
     return {str(key): value for key, value in found.items()}
 

@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
-from curvexp.linalg.host import fetch, threads
+from curvexp.host import fetch, threads
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
 from curvexp.probe import condition_number_bound, condition_numbers, decomposed, eps_of, solved

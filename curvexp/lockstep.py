@@ -23,7 +23,7 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 from jax.extend.core import Var
 
-from curvexp.linalg.host import one_thread
+from curvexp.host import one_thread
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
 

@@ -17,7 +17,7 @@ import optax
 
 from curvexp import theory
 from curvexp.errors import ConfigError
-from curvexp.linalg.host import fetch
+from curvexp.host import fetch
 from curvexp.lockstep import program
 from curvexp.number import is_number
 

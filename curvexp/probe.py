@@ -18,9 +18,9 @@ from jax.flatten_util import ravel_pytree
 from curvexp import memory, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.errors import ConfigError
+from curvexp.host import SMALL, fetch
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
-from curvexp.linalg.host import SMALL, fetch
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.lockstep import hosted, program
 from curvexp.number import is_number

@@ -19,7 +19,7 @@ from curvexp import ledger, optim, theory
 from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian
 from curvexp.errors import ConfigError
-from curvexp.linalg.host import fetch
+from curvexp.host import fetch
 from curvexp.lockstep import program
 from curvexp.number import is_number
 from curvexp.optim import Optimizer

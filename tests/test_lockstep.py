@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curvexp import lockstep
-from curvexp.linalg.host import SMALL
+from curvexp.host import SMALL
 from curvexp.lockstep import hosted, program
 
 traced = []

@@ -510,3 +510,21 @@ def _running(here):
         time.sleep(0.05)
     process.kill()
     raise AssertionError("the run did not begin in 120 s")
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_a_value_that_json_has_no_form_for_is_named_and_nothing_is_written(here, capsys, multirun):
+    (here / "mine" / "problem").mkdir(parents=True)
+    (here / "mine" / "problem" / "own.yaml").write_text("_target_: own.problem\nlabel: !!binary aGk=\n")
+    (here / "own.py").write_text("def problem(*, label, **given):\n    raise AssertionError('built')\n")
+    sys.path.insert(0, str(here))
+    before = sorted(here.rglob("*"))
+    try:
+        assert call("--config-dir", "mine", *multirun, "problem=own", "steps=5") == 2
+    finally:
+        sys.path.remove(str(here))
+    error = capsys.readouterr().err.replace("\n", " ")
+    assert re.search(r"problem\.label=b'hi': expected what JSON can hold, got bytes.*Change problem\.label", error), (
+        error
+    )
+    assert sorted(path for path in here.rglob("*") if "__pycache__" not in str(path)) == before
