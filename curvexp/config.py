@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from curvexp import private
 from curvexp.errors import ConfigError
@@ -297,9 +298,8 @@ def _parameters(target: Any) -> Any:
 def _instantiate(path: str, node: dict[str, Any]) -> Any:
     target = str(node.get("_target_"))
     options = {key: value for key, value in node.items() if key != "_target_"}
-    flat = not _HYDRA_KEYS & set(options) and not any(isinstance(value, dict | list) for value in options.values())
-    if target.startswith("curvexp.") and flat:  # what Hydra would do, in a tenth of the time
-        try:
+    if target.startswith("curvexp.") and not _HYDRA_KEYS & set(options) and not _has_target(options):
+        try:  # what Hydra would do, in a tenth of the time
             return get_object(target)(**options)
         except ConfigError:
             raise
@@ -307,6 +307,9 @@ def _instantiate(path: str, node: dict[str, Any]) -> Any:
             raise ConfigError(f"{path}: {_first_line(error)}. Change {path}.") from error
     try:
         return instantiate(node)
+    except OmegaConfBaseException as error:  # a text that holds an interpolation even after all were resolved
+        key = f"{path}.{error.full_key}" if getattr(error, "full_key", None) else path
+        raise ConfigError(f"{key}: {_first_line(error)}. Change {key}.") from error
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, ConfigError) and cause.__cause__ is not None:
@@ -319,6 +322,12 @@ def _instantiate(path: str, node: dict[str, Any]) -> Any:
         if isinstance(cause, TypeError) or (known and isinstance(cause, Exception)):
             raise ConfigError(f"{path}: {_first_line(cause)}. Change {path}.") from error
         raise cause from None
+
+
+def _has_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_has_target, value.values()))
+    return isinstance(value, list) and any(map(_has_target, value))
 
 
 def _optimizer(node: dict[str, Any]) -> Any:

@@ -397,7 +397,13 @@ def decomposed(matrix: Any, vector: Any) -> tuple[Any, Any, Any, Any]:
         return values, vectors, np.linalg.norm(matrix @ vectors - vectors * values, axis=0), vectors.T @ vector
 
 
-solved = hosted(eigsh, whole=lambda op, **_: op.size > LARGE)
+def _whole(op: Operator, **options: Any) -> bool:
+    """Whether a solution has the machine for itself: it takes all cores, or programs of several devices, of which two at once may wait for
+    each other."""
+    return op.size > LARGE or devices_of(op) > 1
+
+
+solved = hosted(eigsh, whole=_whole)
 
 
 def eps_of(params: Any) -> float:

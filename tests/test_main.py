@@ -132,6 +132,8 @@ REFUSALS = [  # what is typed, what the message must hold
     (["hydra.run.dir=null"], r"'hydra\.run\.dir' is not Optional"),
     (["hydra.run.dir=" + "x" * 300], r"hydra\.run\.dir=x+: .*too long"),
     (["hydra.run.dir=/dev/null/x"], r"hydra\.run\.dir=/dev/null/x: .*Not a directory"),
+    (["track=wandb", r"track.artifact=\${steps}"], r"track\.artifact=.*expected true or false"),
+    (["problem=mlp", r"problem.hidden=[\${steps}]"], r"problem.*Interpolation key 'steps' not found"),
     (["hydra.job.chdir=${..seed}"], r"hydra\.job\.chdir: Interpolation key 'seed' not found"),
     (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: AttributeError"),
     (["hydra.mode=MULTIRUN"], r"hydra\.mode=MULTIRUN: expected RUN without -m"),
