@@ -340,7 +340,7 @@ def _optimizer(node: dict[str, Any]) -> Any:
         raise ConfigError(
             f"optim.schedule={schedule}: expected an option of optim/schedule, or a mapping with _target_. Change optim.schedule."
         )
-    _allowed("optim", node["_target_"])
+    _check_allowed(node["_target_"])
     target = get_object(node["_target_"])
     if str(getattr(target, "__module__", None)).split(".")[0] != "optax":
         try:
@@ -353,9 +353,9 @@ def _optimizer(node: dict[str, Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=32)
-def _allowed(path: str, target: str) -> None:
-    """Refuses what Hydra's blocklist has."""
-    _instantiate(path, {"_target_": target, "_partial_": True})
+def _check_allowed(target: str) -> None:
+    """Refuses for an optimizer what Hydra's blocklist has."""
+    _instantiate("optim", {"_target_": target, "_partial_": True})
 
 
 def _check_update(node: dict[str, Any], optimizer: Any, problem: Any) -> None:

@@ -32,12 +32,11 @@ EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
     ("ray", "ray", "RayLauncher"),
 )
 COMPOSED = 16  # configs kept of jobs that go one after the other
-CHANGING = {
+CHANGING = {  # what of Hydra's config is a job's own
     ("overrides", "task"),
     ("runtime", "output_dir"),
     *(("job", key) for key in ("id", "num", "override_dirname")),
 }
-# what of Hydra's config is a job's own
 MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
 
 
@@ -238,8 +237,8 @@ def _is_number(override: Override) -> bool:
     )
 
 
+# the last configs that a sweeper composed, by overrides, each after the sweep's own; a launcher takes up each once
 _composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
-# the last configs that a sweeper composed, with the sweep's: by overrides; each is taken up once
 
 
 def _compose(overrides: Sequence[str], config: DictConfig, context: Any) -> None:
@@ -262,7 +261,6 @@ class _Group:
         self.plain: dict[str, Any] = plain
         self.fixed = {path: self._line(*path) for path in self._paths() if path not in CHANGING}
         self.lines = [str(line) for line in self.composed.hydra.overrides.task]
-        self.sweep = str(self.composed.hydra.sweep.dir)
         for part in (self.composed, self.composed.hydra, self.ours):
             OmegaConf.set_readonly(part, False)
             OmegaConf.set_struct(part, False)
@@ -294,9 +292,7 @@ class _Group:
         self.vary(job)
         config, found = self.composed, JobReturn()
         found.overrides, found.working_dir = list(job.overrides), os.getcwd()
-        if (
-            len(self.callbacks.callbacks) > 1
-        ):  # there are others than the report's, and the configs become those of the next job
+        if len(self.callbacks.callbacks) > 1:  # a person's own may keep the configs, which become those of the next job
             config, found.cfg = copy.deepcopy(self.composed), copy.deepcopy(self.ours)
             hydra: Any = OmegaConf.masked_copy(config, "hydra")
             found.hydra_cfg = hydra
@@ -330,7 +326,7 @@ class _Group:
         self.lines = lines
         for key, value in number.items():
             hydra.job[key] = value
-        folder = os.path.abspath(os.path.join(self.sweep, str(hydra.sweep.subdir)))
+        folder = os.path.abspath(os.path.join(str(hydra.sweep.dir), str(hydra.sweep.subdir)))
         hydra.runtime.output_dir = folder
         self.plain["overrides"]["task"], self.plain["runtime"]["output_dir"] = lines, folder
         self.plain["job"] |= number

@@ -151,9 +151,7 @@ class _Wandb(Tracker):
         self.folder = Path()
         self.step = 0
         self.stability: dict[str, list[tuple[int, float]]] = {"sharpness": [], "threshold": []}
-        self.waiting: deque[tuple[dict[str, Any], int]] = (
-            deque()
-        )  # lines of records that W&B has not got yet, and their steps
+        self.waiting: deque[tuple[dict[str, Any], int]] = deque()  # (line, step) of records that W&B has not got yet
         self.begun, self.spent = time.perf_counter(), 0.0
 
     def check(self) -> None:

@@ -128,6 +128,13 @@ def test_basic_leaves_what_hydras_own_launcher_leaves(here):
             assert found == wanted, name
 
 
+@pytest.mark.parametrize("chosen", [HYDRAS, "hydra/launcher=basic", "hydra/launcher=vmap"])
+def test_a_sweeps_folder_may_depend_on_the_job(here, chosen):
+    assert call("-m", "problem=bowl", "steps=5", "probe=off", "seed=1,2", "hydra.sweep.dir=sweep/${seed}", chosen) == 0
+    found = sorted(path.parent for path in here.rglob("summary.json"))
+    assert found == [here / "sweep" / "1" / "0", here / "sweep" / "2" / "1"]
+
+
 def test_a_persons_callback_gets_each_jobs_own_config(here, monkeypatch):
     (here / "seen.py").write_text(
         "from hydra.experimental.callback import Callback\n"
