@@ -172,7 +172,7 @@ def _go_on(flags: argparse.Namespace) -> int:
             )
         if override.is_sweep_override():
             raise ConfigError(f"{key}: several values make a sweep; give one value.")
-    values = {str(override.key_or_group): override.value() for override in given}
+    values = {str(override.key_or_group): _value(override) for override in given}
     folder = _existing(values.pop("resume", None))
     trust = values.pop("trust", [])
     config = resume.complete(resume.recorded(folder))
@@ -221,7 +221,7 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: there is no such sweep, or it would go elsewhere.
     """
-    values = {str(o.key_or_group): o.value() for o in _parsed(overrides)}
+    values = {str(o.key_or_group): _value(o) for o in _parsed(overrides)}
     folder = _existing(values.get("resume"))
     if "hydra.sweep.dir" in values:
         raise ConfigError(
@@ -238,6 +238,13 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
     before = [] if own else [o for o in resume.sweep_overrides(folder) if resume.key_of(o) not in values]
     rest = [f"resume={resume.quoted(folder)}" if resume.key_of(o) == "resume" else o for o in rest]
     return [*before, *rest, *retry, f"hydra.sweep.dir={resume.quoted(folder)}"]
+
+
+def _value(override: Override) -> Any:
+    """Its value; a folder's name as text, such as that of job 0, which Hydra reads as a number."""
+    value = override.value()
+    named = override.key_or_group == "resume" and isinstance(value, int | float)
+    return str(override.input_line).split("=", 1)[1] if named else value
 
 
 def _existing(folder: Any) -> Path:

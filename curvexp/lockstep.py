@@ -4,7 +4,8 @@ Each run is a greenlet that computes as if it were alone; only one of them moves
 others wait too. Calls of one function on arrays of equal shapes are then stacked, made at once, and each run goes on with its own row. An
 array that all runs share (the same object) is not stacked. The row of a run that has ended stays in the program, whose shape it keeps, as
 it was; its results go nowhere. Calls that differ in shapes or structure form programs of their own. Where a run calls a `hosted` function
-it waits likewise, and the host's cores share the calls.
+it waits likewise, and the host's cores share the calls. On a CPU they share the rows of a program too, each with a program of some of
+the rows: XLA's loops and small products have one core each.
 """
 
 import contextvars
@@ -26,6 +27,7 @@ from jax.extend.core import Var
 from curvexp.host import one_thread
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
+LEAST_ROWS = 4  # of a program that a core has for itself: fewer are not worth its call
 
 
 class program:  # noqa: N801: a decorator
@@ -157,6 +159,17 @@ class _Raised(NamedTuple):
     error: BaseException
 
 
+class _Batch(NamedTuple):
+    """A leaf of all runs, a row each: arrays of equally many rows, the last filled up with rows that nobody reads."""
+
+    parts: Sequence[Any]
+    rows: int
+
+    @property
+    def size(self) -> int:
+        return len(self.parts[0])
+
+
 class _Scheduler:
     def __init__(self, tasks: Sequence[Callable[[], Any]], memory: float) -> None:
         self.runs = [_Run(number, task) for number, task in enumerate(tasks)]
@@ -165,13 +178,18 @@ class _Scheduler:
         self.parted: set[tuple[Any, int]] = set()  # leaves, by kind and position, of which runs have different ones
         self.handed: deque[_Handed] = deque(maxlen=16)
         self.where: dict[
-            int, tuple[Any, int]
+            int, tuple[_Batch, int]
         ] = {}  # id of a leaf that was handed out: the batch it is a row of, and the row
-        self.stacks: dict[tuple[int, ...], tuple[list[Any], Any]] = {}
+        self.stacks: dict[tuple[int, ...], tuple[list[Any], _Batch]] = {}
         self.calls: dict[tuple[Any, int], int] = {}
         self.alone: dict[str, str] = {}
+        self.pool = ThreadPoolExecutor(_cores())
 
     def go(self) -> list[Any]:
+        with self.pool:
+            return self._go()
+
+    def _go(self) -> list[Any]:
         living = []
         for run in self.runs:
             self._move(run)
@@ -241,59 +259,64 @@ class _Scheduler:
                 call: Any = run.pending
                 run.answer = call.context.run(_answer, call.program.function, call)
 
-        with one_thread(not whole), ThreadPoolExecutor(parts) as pool:
+        with one_thread(not whole):
             made(runs[:1])
-            list(pool.map(made, (runs[1 + number :: parts] for number in range(parts))))
+            list(self.pool.map(made, (runs[1 + number :: parts] for number in range(parts))))
 
     def _together(self, kind: Any, runs: list[_Run], slots: list[int]) -> None:
         called: program = kind[0]
         calls = {run.number: run for run in runs}
         present = np.array([number in calls for number in slots])
         rows = [run.pending.leaves for run in runs]  # type: ignore[union-attr]
-        at = [slots.index(run.number) for run in runs]
+        where = {number: row for row, number in enumerate(slots)}
+        at = [where[run.number] for run in runs]
         columns = list(zip(*rows, strict=True))
-        stacked: list[Any] = []
-        axes: list[int | None] = []
-        for column in columns:
-            shared = type(column[0]) in NUMBERS or all(leaf is column[0] for leaf in column)
-            shared = shared and (kind, len(axes)) not in self.parted  # what was parted stays so, whoever is left
-            axes.append(None if shared else 0)
-            stacked.append(column[0] if shared else self._stack(column, at, len(slots)))
+        shared = [type(column[0]) in NUMBERS or all(leaf is column[0] for leaf in column) for column in columns]
+        # what was parted stays so, whoever is left
+        axes = tuple(None if s and (kind, n) not in self.parted else 0 for n, s in enumerate(shared))
         self.parted |= {(kind, position) for position, axis in enumerate(axes) if axis == 0}
-        static = dict(kind[1])
-        results, same = _made(called, kind[2], tuple(axes), static, present, stacked, len(slots), self.memory)
+        together = _together(
+            len(slots), [column[0] for column, axis in zip(columns, axes, strict=True) if axis is None]
+        )
+        size = math.ceil(len(slots) / together)
+        stacked = [
+            column[0] if axis is None else self._stack(column, at, len(slots), size)
+            for column, axis in zip(columns, axes, strict=True)
+        ]
+        compiled = _made(called, kind[2], axes, dict(kind[1]), stacked, size, self.memory / together)
+        made = compiled.results(present, stacked, self.pool if together > 1 else None)
         self.calls[kind, len(slots)] = self.calls.get((kind, len(slots)), 0) + 1
-        leaves, structure = jax.tree.flatten(results)
+        flat = [jax.tree.flatten(part) for part in made]
+        structure = flat[0][1]
+        leaves = [_Batch(parts, len(slots)) for parts in zip(*(part for part, _ in flat), strict=True)]
         # what the program gives back as it got it, such as a run's key, is not taken apart again
-        parts = [None if out in same else _rows(leaf, len(slots)) for out, leaf in enumerate(leaves)]
+        parts = [None if out in compiled.same else _rows(leaf) for out, leaf in enumerate(leaves)]
         for given, run, row in zip(rows, runs, at, strict=True):
-            own = [given[same[out]] if part is None else part[row] for out, part in enumerate(parts)]
+            own = [given[compiled.same[out]] if part is None else part[row] for out, part in enumerate(parts)]
             run.answer = jax.tree.unflatten(structure, own)
         self._remember([(leaf, part) for leaf, part in zip(leaves, parts, strict=True) if part is not None])
 
-    def _stack(self, column: Sequence[Any], at: list[int], rows: int) -> Any:
-        """The leaves as one array with a row a slot; slots that nobody calls for keep the row that they had, or have another's."""
+    def _stack(self, column: Sequence[Any], at: list[int], rows: int, size: int) -> _Batch:
+        """The leaves as one batch with a row a slot, in arrays of `size` rows; slots that nobody calls for keep the row that they had, or
+        have another's."""
         first = self.where.get(id(column[0]))
-        if first is not None and len(first[0]) == rows:
+        if first is not None and (first[0].rows, first[0].size) == (rows, size):
             batch = first[0]
             found = (self.where.get(id(leaf)) for leaf in column)
             if all(w is not None and w[0] is batch and w[1] == row for w, row in zip(found, at, strict=True)):
                 return batch
-        full = [column[0]] * rows
+        full = [column[0]] * (math.ceil(rows / size) * size)
         for leaf, row in zip(column, at, strict=True):
             full[row] = leaf
+        parts = [full[begin : begin + size] for begin in range(0, len(full), size)]
         if all(isinstance(leaf, np.ndarray | np.generic) for leaf in column):
-            return np.stack(full)
-        key = tuple(id(leaf) for leaf in full)
+            return _Batch([np.stack(part) for part in parts], rows)
+        key = (size, *(id(leaf) for leaf in full))
         if key not in self.stacks:
             if len(self.stacks) > 64:
                 self.stacks.pop(next(iter(self.stacks)))
-            if _is_key(full[0]):
-                data = jnp.asarray(np.stack([np.asarray(jax.random.key_data(leaf)) for leaf in full]))
-                made = jax.random.wrap_key_data(data, impl=jax.random.key_impl(full[0]))
-            else:
-                made = jnp.asarray(np.stack([np.asarray(leaf) for leaf in full]))
-            self.stacks[key] = (full, made)  # the leaves are kept, so that their ids stay theirs
+            # the leaves are kept, so that their ids stay theirs
+            self.stacks[key] = (full, _Batch([_on_device(part) for part in parts], rows))
         return self.stacks[key][1]
 
     def _remember(self, handed: "_Handed") -> None:
@@ -318,6 +341,13 @@ def _answer(function: Callable[..., Any], call: _Call) -> Any:
         return _Raised(error)
 
 
+def _together(rows: int, shared: Sequence[Any]) -> int:
+    """How many programs go side by side, each with some of the rows: one on an accelerator, and where what they share lies on several
+    devices, whose programs would wait for each other."""
+    apart = any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in shared)
+    return 1 if apart or jax.default_backend() != "cpu" else max(1, min(_cores(), rows // LEAST_ROWS))
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -327,13 +357,21 @@ def _aval(leaf: Any) -> Any:
     return kind if kind in NUMBERS else (leaf.shape, leaf.dtype)
 
 
-def _rows(leaf: Any, rows: int) -> list[Any]:
+def _rows(batch: _Batch) -> list[Any]:
     """A batch's rows: views of host memory where numpy can hold it."""
-    if _is_key(leaf):
-        data, impl = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
-        return [jax.random.wrap_key_data(data[row], impl=impl) for row in range(rows)]
-    host = np.asarray(leaf)
-    return [host[row] for row in range(rows)]
+    if _is_key(batch.parts[0]):
+        impl = jax.random.key_impl(batch.parts[0])
+        data = [np.asarray(jax.random.key_data(part)) for part in batch.parts]
+        return [jax.random.wrap_key_data(row, impl=impl) for part in data for row in part][: batch.rows]
+    return [row for part in batch.parts for row in np.asarray(part)][: batch.rows]
+
+
+def _on_device(leaves: Sequence[Any]) -> Any:
+    """The leaves as one array with a leading axis."""
+    if _is_key(leaves[0]):
+        data = jnp.asarray(np.stack([np.asarray(jax.random.key_data(leaf)) for leaf in leaves]))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))
+    return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
 
 
 def _is_key(leaf: Any) -> bool:
@@ -345,8 +383,34 @@ def _is_key(leaf: Any) -> bool:
 
 class _Compiled(NamedTuple):
     call: Any
-    rows: int  # of one part
+    size: int  # rows
+    axes: tuple[int | None, ...]
     same: dict[int, int]  # results that are arguments as they were given, a row each: numbers of both among the leaves
+
+    def results(self, present: np.ndarray, leaves: Sequence[Any], pool: ThreadPoolExecutor | None) -> list[Any]:
+        """Those of each part of the rows; side by side where there is a pool."""
+        count = math.ceil(len(present) / self.size)
+        filled = np.zeros(count * self.size, bool)
+        filled[: len(present)] = present
+        batches = [
+            leaf if axis is None else _of_size(leaf, self.size) for leaf, axis in zip(leaves, self.axes, strict=True)
+        ]
+
+        def made(number: int) -> Any:
+            own = [b if axis is None else b.parts[number] for b, axis in zip(batches, self.axes, strict=True)]
+            found = self.call(filled[number * self.size : (number + 1) * self.size], *own)
+            return jax.block_until_ready(found) if pool else found
+
+        return list((pool.map if pool else map)(made, range(count)))
+
+
+def _of_size(batch: _Batch, size: int) -> _Batch:
+    """The batch in arrays of so many rows."""
+    if batch.size == size:
+        return batch
+    whole, last = jnp.concatenate(batch.parts), batch.rows - 1
+    begins = range(0, batch.rows, size)
+    return _Batch([whole[np.minimum(np.arange(begin, begin + size), last)] for begin in begins], batch.rows)
 
 
 _compiled: dict[Any, _Compiled] = {}
@@ -357,30 +421,20 @@ def _made(
     structure: Any,
     axes: tuple[int | None, ...],
     static: dict[str, Any],
-    present: np.ndarray,
     leaves: list[Any],
-    rows: int,
+    size: int,
     memory: float,
-) -> tuple[Any, dict[int, int]]:
-    """The results for all rows, computed in equal parts where the whole would take more than `memory` bytes; and `_Compiled.same`."""
-    avals = tuple(_aval(leaf) for leaf in leaves)
-    key = (called, structure, axes, tuple(static.items()), avals, rows, jax.config.values["jax_enable_x64"], memory)
-    if key not in _compiled:
-        size = rows
-        while True:
-            made, same = _compile(called, structure, axes, static, present[:size], _part(leaves, axes, 0, size))
-            if size == 1 or _bytes(made) <= memory:
-                break
+) -> _Compiled:
+    """The program of `size` rows, or of fewer where it would take more than `memory` bytes."""
+    avals = tuple(_aval(leaf.parts[0] if isinstance(leaf, _Batch) else leaf) for leaf in leaves)
+    key = (called, structure, axes, tuple(static.items()), avals, jax.config.values["jax_enable_x64"], memory)
+    while key not in _compiled:
+        made, same = _compile(called, structure, axes, static, size, leaves)
+        if size > 1 and _bytes(made) > memory:
             size = math.ceil(size / 2)
-        _compiled[key] = _Compiled(made, size, same)
-    compiled = _compiled[key]
-    if compiled.rows == rows:
-        return compiled.call(present, *leaves), compiled.same
-    parts = []
-    for begin in range(0, rows, compiled.rows):
-        chosen = [min(row, rows - 1) for row in range(begin, begin + compiled.rows)]  # the last part is filled up
-        parts.append(compiled.call(present[chosen], *_taken(leaves, axes, chosen)))
-    return jax.tree.map(lambda *found: jnp.concatenate(found)[:rows], *parts), compiled.same
+        else:
+            _compiled[key] = _Compiled(made, size, axes, same)
+    return _compiled[key]
 
 
 def _compile(
@@ -388,10 +442,10 @@ def _compile(
     structure: Any,
     axes: tuple[int | None, ...],
     static: dict[str, Any],
-    present: Any,
+    size: int,
     leaves: list[Any],
 ) -> tuple[Any, dict[int, int]]:
-    """The program, and `_Compiled.same`."""
+    """The program for `size` rows, and `_Compiled.same`."""
     where = jax.tree.unflatten(structure, axes)
 
     def many(present: Any, *leaves: Any) -> Any:
@@ -403,10 +457,11 @@ def _compile(
             return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(present), *jnp.shape(leaf))), found)
         return jax.vmap(functools.partial(called.function, **static), in_axes=where)(*args)
 
-    many.__name__ = f"{called.__name__}_of_{len(present)}"
+    many.__name__ = f"{called.__name__}_of_{size}"
+    shapes = [leaf if axis is None else _shape(leaf.parts[0], size) for leaf, axis in zip(leaves, axes, strict=True)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced = jax.jit(many).trace(present, *leaves)
+        traced = jax.jit(many).trace(jax.ShapeDtypeStruct((size,), bool), *shapes)
         entries = {variable: number for number, variable in enumerate(traced.jaxpr.jaxpr.invars[1:])}
         exits = enumerate(traced.jaxpr.jaxpr.outvars)
         same = {number: entries[v] for number, v in exits if isinstance(v, Var) and v in entries}
@@ -421,10 +476,6 @@ def _bytes(compiled: Any) -> float:
     return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 
 
-def _part(leaves: list[Any], axes: tuple[int | None, ...], begin: int, end: int) -> list[Any]:
-    return [leaf if axis is None else leaf[begin:end] for leaf, axis in zip(leaves, axes, strict=True)]
-
-
-def _taken(leaves: list[Any], axes: tuple[int | None, ...], rows: list[int]) -> list[Any]:
-    chosen = np.array(rows)
-    return [leaf if axis is None else leaf[chosen] for leaf, axis in zip(leaves, axes, strict=True)]
+def _shape(part: Any, size: int) -> Any:
+    dtype = part.dtype if _is_key(part) else jax.dtypes.canonicalize_dtype(part.dtype)
+    return jax.ShapeDtypeStruct((size, *part.shape[1:]), dtype)

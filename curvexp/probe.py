@@ -27,6 +27,7 @@ from curvexp.number import is_number
 from curvexp.record import Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
+MOST_PAIRS = 128  # from each end, where `above` asks for ever more: a basis of four times as many vectors
 GROUPS = 20  # of a sample's examples, from whose spread the sampling error is told
 
 
@@ -107,7 +108,8 @@ def top(
         which: BE, both ends; LA, the largest alone, in fewer products.
         every: steps between readings.
         tol: residual ‖Hv − λv‖ asked for, relative to ‖H‖.
-        above: k is doubled, and stays so, while the smallest of the k largest stands above this; None: k it is.
+        above: k is doubled, and stays so, while the smallest of the k largest stands above this, up to MOST_PAIRS, half of the
+            spectrum, and what the memory holds a basis for; None: k it is.
         samples: examples, drawn anew at each reading, whose Hessian is measured, its sampling error beside it; None: all of them.
         chunk: examples taken at once; None: all. The same numbers in less memory.
         dense_below: up to this many parameters (or where 2k cover them all) the whole spectrum is computed densely: it costs less.
@@ -121,8 +123,10 @@ def top(
     _optional("samples", samples, least=2 * GROUPS)
     _optional("chunk", chunk)
     _count("dense_below", dense_below, least=0)
-    if above is not None and not (is_number(above) and math.isfinite(above)):
-        raise ConfigError(f"probe.above={above}: expected a number, an eigenvalue, or null. Change probe.above.")
+    if above is not None and not (is_number(above) and math.isfinite(above) and above > 0):
+        raise ConfigError(
+            f"probe.above={above}: expected a positive number, an eigenvalue, or null. Change probe.above."
+        )
 
     def check(size: int, problem: Any) -> None:
         _check_pairs(k, size)
@@ -313,7 +317,12 @@ def _extremes(
         found = solved(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
         made += int(found.matvecs)
         grows = above is not None and found.converged and float(found.eigenvalues[-pairs]) > above
-        if not grows or 2 * ends * pairs >= size:
+        if (
+            not grows
+            or 2 * ends * pairs >= size
+            or 2 * pairs > MOST_PAIRS
+            or _basis_bytes(2 * ends * pairs, size, op) > memory.device()
+        ):
             return found._replace(matvecs=made)
         pairs, start = 2 * pairs, found.eigenvectors
 
@@ -441,11 +450,16 @@ def _check_pairs(k: int | None, size: int) -> None:
 def _check_basis(pairs: int, size: int, problem: Any) -> None:
     """Refuses a Krylov basis, held twice at a restart, that the memory has no place for; devices that are no part of the CPU have each
     its own."""
-    rows, itemsize = min(size, basis_size(pairs, size)), 8 if jax.config.values["jax_enable_x64"] else 4
-    devices = 1 if jax.default_backend() == "cpu" or size <= LARGE else devices_of(problem.data)
+    rows = min(size, basis_size(pairs, size))
     what = f"a Krylov basis of {rows} vectors of {size} parameters, twice at a restart,"
-    need = 2 * rows * size * itemsize / devices
-    memory.check("probe.k", pairs, what, need, "Lower probe.k, or choose probe=off.")
+    memory.check("probe.k", pairs, what, _basis_bytes(pairs, size, problem.data), "Lower probe.k, or choose probe=off.")
+
+
+def _basis_bytes(pairs: int, size: int, placed: Any) -> float:
+    """Of a Krylov basis, twice: on each of the devices that the arrays of `placed` lie on."""
+    rows, itemsize = min(size, basis_size(pairs, size)), 8 if jax.config.values["jax_enable_x64"] else 4
+    devices = 1 if jax.default_backend() == "cpu" or size <= LARGE else devices_of(placed)
+    return 2 * rows * size * itemsize / devices
 
 
 def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:

@@ -144,6 +144,26 @@ def test_what_does_not_fit_the_memory_is_made_in_parts():
     assert report.programs == [("scaled", 5, 1)]
 
 
+@pytest.mark.parametrize(("runs", "cores"), [(8, 2), (13, 3), (13, 64)])
+@pytest.mark.parametrize("memory", [np.inf, 25_000])
+def test_the_cores_share_a_programs_rows(monkeypatch, runs, cores, memory):
+    """Uneven parts too, and parts of what does not fit the memory: 13 rows on 3 cores are 3 x 5, two of which nobody reads."""
+    monkeypatch.setattr(lockstep, "_cores", lambda: cores)
+
+    def task(number):
+        key, first = drawn(jax.random.key(number))
+        x = np.full(500, number, np.float32)
+        for _ in range(number % 3 + 1):  # some end early
+            x = scaled(x, np.float32(0.5))["product"]
+        return first, drawn(key)[1], x
+
+    tasks = [functools.partial(task, number) for number in range(runs)]
+    found, report = lockstep.go(tasks, memory=memory)
+    same(found, alone(tasks))
+    assert ("scaled", runs, 3) in report.programs
+    assert report.alone == {}
+
+
 def test_what_cannot_be_vmapped_is_called_run_by_run_and_said_so():
     tasks = [functools.partial(untold, np.float32(number)) for number in range(3)]
     found, report = lockstep.go(tasks)

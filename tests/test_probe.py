@@ -65,6 +65,17 @@ def test_k_grows_while_the_smallest_of_the_largest_stands_above():
     assert len(again.eigenvalues) == 8
 
 
+def test_k_grows_no_further_than_there_are_pairs_and_memory_for(monkeypatch):
+    counts = {}
+    for name, value in {"MOST_PAIRS": 9, "_basis_bytes": lambda *_: math.inf, "GROUPS": probe.GROUPS}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(probe, name, value)
+            counts[name] = len(read(probe.top(k=2, which="LA", above=1e-9))[0].eigenvalues)
+    assert counts["MOST_PAIRS"] == 8
+    assert counts["_basis_bytes"] == 2
+    assert counts["GROUPS"] > 8  # nothing was changed
+
+
 def test_a_samples_curvature_comes_with_an_error_that_covers_the_whole_datas():
     _, _, exact = network()
     inside = []
@@ -118,6 +129,7 @@ def test_what_is_not_finite_is_a_reading_without_values():
         (lambda: probe.top(samples=10), "probe.samples=10"),
         (lambda: probe.top(chunk=0), "probe.chunk=0"),
         (lambda: probe.top(above=math.nan), "probe.above=nan"),
+        (lambda: probe.top(above=-1.0), "probe.above=-1.0"),  # half of the spectrum stands above it
         (lambda: probe.density(vectors=1), "probe.vectors=1"),
         (lambda: probe.density(depth=0), "probe.depth=0"),
         (lambda: probe.density(k=200).check(350, network()[0]), "probe.k=200"),

@@ -435,6 +435,16 @@ def test_a_strangers_sweep_starts_no_launcher_or_callback_of_its_own(here):
     assert resume.sweep_overrides(here / "sweep") == SWEEP
 
 
+@pytest.mark.parametrize("name", ["0", "007", "1e3", "2026-11-25", "true"])
+def test_a_folder_may_be_named_as_what_hydra_reads_as_another_type(here, monkeypatch, name):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 25)
+        assert call(*RUN, "hydra.run.dir=part") == 130
+    (here / "part").rename(name)
+    assert call(f"resume={name}") == 0
+    assert json.loads((here / name / "summary.json").read_text())["status"] == "completed"
+
+
 def test_a_missing_folder_is_refused(here, capsys):
     assert call("resume=nowhere") == 2
     assert "resume=nowhere: no such folder" in capsys.readouterr().err

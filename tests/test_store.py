@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curvexp import store
 from curvexp.errors import ConfigError
 from curvexp.record import Reading, Record
-from curvexp.store import SUMMARY, RunFolder, load_ledger, load_runs
+from curvexp.store import SUMMARY, RunFolder, folder, load_ledger, load_runs
 
 ROOT = Path(store.__file__).parents[2]
 HEAD = {"problem": "quadratic", "preprocess": "raw", "optim": "sgd", "seed": 0}
@@ -38,6 +40,32 @@ def write(path, *, records=(), status="completed", config=None, **summary):
         folder.append(item)
     folder.finish(status=status, **summary)
     return path
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.floats(width=32).map(np.float32),
+    st.floats().map(np.float64),
+)
+ARRAYS = st.lists(st.floats(), max_size=4).map(np.array)
+VALUES = st.recursive(
+    SCALARS | ARRAYS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), VALUES, max_size=4))
+def test_a_line_is_read_as_the_json_of_the_standard_library(line):
+    """NaN, infinities, numbers of any size, unicode, arrays: whichever writer takes it, one line, and the same values."""
+    data = folder._encoded(line)
+    assert data.isascii()
+    assert b"\n" not in data
+    assert repr(json.loads(data)) == repr(json.loads(json.dumps(folder.jsonable(line))))
 
 
 def test_a_run_comes_back_as_it_was_recorded(tmp_path):

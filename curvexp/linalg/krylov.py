@@ -14,6 +14,10 @@ Were an eigenvalue missed at or above a level x beyond the check's Ritz values, 
 γ p(x) along it, with γ the random vector's and p the Lanczos polynomial; as that is at most 1, |γ| <= 1/|p(x)|, whose probability is
 at most √(2n/π)/|p(x)| (van Dorsselaer, Hochstenbach, van der Vorst 2000, sec. 3). If the check finds something, the method starts again
 from the block of all that it has.
+
+A start from the k pairs of a nearby operator is a block of k + 1 rows, and good where they are nearly right still. Where they are not, its
+polynomials have so low a degree that one random vector is there sooner: then, told by the residuals after the first pass, or by a basis
+that is full before they have converged, the start is dropped.
 """
 
 import functools
@@ -25,9 +29,11 @@ import jax.numpy as jnp
 
 from curvexp.linalg.layout import LARGE, Layout
 
-EXTEND, RESTART, EMPTY, CHECK, MISSED, STOP = range(6)  # what the inner loop ends with
+EXTEND, RESTART, EMPTY, CHECK, MISSED, DROP, STOP = range(7)  # what the inner loop ends with
 RUNNING, CONVERGED, BUDGET, NON_FINITE = range(4)
-LEAST = 6  # products of the check below that
+TO_END, EIGHTH = -1, -2  # products of the check
+LEAST = 6  # that it has at least
+FAR = 10  # residuals of a start, in tolerances, from which on it is dropped: measured on networks, 1 to 64 steps between two solutions
 CONFIDENCE = 1e-3  # probability, each end, of a missed eigenvalue that the check is content with
 
 
@@ -43,11 +49,13 @@ class Wanted(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Numbers of a run, as arrays: tol (relative residual), most products, most products of the check (-1: an eighth of those made)."""
+    """Numbers of a run, as arrays: tol (relative residual), most products, most products of the check (EIGHTH of those made; TO_END: that,
+    but in a small space as many as it takes), and of the check after a start that was dropped."""
 
     tol: Any
     products: Any
     check: Any
+    check_dropped: Any
 
 
 class Found(NamedTuple):
@@ -65,7 +73,8 @@ class Found(NamedTuple):
 
 
 class State(NamedTuple):
-    """Basis (size, n), T (size, size), counts; then the check's: start row, level of both ends, polynomial, products when it began."""
+    """Basis (size, n), T (size, size), counts; then the check's: start row, level of both ends, polynomial, products when it began; of a
+    warm start: least products, those after which it is judged (0: never); most products of the check."""
 
     basis: Any
     matrix: Any
@@ -86,6 +95,8 @@ class State(NamedTuple):
     begun: Any
     found_end: Any
     least: Any
+    trial: Any
+    check: Any
 
 
 def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
@@ -95,7 +106,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
         start: (k, wanted.layout.length), rows to start from, the first `count` of which are meant; one random row is always added.
     """
     step = functools.partial(_step, product, limits, wanted)
-    state = _first(start, count, key, wanted)
+    state = _first(start, count, limits, key, wanted)
 
     def round_(state: State) -> State:
         state = jax.lax.while_loop(lambda s: s.event == EXTEND, step, state)
@@ -182,13 +193,15 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     exhausted = done == rows
     full = (rows >= size) & (done < rows) & (size < n)
     spent = products >= limits.products
-    due = exhausted | full | spent | (products % wanted.stride == 0)
-    allowed = jnp.where(limits.check < 0, jnp.where(n <= 2048, n, jnp.maximum(LEAST, s.begun // 8)), limits.check)
-    brief = (limits.check < 0) & (n > LARGE) & (products < 8 * LEAST)  # so short a check would gain nothing
+    judged = products == s.trial
+    due = exhausted | full | spent | judged | (products % wanted.stride == 0)
+    allowed = jnp.where(s.check < 0, jnp.maximum(LEAST, s.begun // 8), s.check)
+    allowed = jnp.where((s.check == TO_END) & (n <= 2048), n, allowed)
+    brief = (s.check < 0) & (n > LARGE) & (products < 8 * LEAST)  # so short a check would gain nothing
     ended = s.checking & (jnp.all(passed) | exhausted | (products - s.begun >= allowed))
     due = ((due | ended) & (done >= k)) | spent
     low, high = _ends(wanted)
-    blank = (s.values, s.residuals, jnp.array(False), jnp.array(False))
+    blank = (s.values, s.residuals, jnp.array(False), jnp.array(False), jnp.array(False))
 
     def look() -> Any:
         theta, y, order = _ritz(matrix, jnp.where(s.checking, k, 0), done, wanted)
@@ -207,22 +220,24 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
             jnp.where(s.checking, s.residuals, residuals),
             accurate & ~s.checking,
             beyond,
+            jnp.any(residuals > FAR * limits.tol * largest),
         )
 
-    values, residuals, accurate, beyond = jax.lax.cond(due, look, lambda: blank)
+    values, residuals, accurate, beyond, far = jax.lax.cond(due, look, lambda: blank)
     everything = exhausted & (done == n)
     event = jnp.select(
         [
             ~finite,
             beyond,
             ended,
-            accurate & (everything | (k == n) | (limits.check == 0) | brief),
+            accurate & (everything | (k == n) | (s.check == 0) | brief),
             accurate & ~spent,
             spent,
             exhausted,
+            (s.trial > 0) & (full | (judged & far)),
             full,
         ],
-        [STOP, MISSED, STOP, STOP, CHECK, STOP, EMPTY, RESTART],
+        [STOP, MISSED, STOP, STOP, CHECK, STOP, EMPTY, DROP, RESTART],
         EXTEND,
     )
     good = accurate | s.checking
@@ -258,7 +273,7 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
     kept = jnp.minimum(k + jnp.maximum(size - k - waiting, 2) // 2, jnp.minimum(j, size - waiting - 1))
     stays = (event == EMPTY) | ((event == STOP) & s.checking)
     slides = (event == RESTART) & s.checking
-    kept = jnp.select([stays, slides, event == RESTART], [j, k + 1, kept], k)
+    kept = jnp.select([stays, slides, event == RESTART, event == DROP], [j, k + 1, kept, 0], k)
     tail = jnp.where((event == RESTART) | stays, waiting, 0)
     identity = jnp.eye(size, dtype=s.basis.dtype)
     sliding = jnp.where(index[None, :] < k, identity, identity[:, jnp.minimum(j - 1, size - 1)][:, None])
@@ -283,10 +298,10 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
 
     rows = kept + tail
     key, sub = jax.random.split(s.key)
-    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED)) & (rows < min(size, layout.size))
+    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED) | (event == DROP)) & (rows < min(size, layout.size))
     row = jnp.where(adds, rows, 0)
     basis = jax.lax.cond(adds, lambda: basis.at[row].set(_random_row(basis, sub, layout)), lambda: basis)
-    enters, leaves = event == CHECK, event == MISSED
+    enters, leaves, drops = event == CHECK, event == MISSED, event == DROP
     margin = limits.tol * jnp.max(jnp.abs(s.values)) + 10 * jnp.finfo(basis.dtype).eps * s.scale
     levels = _levels(s.values, margin, wanted)
     return s._replace(
@@ -302,10 +317,12 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
         polynomial=jnp.where(enters, jnp.array([[0.0, 0.0], [1.0, 1.0]], basis.dtype), s.polynomial),
         passed=jnp.where(enters, ~jnp.array(_ends(wanted)), s.passed),
         begun=jnp.where(enters, s.products, s.begun),
+        trial=jnp.where(drops, 0, s.trial),
+        check=jnp.where(drops, limits.check_dropped, s.check),
     )
 
 
-def _first(start: Any, count: Any, key: Any, wanted: Wanted) -> State:
+def _first(start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> State:
     """The state before the first product: the start's rows made orthonormal; a random one is still to come."""
     k, size, dtype = wanted.k, wanted.size, start.dtype
     basis = wanted.layout.parted(jnp.zeros((size, wanted.layout.length), dtype))
@@ -346,6 +363,8 @@ def _first(start: Any, count: Any, key: Any, wanted: Wanted) -> State:
         found_end=no,
         # after a warm start: the random row and its image are multiplied too, or a newcomer among the wanted would stay unseen
         least=jnp.asarray(jnp.where(count > 0, 2 * rows + 2, 0), jnp.int32),
+        trial=jnp.asarray(jnp.where((rows == k) & (k > 2), rows + 1, 0), jnp.int32),
+        check=jnp.asarray(limits.check, jnp.int32),
     )
 
 

@@ -269,17 +269,14 @@ def _append(file: int, line: dict[str, Any]) -> int:
     return written
 
 
-def _encoded(value: Any, key: str = "") -> bytes:
-    """JSON in one line. Arrays of finite numbers by orjson, in a thirtieth of the time; of NaN and Infinity it knows nothing."""
-    if isinstance(value, Mapping) and any(isinstance(item, Mapping | np.ndarray) for item in value.values()):
-        parts = (
-            json.dumps(str(name)).encode() + b": " + _encoded(item, f"{key}.{name}" if key else str(name))
-            for name, item in value.items()
-        )
-        return b"{" + b", ".join(parts) + b"}"
-    if isinstance(value, np.ndarray) and value.dtype == np.float64 and np.isfinite(value).all():
-        return orjson.dumps(value.tolist())
-    return json.dumps(jsonable(value, key)).encode()
+def _encoded(line: dict[str, Any]) -> bytes:
+    """JSON in one line: by orjson, in a tenth of the time. It writes NaN and Infinity as null, has no integers of more than 64 bits, and
+    leaves what is not ASCII as it is: such lines are left to json."""
+    with contextlib.suppress(TypeError):
+        data = orjson.dumps(line, default=jsonable)
+        if b"null" not in data and data.isascii():
+            return data
+    return json.dumps(jsonable(line)).encode()
 
 
 @contextlib.contextmanager

@@ -185,6 +185,36 @@ def test_warm_start_is_cheaper_and_sees_a_newcomer(x64):
     certified(grown, found, k=3, which="LA", tol=1e-4)
 
 
+def test_a_start_that_is_far_off_is_dropped(x64):
+    """A block of many wrong vectors takes several times the products of one vector: it costs its first pass alone."""
+    n, k = 400, 6
+    values = np.r_[np.linspace(0, 1, n - k), 1.2 + 0.1 * np.arange(k)]
+    matrix, other = rotated(values), rotated(values, seed=5)
+    cold = eigsh(operator(matrix), jnp.zeros(n), k=k, check=0)
+    near, far = (np.linalg.eigh(m)[1][:, -k:].T for m in (matrix, other))
+    kept = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(near))
+    assert int(kept.matvecs) == 2 * k + 2  # two passes of the block, with its random vector
+    assert np.isnan(kept.missed)
+    for start in (far, near + 0.5 * far):
+        found = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(start))
+        certified(matrix, found, k=k, which="LA", tol=1e-3)
+        # the first pass, another random vector's way, which may be a few products longer, and the check, an eighth
+        assert int(found.matvecs) <= (k + 1) + 1.25 * int(cold.matvecs) + 6 + int(cold.matvecs) // 8
+        assert 0 <= found.missed <= 1
+    again = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(far), check=0)
+    certified(matrix, again, k=k, which="LA", tol=1e-3)
+    assert np.isnan(again.missed)
+
+
+def test_a_dropped_start_does_not_cost_a_copy(x64):
+    """Of a multiple eigenvalue the one random vector sees one copy: the check finds the other."""
+    values = np.r_[np.linspace(0, 1, 200), 2.0, 2.0, 3.0]
+    matrix = rotated(values)
+    start = np.linalg.eigh(rotated(values, seed=5))[1][:, -3:].T
+    found = eigsh(operator(matrix), jnp.zeros(len(values)), k=3, tol=1e-8, start=jnp.asarray(start), check=200)
+    np.testing.assert_allclose(found.eigenvalues, [2, 2, 3], atol=1e-7)
+
+
 def test_k_grows_until_all_above_a_threshold_are_found(x64):
     values = np.r_[np.linspace(-1, 0.4, N - 11), np.linspace(0.6, 3, 11)]
     matrix = rotated(values)

@@ -73,7 +73,7 @@ def temporary(op):
     op, space = domain(op, like)
     layout = layout_of(op, n)
     rows, count = eigenpairs._start_rows(None, space, k, np.dtype(float), layout)
-    limits = krylov.Limits(np.float64(1e-8), np.int32(500), np.int32(-1))
+    limits = krylov.Limits(np.float64(1e-8), np.int32(500), np.int32(-1), np.int32(-1))
     wanted = krylov.Wanted(k, "LA", 28, 1, layout)
     lowered = eigenpairs._solve.lower(op, rows, count, limits, jax.random.key(0), space=space, wanted=wanted)
     return lowered.compile().memory_analysis().temp_size_in_bytes
