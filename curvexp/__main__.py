@@ -151,7 +151,8 @@ def _stopped(error: Exception) -> int:
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:
-    return {resume.key_of(override) for override in overrides}
+    """What is set, deletions aside."""
+    return {resume.key_of(override) for override in overrides if not override.startswith("~")}
 
 
 def _go_on(flags: argparse.Namespace) -> int:
@@ -495,7 +496,8 @@ def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[st
     close += [
         k for k in keys if k not in close and difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], cutoff=0.75)
     ]
-    value = next((o.input_line.split("=", 1)[1] for o in overrides if o.key_or_group == key and o.input_line), "")
+    lines = (o.input_line for o in overrides if o.key_or_group == key and o.input_line and not o.is_delete())
+    value = next((line.partition("=")[2] for line in lines), "")
     siblings = (
         [k for k in keys if k.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
         if "." in key

@@ -23,6 +23,7 @@ from curvexp.errors import ConfigError
 from curvexp.number import is_number
 from curvexp.store.folder import jsonable
 
+CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on with a run; they are no part of its config
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _GIVEN_BY_US = {"preprocess", "dtype"}  # what a problem's builder is called with
@@ -66,7 +67,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def check_keys(config: dict[str, Any]) -> None:
-    """Refuses every key that nothing reads, with the nearest name: `+key=` slips past Hydra's own check.
+    """Refuses every key that nothing reads, with the nearest name, and one that was deleted: `+key=` and `~key` slip past Hydra's check.
 
     Raises:
         ConfigError: naming the key.
@@ -75,6 +76,9 @@ def check_keys(config: dict[str, Any]) -> None:
     for key in config:
         if key not in known:
             raise ConfigError(f"{key}: unknown key; expected one of {', '.join(known)}.{nearest(key, known)}")
+    for key, value in _defaults().items():
+        if key not in config and key not in CONTROLS:
+            raise ConfigError(f"{key}: missing; expected a value, as in {key}={value}. Leave out ~{key}.")
     for group in GROUPS:
         node = config.get(group)
         if not isinstance(node, dict) or "_target_" not in node:

@@ -27,7 +27,7 @@ from curvexp.number import is_number
 from curvexp.record import Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
-MOST_PAIRS = 128  # from each end, where `above` asks for ever more: a basis of four times as many vectors
+MOST_PAIRS = 64  # from each end, where `above` asks for ever more: a basis of four times as many vectors
 GROUPS = 20  # of a sample's examples, from whose spread the sampling error is told
 
 

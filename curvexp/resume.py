@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curvexp import config as configs
+from curvexp.config import CONTROLS as CONTROLS
 from curvexp.errors import ConfigError
 from curvexp.store import FILES, read_object
 
 ALLOWED = ("steps", "target", "track", "checkpoint")  # keys that a resumed run may change
-CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on; they are no part of a run's config
 TRUSTED = (
     "curvexp",
     "optax",

@@ -115,7 +115,10 @@ REFUSALS = [  # what is typed, what the message must hold
     (["target=1" + "0" * 400], r"target=1.*: expected a positive number"),
     (["diverge_at=1" + "0" * 400], r"diverge_at=1.*: expected a number above 1"),
     (["checkpoint.seconds=1" + "0" * 400], r"checkpoint\.seconds=1.*: expected seconds above 0"),
-    (["probe.above=1" + "0" * 400], r"probe\.above=1.*: expected a number"),
+    (["probe.above=1" + "0" * 400], r"probe\.above=1.*: expected a positive number"),
+    (["~seed"], r"seed: missing; expected a value, as in seed=0. Leave out ~seed"),
+    (["~diverge_at", "-m"], r"diverge_at: missing"),
+    (["track=wandb", "~track.mode", "track.mode=disabled"], r"track\.mode=disabled: unknown key"),
     (
         ["problem=mlp", "preprocess=batchnorm", "preprocess.epsilon=1" + "0" * 400],
         r"preprocess\.epsilon=1.*: expected a number",
