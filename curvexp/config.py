@@ -5,6 +5,7 @@ import copy
 import difflib
 import functools
 import inspect
+import inspect
 import json
 import logging
 import math
@@ -402,6 +403,12 @@ def _problem(problem: str, preprocess: str, precision: str, devices: int | Liter
     from curvexp.problem.placement import spread
 
     builder = _instantiate("problem", {**json.loads(problem), "_partial_": True})
+    try:
+        inspect.signature(builder).bind(preprocess=None, dtype=None)
+    except TypeError as error:
+        raise ConfigError(f"problem: {_first_line(error)}. Change problem.") from error
+    except ValueError:  # it has no signature
+        pass
     made = builder(preprocess=_instantiate("preprocess", json.loads(preprocess)), dtype=jnp.dtype(precision))
     return made if devices == 1 else spread(made, devices)
 

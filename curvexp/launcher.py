@@ -144,6 +144,8 @@ def check(node: Any) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise ConfigError(f"hydra.launcher={node}: expected a launcher with its _target_. Set hydra/launcher=OPTION.")
     target = str(node.get("_target_"))
     for extra, package, name in EXTRAS:
         if name in target and find_spec(package) is None:

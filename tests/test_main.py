@@ -118,6 +118,7 @@ REFUSALS = [  # what is typed, what the message must hold
     (["probe.above=1" + "0" * 400], r"probe\.above=1.*: expected a positive number"),
     (["~seed"], r"seed: missing; expected a value, as in seed=0. Leave out ~seed"),
     (["~diverge_at", "-m"], r"diverge_at: missing"),
+    (["problem=mlp", "~problem.data"], r"problem: missing a required .*'data'"),
     (["track=wandb", "~track.mode", "track.mode=disabled"], r"track\.mode=disabled: unknown key"),
     (
         ["problem=mlp", "preprocess=batchnorm", "preprocess.epsilon=1" + "0" * 400],
@@ -145,6 +146,8 @@ REFUSALS = [  # what is typed, what the message must hold
     (["~hydra.callbacks.report"], r"hydra\.callbacks\.report: expected"),
     (["hydra.callbacks.report._target_=builtins.print"], r"hydra\.callbacks\.report: expected"),
     (["hydra.verbose=1"], r"hydra\.verbose=1: expected"),
+    (["hydra.launcher=false", "-m"], r"hydra\.launcher=False: expected a launcher with its _target_"),
+    (["hydra/launcher=vmap", "hydra.launcher=3", "-m"], r"hydra\.launcher=3: expected a launcher with its _target_"),
     (["+hydra.job.env_set={'a=b':c}"], r"hydra\.job\.env_set"),
     (["hydra.output_subdir=metrics.jsonl"], r"hydra\.output_subdir=metrics\.jsonl: a run's own file has this name"),
     (["hydra.output_subdir=../x"], r"hydra\.output_subdir=\.\./x: it leads out"),
