@@ -5,7 +5,6 @@ import copy
 import difflib
 import functools
 import inspect
-import inspect
 import json
 import logging
 import math
