@@ -435,7 +435,7 @@ def test_a_command_line_ends_as_a_run_a_refusal_or_a_recorded_failure():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_thousand_command_lines_end_as_runs_refusals_or_recorded_failures():
-    counts = endings(lines(SLOW_TO_COMPILE), 1000, seconds=270, derandomize=False)
+    counts = endings(lines(SLOW_TO_COMPILE), 1000, seconds=210, derandomize=False)
     print("\n" + told(counts))
     assert counts["refused"] > counts["run"] > 0
 
