@@ -166,7 +166,7 @@ def _go_on(flags: argparse.Namespace) -> int:
     given, chosen = _parsed(flags.overrides), []
     for override in given:
         key = str(override.key_or_group)
-        if key.split(".", 1)[0] not in (*resume.ALLOWED, *resume.CONTROLS) or key == "retry":
+        if key.split(".", 1)[0] not in (*resume.ALLOWED, *configs.CONTROLS) or key == "retry":
             raise ConfigError(
                 f"{key}={override.value()}: a resumed run goes on under its own config; expected one of {', '.join(resume.ALLOWED)}, "
                 f"trust. Leave {key} out."
@@ -234,7 +234,7 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
     _texts("trust", values.get("trust", []))
     rest = [o for o in overrides if resume.key_of(o) != "retry"]
     retry = [f"retry=[{','.join(_texts('retry', values['retry']))}]"] if "retry" in values else []
-    own = {key for key in values if key.split(".")[0] not in (*resume.ALLOWED, *resume.CONTROLS, "hydra")}
+    own = {key for key in values if key.split(".")[0] not in (*resume.ALLOWED, *configs.CONTROLS, "hydra")}
     own = {key for key in own if not key.startswith("hydra/")}
     before = [] if own else [o for o in resume.sweep_overrides(folder) if resume.key_of(o) not in values]
     rest = [f"resume={resume.quoted(folder)}" if resume.key_of(o) == "resume" else o for o in rest]

@@ -276,7 +276,7 @@ class _Composed:
         choices = self.composed.hydra.runtime.choices
         store = RunFolder(self.folder)
         names = {group: str(choices.get(group)) for group in ("problem", "preprocess", "optim", "probe")}
-        plain = {key: value for key, value in configs.plain(ours).items() if key not in resume.CONTROLS}
+        plain = {key: value for key, value in configs.plain(ours).items() if key not in configs.CONTROLS}
         if (self.folder / "metrics.jsonl").exists():  # what it recorded stays
             store.take_up(plain)
         else:

@@ -113,7 +113,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
     tail: dict[str, Any] = {}
     try:
         resolved = config()
-        control = {key: resolved.pop(key, None) for key in resume.CONTROLS}
+        control = {key: resolved.pop(key, None) for key in configs.CONTROLS}
         todo = _todo(resolved, control, place, store)
         if todo == "nothing":
             return {**dict.fromkeys(SUMMARY), **resume.summary(folder), "before": True}

@@ -275,16 +275,15 @@ class _Scheduler:
         # what was parted stays so, whoever is left
         axes = tuple(None if s and (kind, n) not in self.parted else 0 for n, s in enumerate(shared))
         self.parted |= {(kind, position) for position, axis in enumerate(axes) if axis == 0}
-        together = _together(
-            len(slots), [column[0] for column, axis in zip(columns, axes, strict=True) if axis is None]
-        )
-        size = math.ceil(len(slots) / together)
+        firsts = [column[0] for column in columns]
+        cores = _side_by_side(len(slots), [leaf for leaf, axis in zip(firsts, axes, strict=True) if axis is None])
+        size = math.ceil(len(slots) / cores)
+        compiled = _made(called, kind[2], axes, dict(kind[1]), firsts, size, self.memory / cores)
         stacked = [
-            column[0] if axis is None else self._stack(column, at, len(slots), size)
+            column[0] if axis is None else self._stack(column, at, len(slots), compiled.size)
             for column, axis in zip(columns, axes, strict=True)
         ]
-        compiled = _made(called, kind[2], axes, dict(kind[1]), stacked, size, self.memory / together)
-        made = compiled.results(present, stacked, self.pool if together > 1 else None)
+        made = compiled.results(present, stacked, self.pool if cores > 1 else None)
         self.calls[kind, len(slots)] = self.calls.get((kind, len(slots)), 0) + 1
         flat = [jax.tree.flatten(part) for part in made]
         structure = flat[0][1]
@@ -341,7 +340,7 @@ def _answer(function: Callable[..., Any], call: _Call) -> Any:
         return _Raised(error)
 
 
-def _together(rows: int, shared: Sequence[Any]) -> int:
+def _side_by_side(rows: int, shared: Sequence[Any]) -> int:
     """How many programs go side by side, each with some of the rows: one on an accelerator, and where what they share lies on several
     devices, whose programs would wait for each other."""
     apart = any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in shared)
@@ -384,7 +383,6 @@ def _is_key(leaf: Any) -> bool:
 class _Compiled(NamedTuple):
     call: Any
     size: int  # rows
-    axes: tuple[int | None, ...]
     same: dict[int, int]  # results that are arguments as they were given, a row each: numbers of both among the leaves
 
     def results(self, present: np.ndarray, leaves: Sequence[Any], pool: ThreadPoolExecutor | None) -> list[Any]:
@@ -392,25 +390,13 @@ class _Compiled(NamedTuple):
         count = math.ceil(len(present) / self.size)
         filled = np.zeros(count * self.size, bool)
         filled[: len(present)] = present
-        batches = [
-            leaf if axis is None else _of_size(leaf, self.size) for leaf, axis in zip(leaves, self.axes, strict=True)
-        ]
 
         def made(number: int) -> Any:
-            own = [b if axis is None else b.parts[number] for b, axis in zip(batches, self.axes, strict=True)]
+            own = [leaf.parts[number] if isinstance(leaf, _Batch) else leaf for leaf in leaves]
             found = self.call(filled[number * self.size : (number + 1) * self.size], *own)
             return jax.block_until_ready(found) if pool else found
 
         return list((pool.map if pool else map)(made, range(count)))
-
-
-def _of_size(batch: _Batch, size: int) -> _Batch:
-    """The batch in arrays of so many rows."""
-    if batch.size == size:
-        return batch
-    whole, last = jnp.concatenate(batch.parts), batch.rows - 1
-    begins = range(0, batch.rows, size)
-    return _Batch([whole[np.minimum(np.arange(begin, begin + size), last)] for begin in begins], batch.rows)
 
 
 _compiled: dict[Any, _Compiled] = {}
@@ -425,15 +411,15 @@ def _made(
     size: int,
     memory: float,
 ) -> _Compiled:
-    """The program of `size` rows, or of fewer where it would take more than `memory` bytes."""
-    avals = tuple(_aval(leaf.parts[0] if isinstance(leaf, _Batch) else leaf) for leaf in leaves)
-    key = (called, structure, axes, tuple(static.items()), avals, jax.config.values["jax_enable_x64"], memory)
+    """The program of `size` rows, or of fewer where it would take more than `memory` bytes, for leaves such as one run's."""
+    avals = tuple(_aval(leaf) for leaf in leaves)
+    key = (called, structure, axes, tuple(static.items()), avals, size, jax.config.values["jax_enable_x64"], memory)
     while key not in _compiled:
         made, same = _compile(called, structure, axes, static, size, leaves)
         if size > 1 and _bytes(made) > memory:
             size = math.ceil(size / 2)
         else:
-            _compiled[key] = _Compiled(made, size, axes, same)
+            _compiled[key] = _Compiled(made, size, same)
     return _compiled[key]
 
 
@@ -458,7 +444,7 @@ def _compile(
         return jax.vmap(functools.partial(called.function, **static), in_axes=where)(*args)
 
     many.__name__ = f"{called.__name__}_of_{size}"
-    shapes = [leaf if axis is None else _shape(leaf.parts[0], size) for leaf, axis in zip(leaves, axes, strict=True)]
+    shapes = [leaf if axis is None else _shape(leaf, size) for leaf, axis in zip(leaves, axes, strict=True)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = jax.jit(many).trace(jax.ShapeDtypeStruct((size,), bool), *shapes)
@@ -476,6 +462,6 @@ def _bytes(compiled: Any) -> float:
     return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 
 
-def _shape(part: Any, size: int) -> Any:
-    dtype = part.dtype if _is_key(part) else jax.dtypes.canonicalize_dtype(part.dtype)
-    return jax.ShapeDtypeStruct((size, *part.shape[1:]), dtype)
+def _shape(leaf: Any, rows: int) -> Any:
+    dtype = leaf.dtype if _is_key(leaf) else jax.dtypes.canonicalize_dtype(leaf.dtype)
+    return jax.ShapeDtypeStruct((rows, *leaf.shape), dtype)

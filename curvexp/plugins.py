@@ -174,11 +174,12 @@ else:
 
         def checkpoint(self, overrides: list[str], *args: Any) -> Any:
             """The job as it is queued again."""
+            from curvexp import config as configs
             from curvexp import job, resume
 
             job.keep_now()
             sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
-            kept = [text for text in overrides if resume.key_of(text) not in resume.CONTROLS]
+            kept = [text for text in overrides if resume.key_of(text) not in configs.CONTROLS]
             return super().checkpoint([*kept, *resume.again(sweep)], *args)  # type: ignore[misc]
 
     class ArrayLauncher(_Preempted, SlurmLauncher):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curvexp import config as configs
-from curvexp.config import CONTROLS as CONTROLS
 from curvexp.errors import ConfigError
 from curvexp.store import FILES, read_object
 
@@ -245,7 +244,7 @@ def _of_the_experiment(task: Sequence[str]) -> list[str]:
     for text in task:
         override = OverridesParser.create().parse_override(text)
         key = str(override.key_or_group)
-        if key.startswith("hydra") or str(override.package or "").startswith("hydra") or key in CONTROLS:
+        if key.startswith("hydra") or str(override.package or "").startswith("hydra") or key in configs.CONTROLS:
             continue
         if "${" in text and ":" in text.split("${", 1)[1]:
             raise ValueError(f"{text}: asks for something of this machine")
@@ -377,7 +376,7 @@ def check_steps(config: Mapping[str, Any], run: Path) -> None:
 
 def experiment(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that a resumed run may not change."""
-    return {key: value for key, value in config.items() if key not in (*ALLOWED, *CONTROLS)}
+    return {key: value for key, value in config.items() if key not in (*ALLOWED, *configs.CONTROLS)}
 
 
 def still_to_do(config: Mapping[str, Any], run: Path, retry: Sequence[str]) -> str | None:

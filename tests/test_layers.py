@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "cluster": {"config", "console", "plugins", "resume", "store"},
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "runner", "store"},
-    "plugins": {"cluster", "console", "job", "launcher", "resume"},
+    "plugins": {"cluster", "config", "console", "job", "launcher", "resume"},
     "__main__": {"around", "config", "console", "job", "launcher", "plugins", "resume", "study"},
 }
 

@@ -148,7 +148,10 @@ def test_what_does_not_fit_the_memory_is_made_in_parts():
 @pytest.mark.parametrize("memory", [np.inf, 25_000])
 def test_the_cores_share_a_programs_rows(monkeypatch, runs, cores, memory):
     """Uneven parts too, and parts of what does not fit the memory: 13 rows on 3 cores are 3 x 5, two of which nobody reads."""
+    sizes, compiled = set(), lockstep._compile
     monkeypatch.setattr(lockstep, "_cores", lambda: cores)
+    monkeypatch.setattr(lockstep, "_compiled", {})
+    monkeypatch.setattr(lockstep, "_compile", lambda *args: sizes.add(args[4]) or compiled(*args))
 
     def task(number):
         key, first = drawn(jax.random.key(number))
@@ -161,6 +164,8 @@ def test_the_cores_share_a_programs_rows(monkeypatch, runs, cores, memory):
     found, report = lockstep.go(tasks, memory=memory)
     same(found, alone(tasks))
     assert ("scaled", runs, 3) in report.programs
+    if jax.default_backend() == "cpu":
+        assert max(sizes) == -(-runs // min(cores, runs // lockstep.LEAST_ROWS))
     assert report.alone == {}
 
 
