@@ -130,7 +130,8 @@ def launch(
             found |= {job.number: _alone(job, config, context, task) for job in part}
             if len(part) > 1:
                 console.err().print(
-                    "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging or hydra.verbose"
+                    "one after the other, for hydra.job.chdir, hydra.job.env_set, hydra.job_logging, hydra.verbose, or an override "
+                    "that sets what another one set"
                 )
     return [found[job.number] for job in jobs]
 
@@ -262,7 +263,13 @@ class _Group:
         plain: Any = OmegaConf.to_container(self.composed.hydra, enum_to_str=True)
         self.plain: dict[str, Any] = plain
         self.fixed = {path: self._line(*path) for path in self._paths() if path not in CHANGING}
+        whole: Any = OmegaConf.to_container(self.ours)
+        self.parts = {key: _yaml({key: value}) for key, value in whole.items()}  # of ours, as they stand in the file
         self.lines = [str(line) for line in self.composed.hydra.overrides.task]
+        self.dir: str | None = None
+        self.varied = first.varied
+        # where an override after it has set the same key, it is not for us to set it anew
+        self.plainly = all(OmegaConf.select(self.ours, key) == value for key, value in self.varied.items())
         for part in (self.composed, self.composed.hydra, self.ours):
             OmegaConf.set_readonly(part, False)
             OmegaConf.set_struct(part, False)
@@ -272,7 +279,7 @@ class _Group:
         """Whether Hydra does nothing around such a job but what is done here: no other folder, environment or logging."""
         job, logging = self.plain["job"], self.plain["job_logging"]
         quiet = logging is not None and logging.get("root", 0) is None
-        return not (job["chdir"] or job["env_set"] or self.plain["verbose"]) and quiet
+        return self.plainly and not (job["chdir"] or job["env_set"] or self.plain["verbose"]) and quiet
 
     def run(self, job: Job, task: Callable[..., Any]) -> JobReturn:
         """Runs a job by itself; what it came to."""
@@ -311,8 +318,13 @@ class _Group:
     def vary(self, job: Job) -> None:
         """Makes the config, and Hydra's global one, those of this job; makes its folder with what Hydra writes there."""
         for key, value in job.varied.items():
-            OmegaConf.update(self.composed, key, value)
-            OmegaConf.update(self.ours, key, value)
+            if (type(value), value) != (type(self.varied[key]), self.varied[key]):
+                self.varied[key] = value
+                OmegaConf.update(self.composed, key, value)
+                OmegaConf.update(self.ours, key, value)
+                name = key.split(".")[0]
+                part = self.ours[name]
+                self.parts[name] = _yaml({name: OmegaConf.to_container(part) if OmegaConf.is_config(part) else part})
         state: Any = HydraConfig.instance()
         state.cfg = self.composed
         hydra, style = self.composed.hydra, self.plain["job"]["config"]["override_dirname"]
@@ -328,13 +340,21 @@ class _Group:
         self.lines = lines
         for key, value in number.items():
             hydra.job[key] = value
-        folder = os.path.abspath(os.path.join(str(hydra.sweep.dir), str(hydra.sweep.subdir)))
+        folder = self._folder(job)
         hydra.runtime.output_dir = folder
         self.plain["overrides"]["task"], self.plain["runtime"]["output_dir"] = lines, folder
         self.plain["job"] |= number
         Path(folder).mkdir(parents=True, exist_ok=True)
         if self.plain["output_subdir"] is not None:
             self._write(Path(folder) / str(self.plain["output_subdir"]), lines)
+
+    def _folder(self, job: Job) -> str:
+        """The job's folder; by OmegaConf where its name depends on more than the job's number and the time of the sweep."""
+        sweep = self.plain["sweep"]
+        if self.dir is None or "${" in str(sweep["dir"]).replace("${now:", ""):
+            self.dir = str(self.composed.hydra.sweep.dir)
+        name = str(sweep["subdir"]).replace("${hydra.job.num}", str(job.number))
+        return os.path.abspath(os.path.join(self.dir, str(self.composed.hydra.sweep.subdir) if "${" in name else name))
 
     def _paths(self) -> list[tuple[str, ...]]:
         """The parts that Hydra's config is written in, by their keys: whole, or those of which one is a job's own by the keys inside."""
@@ -359,7 +379,7 @@ class _Group:
             mine += f"  {path[0]}:\n" if len(path) == 2 and path[0] != written else ""
             mine += self.fixed[path] if path in self.fixed else self._line(*path)
             written = path[0]
-        parts = {"config": _yaml(OmegaConf.to_container(self.ours)), "hydra": mine, "overrides": _yaml(overrides)}
+        parts = {"config": "".join(self.parts.values()), "hydra": mine, "overrides": _yaml(overrides)}
         for name, text in parts.items():
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 

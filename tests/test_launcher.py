@@ -135,6 +135,19 @@ def test_a_sweeps_folder_may_depend_on_the_job(here, chosen):
     assert found == [here / "sweep" / "1" / "0", here / "sweep" / "2" / "1"]
 
 
+@pytest.mark.parametrize(
+    "typed", [["checkpoint.keep=1,2", "checkpoint={keep: 3}"], ["checkpoint={keep: 3}", "checkpoint.keep=1,2"]]
+)
+def test_where_two_overrides_set_one_key_the_later_one_holds(here, typed):
+    typed = ["problem=bowl", "steps=5", "probe=off", "seed=1,2", *typed]
+    for name, chosen in (("hydra", HYDRAS), ("basic", "hydra/launcher=basic"), ("vmap", "hydra/launcher=vmap")):
+        assert call("-m", *typed, f"hydra.sweep.dir={name}", chosen) == 0
+    wanted, *found = (
+        [(here / n / str(j) / "config.json").read_text() for j in range(4)] for n in ("hydra", "basic", "vmap")
+    )
+    assert found == [wanted, wanted]
+
+
 def test_a_persons_callback_gets_each_jobs_own_config(here, monkeypatch):
     (here / "seen.py").write_text(
         "from hydra.experimental.callback import Callback\n"
