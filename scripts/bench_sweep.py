@@ -30,43 +30,49 @@ SWEEPS = {
 }
 
 
-def sweep(launcher: str, arguments: list[str]) -> dict[str, float]:
-    """One sweep: `wall` and `cpu` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = HYDRAS if launcher == "hydra" else f"hydra/launcher={launcher}"
-        typed = ["-m", *COMMON, *arguments, chosen, f"hydra.sweep.dir={folder}/sweep"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        begun, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        found = subprocess.run(
-            [sys.executable, "-m", "curvexp", *typed], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        if found.returncode:
-            sys.exit(found.stderr)
-        wall, after = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        jobs = [path.parent for path in Path(folder, "sweep").glob("*/summary.json")]
-        first = min((job / ".hydra" / "config.yaml").stat().st_mtime for job in jobs)
-        last = max((job / "summary.json").stat().st_mtime for job in jobs)
-        training = 0.0
-        for job in jobs:
-            seconds = [json.loads(line)["seconds"] for line in (job / "metrics.jsonl").read_text().splitlines()]
-            training += seconds[-1] - seconds[0]
-        return {"wall": wall, "sweep": last - first, "cpu": cpu, "training": training, "jobs": float(len(jobs))}
+def sweep(launcher: str, arguments: list[str], folder: Path) -> dict[str, float]:
+    """One sweep, into a new folder: `wall` and `cpu` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
+    chosen = HYDRAS if launcher == "hydra" else f"hydra/launcher={launcher}"
+    typed = ["-m", *COMMON, *arguments, chosen, f"hydra.sweep.dir={folder}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    begun, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = subprocess.run(
+        [sys.executable, "-m", "curvexp", *typed], cwd=folder.parent, env=environment, capture_output=True, text=True
+    )
+    if found.returncode:
+        sys.exit(found.stderr)
+    wall, after = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    jobs = [path.parent for path in folder.glob("*/summary.json")]
+    first = min((job / ".hydra" / "config.yaml").stat().st_mtime for job in jobs)
+    last = max((job / "summary.json").stat().st_mtime for job in jobs)
+    training = 0.0
+    for job in jobs:
+        seconds = [json.loads(line)["seconds"] for line in (job / "metrics.jsonl").read_text().splitlines()]
+        training += seconds[-1] - seconds[0]
+    return {"wall": wall, "sweep": last - first, "cpu": cpu, "training": training, "jobs": float(len(jobs))}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Read what is wished, and measure it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--launchers", nargs="+", default=["hydra", "basic", "joblib", "vmap"])
     parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    # all is removed at the end: ext4 makes a file slowly for minutes after thousands were removed
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, Path(folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    """Measure and print, with the sweeps in this folder."""
     print(f"{os.cpu_count()} cores")
     for name in options.sweeps:
         found: dict[str, list[dict[str, float]]] = {launcher: [] for launcher in options.launchers}
         for turn in range(options.repeats + 1):
             for launcher in options.launchers:
-                measured = sweep(launcher, SWEEPS[name])
+                measured = sweep(launcher, SWEEPS[name], folder / f"{name}-{launcher}-{turn}")
                 if turn:  # the first fills the cache
                     found[launcher].append(measured)
         print(f"{name}: {found[options.launchers[0]][0]['jobs']:.0f} jobs, medians of {options.repeats}")
