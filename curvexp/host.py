@@ -21,6 +21,11 @@ def one_thread(wish: bool) -> contextlib.AbstractContextManager[Any]:
     return _controller().limit(limits=1) if wish else contextlib.nullcontext()
 
 
+def x64() -> bool:
+    """Whether JAX has 64-bit numbers."""
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+
 def fetch(tree: Any) -> Any:
     """The leaves as numpy arrays: jax.device_get, which takes its time also over those that are on the host."""
     if all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(tree)):

@@ -12,6 +12,7 @@ With momentum the gradient's component oscillates. What is followed is then the 
 iteration at the measured λ: on a quadratic it shrinks by the spectral radius in every single step (see `theory.dominant_mode`).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
+from curvexp.decomposition import decomposed
 from curvexp.host import fetch, threads
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import condition_number_bound, condition_numbers, decomposed, eps_of, solved
+from curvexp.probe import condition_number_bound, condition_numbers, eps_of, solved
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
@@ -68,8 +70,6 @@ def enter(
     past: Past,
     *,
     state: Any,
-    step: Any,
-    stepped: Any,
     hyper: dict[str, float],
     loss: float,
     base: float | None,
@@ -83,8 +83,7 @@ def enter(
     Args:
         whole: the loss over all training data. reading: from the probe, with eigenvectors where it has them.
         past: of the record before.
-        state: of the training: params, opt_state, gradient and step are read.
-        step: the change of params that the optimizer is about to make, stepped: its state after that. hyper: the numbers of that step.
+        state: of the training: params, opt_state, gradient and step are read. hyper: the numbers of the step that comes.
         loss: over all training data. base: the minimum, or a lower bound of it; None where neither is known.
         optimum: parameters at the minimum, or None.
         batch_size: of the training, None for all examples. tol: relative residual of the preconditioned Hessian's eigenvalues.
@@ -108,8 +107,15 @@ def enter(
     """
     params = state.params
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
-    divisor = optimizer.preconditioner(stepped) if optimizer.preconditioner is not None else None
-    gradient, forms, ratios, products = _account(whole, params, step, divisor, batches)
+    gradient, divisor, forms, ratios, products = _account(
+        whole,
+        params,
+        state.gradient,
+        state.opt_state,
+        batches,
+        update=optimizer.transform.update,
+        preconditioner=optimizer.preconditioner,
+    )
     forms = {name: float(form) for name, form in fetch(forms).items()}
     hvps = reading.scalars.get("hvps", 0) + (2 if divisor is None else 3)
     with np.errstate(all="ignore"):
@@ -150,7 +156,7 @@ def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.nd
 
     Source: Andreyev, Beneventano 2024 (arXiv:2412.20553); Wu, Ma, E 2018, sec. 2.
     """
-    _, _, ratios, products = _account(loss, params, params, None, jnp.asarray(batches))
+    ratios, products = _noise(loss, params, jax.device_put(np.asarray(batches)))
     return np.asarray(ratios, np.float64), np.asarray(products, np.float64)
 
 
@@ -158,10 +164,10 @@ def draw_batches(loss: Objective, batch_size: int, key: Any, *, most: int = BATC
     """Indices of minibatches as the training draws them, without replacement, (M, B): all there are, where they are at most `most`."""
     count = _examples(loss)
     if _batches(count, batch_size) <= most:
-        return jnp.asarray(list(itertools.combinations(range(count), batch_size)))
+        return jax.device_put(np.array(list(itertools.combinations(range(count), batch_size))))
     number = max(min(most, 4 * count // batch_size), FEWEST_BATCHES)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    return jnp.asarray(np.stack([rng.permutation(count)[:batch_size] for _ in range(number)]))
+    return jax.device_put(np.stack([rng.permutation(count)[:batch_size] for _ in range(number)]))
 
 
 def _batches(count: int, size: int) -> float:
@@ -320,10 +326,7 @@ def _directions(
     before = (past.gradient, past.momentum) if past.step is not None else (gradient, momentum)
     vectors = {"gradient": gradient, "momentum": momentum, "gradient_before": before[0], "momentum_before": before[1]}
     given = {name: vector for name, vector in vectors.items() if vector is not None}
-    offset = None
-    if optimum is not None:
-        offset = jax.tree.map(lambda p, q: p - np.asarray(q, p.dtype), state.params, optimum)
-    found, norms = _project(spectrum.eigenvectors, given, offset, divisor)
+    found, norms = _project(spectrum.eigenvectors, given, state.params, optimum, divisor)
     values = spectrum.eigenvalues
     floor = theory.rounding_floor(values, eps=eps_of(state.params)) if spectrum.complete else spectrum.residuals
     if optimum is not None:
@@ -380,19 +383,23 @@ def _modes(
 
 
 def _project(
-    eigenvectors: Any, vectors: dict[str, Any], offset: Any, divisor: Any
+    eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Components along each eigenvector, (m,), and norms, in the coordinates P^(1/2)θ: `vectors` as gradients, `offset` as parameters."""
+    """Components along each eigenvector, (m,), and norms, in the coordinates P^(1/2)θ: of `vectors` as gradients, and of the way from the
+    optimum, where it is known, as `offset`."""
     if isinstance(eigenvectors, np.ndarray):
         found = {name: _flat(vector) for name, vector in vectors.items()}
-        roots = 1.0 if divisor is None else np.sqrt(_flat(divisor))
-        found = {name: vector / roots for name, vector in found.items()}
-        if offset is not None:
-            found["offset"] = _flat(offset) * roots
+        if divisor is not None:
+            roots = np.sqrt(_flat(divisor))
+            found = {name: vector / roots for name, vector in found.items()}
+        if optimum is not None:
+            offset = _flat(params) - _flat(optimum)
+            found["offset"] = offset if divisor is None else offset * roots
+        rows = np.stack(list(found.values()))
         with threads(len(eigenvectors)), np.errstate(invalid="ignore", over="ignore"):
-            components = {name: eigenvectors.T @ vector for name, vector in found.items()}
-        return components, {name: float(np.linalg.norm(vector)) for name, vector in found.items()}
-    made, norms = fetch(_projected(eigenvectors, vectors, offset, divisor))
+            components = dict(zip(found, rows @ eigenvectors, strict=True))
+            return components, dict(zip(found, np.linalg.norm(rows, axis=1).tolist(), strict=True))
+    made, norms = fetch(_projected(eigenvectors, vectors, params, optimum, divisor))
     return {name: np.asarray(part, np.float64) for name, part in made.items()}, {k: float(v) for k, v in norms.items()}
 
 
@@ -403,12 +410,24 @@ def _flat(tree: Any) -> np.ndarray:
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
 
 
-@program
-def _account(loss: Any, params: Any, step: Any, divisor: Any, batches: Any) -> tuple[Any, dict[str, Any], Any, Any]:
-    """The gradient; quadratic forms of it, of the step s and of P⁻¹g, and the loss's change over s; `noise` of the batches, (M, B) or None.
+@functools.partial(program, static=("update", "preconditioner"))
+def _account(
+    loss: Any,
+    params: Any,
+    gradient: Any,
+    opt_state: Any,
+    batches: Any,
+    *,
+    update: Callable[..., Any],
+    preconditioner: Callable[[Any], Any] | None,
+) -> tuple[Any, Any, dict[str, Any], Any, Any]:
+    """The gradient g; P or None; quadratic forms of g, of P⁻¹g and of the step s that `update` is about to make of `gradient`, the
+    training's, and the loss's change over s; `noise` of the batches, (M, B) or None.
 
     One linearization of the gradient serves every product with H over all examples.
     """
+    step, stepped = update(gradient, opt_state, params)
+    divisor = None if preconditioner is None else preconditioner(stepped)
     gradient, product = jax.linearize(jax.grad(loss), params)
     divided = () if divisor is None else (jax.tree.map(jnp.divide, gradient, divisor),)
     vectors = (gradient, step, *divided)
@@ -423,6 +442,12 @@ def _account(loss: Any, params: Any, step: Any, divisor: Any, batches: Any) -> t
         "gg_divided": optax.tree.vdot(gradient, vectors[-1] if divided else gradient),  # g'P⁻¹g and, below, g'P⁻¹HP⁻¹g
         "ghg_divided": own[-1] if divided else own[0],
     }
+    ratios, products = (None, None) if batches is None else _noises(loss, params, gradient, product, batches)
+    return gradient, divisor, forms, ratios, products
+
+
+def _noises(loss: Any, params: Any, gradient: Any, product: Callable[[Any], Any], batches: Any) -> tuple[Any, Any]:
+    """`noise` of the batches, from gradient and products of the loss over all examples."""
     dot: Callable[[Any, Any], Any] = optax.tree.vdot
 
     def one(chosen: Any) -> tuple[Any, Any]:
@@ -431,13 +456,17 @@ def _account(loss: Any, params: Any, step: Any, divisor: Any, batches: Any) -> t
         off = optax.tree.sub(found, gradient)
         return dot(found, along(found)) / dot(found, found), dot(off, product(off))
 
-    ratios, products = (None, None) if batches is None else jax.lax.map(one, batches)
-    return gradient, forms, ratios, products
+    return jax.lax.map(one, batches)
 
 
 @program
-def _projected(eigenvectors: Any, vectors: dict[str, Any], offset: Any, divisor: Any) -> tuple[Any, Any]:
-    found = dict(vectors)
+def _noise(loss: Any, params: Any, batches: Any) -> tuple[Any, Any]:
+    return _noises(loss, params, *jax.linearize(jax.grad(loss), params), batches)
+
+
+@program
+def _projected(eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any) -> tuple[Any, Any]:
+    found, offset = dict(vectors), None if optimum is None else optax.tree.sub(params, optimum)
     if divisor is not None:
         found = {name: jax.tree.map(lambda g, p: g / jnp.sqrt(p), vector, divisor) for name, vector in found.items()}
     if offset is not None:

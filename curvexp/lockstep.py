@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from greenlet import getcurrent, greenlet
-from jax.extend.core import Var
 
-from curvexp.host import one_thread
+from curvexp.host import one_thread, x64
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
 LEAST_ROWS = 4  # of a program that a core has for itself: fewer are not worth its call
@@ -210,7 +209,7 @@ class _Scheduler:
     def _groups(self, living: list[_Run]) -> list[tuple[Any, list[_Run]]]:
         """Runs that wait for the same, by its kind: what a program is compiled for; or the hosted function alone."""
         found: dict[Any, list[_Run]] = {}
-        x64 = bool(jax.config.values["jax_enable_x64"])
+        wide = x64()
         for run in living:
             assert run.pending is not None
             call = run.pending
@@ -223,7 +222,7 @@ class _Scheduler:
                 tuple(sorted(call.static.items(), key=lambda item: item[0])),
                 call.structure,
                 tuple([_aval(leaf) for leaf in call.leaves]),
-                x64,
+                wide,
             )
             apart = call.program.apart(*call.args) if call.program.apart else None
             values = tuple(leaf for leaf in call.leaves if type(leaf) in NUMBERS)
@@ -368,9 +367,9 @@ def _rows(batch: _Batch) -> list[Any]:
 def _on_device(leaves: Sequence[Any]) -> Any:
     """The leaves as one array with a leading axis."""
     if _is_key(leaves[0]):
-        data = jnp.asarray(np.stack([np.asarray(jax.random.key_data(leaf)) for leaf in leaves]))
+        data = jax.device_put(np.stack([np.asarray(jax.random.key_data(leaf)) for leaf in leaves]))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))
-    return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+    return jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves]))
 
 
 def _is_key(leaf: Any) -> bool:
@@ -413,7 +412,7 @@ def _made(
 ) -> _Compiled:
     """The program of `size` rows, or of fewer where it would take more than `memory` bytes, for leaves such as one run's."""
     avals = tuple(_aval(leaf) for leaf in leaves)
-    key = (called, structure, axes, tuple(static.items()), avals, size, jax.config.values["jax_enable_x64"], memory)
+    key = (called, structure, axes, tuple(static.items()), avals, size, x64(), memory)
     while key not in _compiled:
         made, same = _compile(called, structure, axes, static, size, leaves)
         if size > 1 and _bytes(made) > memory:
@@ -448,9 +447,9 @@ def _compile(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = jax.jit(many).trace(jax.ShapeDtypeStruct((size,), bool), *shapes)
-        entries = {variable: number for number, variable in enumerate(traced.jaxpr.jaxpr.invars[1:])}
+        entries = {id(variable): number for number, variable in enumerate(traced.jaxpr.jaxpr.invars[1:])}
         exits = enumerate(traced.jaxpr.jaxpr.outvars)
-        same = {number: entries[v] for number, v in exits if isinstance(v, Var) and v in entries}
+        same = {number: entries[id(v)] for number, v in exits if id(v) in entries}
         return traced.lower().compile(), {out: given for out, given in same.items() if axes[given] == 0}
 
 

@@ -64,7 +64,7 @@ class Optimizer(NamedTuple):
             raise ConfigError(
                 f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first."
             )
-        dtype = optax.tree.dtype(params, "highest")
+        dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
         with np.errstate(over="ignore"):  # beyond float32 a number is infinite
             numbers = {name: np.asarray(value, dtype) for name, value in self.hyper.items()}
         return _begun(params, numbers, init=self.transform.init)

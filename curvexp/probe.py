@@ -17,8 +17,9 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
+from curvexp.decomposition import decomposed
 from curvexp.errors import ConfigError
-from curvexp.host import SMALL, fetch
+from curvexp.host import fetch, x64
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.layout import LARGE, devices_of
@@ -373,13 +374,14 @@ def _sampled(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors:
 
 
 def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
-    computed, gradient = (np.asarray(found, np.float64) for found in fetch(_dense(loss, params, operator)))
+    computed, gradient = fetch(_dense(loss, params, operator))
     if not np.isfinite(computed).all():
         empty = np.full(len(computed), np.nan)
         return Reading(
             empty, empty, None, complete=True, scalars={"lambda_max": math.nan, "lambda_min": math.nan}, extra={}
         )
     values, vectors, residuals, components = decomposed(computed, gradient)
+    gradient = np.asarray(gradient, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
         overlaps, energy = components**2, float(gradient @ gradient)
     return Reading(
@@ -396,14 +398,6 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
         extra={},
         eigenvectors=vectors,
     )
-
-
-@functools.partial(hosted, whole=lambda matrix, _: len(matrix) > SMALL)
-def decomposed(matrix: Any, vector: Any) -> tuple[Any, Any, Any, Any]:
-    """Eigenvalues and eigenvectors of a symmetric matrix (n, n), by LAPACK, their residuals and the vector's components along them."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return values, vectors, np.linalg.norm(matrix @ vectors - vectors * values, axis=0), vectors.T @ vector
 
 
 def _whole(op: Operator, **options: Any) -> bool:
@@ -457,7 +451,7 @@ def _check_basis(pairs: int, size: int, problem: Any) -> None:
 
 def _basis_bytes(pairs: int, size: int, placed: Any) -> float:
     """Of a Krylov basis, twice: on each of the devices that the arrays of `placed` lie on."""
-    rows, itemsize = min(size, basis_size(pairs, size)), 8 if jax.config.values["jax_enable_x64"] else 4
+    rows, itemsize = min(size, basis_size(pairs, size)), 8 if x64() else 4
     devices = 1 if jax.default_backend() == "cpu" or size <= LARGE else devices_of(placed)
     return 2 * rows * size * itemsize / devices
 

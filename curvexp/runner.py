@@ -126,15 +126,15 @@ def run(
         target=target,
         diverge_at=diverge_at,
     )
-    init_key, order_key, tune_key, probe_key = _keys(key)
     minibatch = batch_size is not None
     if resume is None:
-        params = _init(init_key, init=problem.init)
+        params, order_key, tune_key, probe_key = _init(key, init=problem.init)
         optimizer, choice = tune(problem, optimizer, params, key=tune_key)
         kind = _kind(problem, optimizer, batch_size)
         state, seen = _start(params, optimizer.init(params), problem.data, problem.test, order_key, kind=kind)
         first = float(seen["loss"])
     else:
+        probe_key = _keys(key)[-1]
         optimizer = optimizer._replace(hyper=dict(resume.hyper))
         kind, state, first = _kind(problem, optimizer, batch_size), resume.state, resume.first
     limits = bounds(
@@ -276,7 +276,7 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
     whole = over_all_data(problem)
     if optimizer.preconditioner is None:
         found = probes.solved(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
-        if found.eigenvalues[-1] <= 0:  # nothing curves upwards: the fastest curvature downwards sets the scale
+        if float(found.eigenvalues[-1]) <= 0:  # nothing curves upwards: the fastest curvature downwards sets the scale
             found = probes.solved(hessian(whole, params), k=1, which="LM", tol=1e-2, key=key)
         return optim.resolve(optimizer, sharpness=abs(float(found.eigenvalues[-1])))
     trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
@@ -325,15 +325,12 @@ class _Meter:
         reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
         if self.problem.batchnorm:
             reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
-        step, stepped = _trial(state, update=self.optimizer.transform.update)
         found, reading, self.past = ledger.enter(
             self.whole,
             self.optimizer,
             reading,
             self.past,
             state=state,
-            step=step,
-            stepped=stepped,
             hyper=hyper,
             loss=scalars["loss"],
             base=self.base,
@@ -488,20 +485,17 @@ def _batch(data: Any, order: Any, key: Any, step: Any, kind: Kind) -> tuple[Any,
     return jax.tree.map(lambda leaf: leaf[chosen], data), order
 
 
-@functools.partial(program, static=("update",))
-def _trial(state: State, *, update: Callable[..., Any]) -> tuple[Any, Any]:
-    """The step that the optimizer is about to make, and the optimizer's state after it."""
-    return update(state.gradient, state.opt_state, state.params)
-
-
 @functools.partial(program, static=("init",))
-def _init(key: Any, *, init: Callable[[Any], Any]) -> Any:
-    return init(key)
+def _init(key: Any, *, init: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """The parameters at the start; the keys of batch order, tuning and probes."""
+    first, *others = jax.random.split(key, 4)
+    return init(first), *others
 
 
 @program
 def _keys(key: Any) -> tuple[Any, ...]:
-    return tuple(jax.random.split(key, 4))
+    """Those of `_init`, of a run that has its parameters."""
+    return tuple(jax.random.split(key, 4)[1:])
 
 
 @program

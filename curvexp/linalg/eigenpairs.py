@@ -144,20 +144,10 @@ def eigsh(
     key = jax.random.key(0) if key is None else key
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
     wanted = krylov.Wanted(k, which, size, stride, layout)
-    found, vectors = _solve(op, rows, count, limits, key, space=space, wanted=wanted)
-    status = jnp.where((found.status == CONVERGED) & (tol < floor), BELOW_FLOOR, found.status)
-    result = Eigenpairs(
-        found.values,
-        vectors,
-        found.residuals,
-        found.products,
-        status,
-        found.missed,
-        found.asymmetry,
-        floor * found.scale,
-    )
-    if not isinstance(found.status, jax.core.Tracer):
-        asymmetry, largest = float(found.asymmetry), float(found.scale)
+    below = np.bool_(tol < floor)
+    result, scale = _solve(op, rows, count, limits, key, np.asarray(floor, dtype), below, space=space, wanted=wanted)
+    if not isinstance(scale, jax.core.Tracer):
+        asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
             warnings.warn(
                 f"the operator is not symmetric: |u'Av − v'Au| = {asymmetry:.3g} for unit vectors, ‖A‖ = {largest:.3g}. The eigenvalues "
@@ -213,12 +203,32 @@ def eigsh_above(
 
 @functools.partial(jax.jit, static_argnames=("space", "wanted"))
 def _solve(
-    op: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any, *, space: Space, wanted: krylov.Wanted
-) -> tuple[krylov.Found, Any]:
+    op: Any,
+    rows: Any,
+    count: Any,
+    limits: krylov.Limits,
+    key: Any,
+    floor: Any,
+    below: Any,
+    *,
+    space: Space,
+    wanted: krylov.Wanted,
+) -> tuple[Eigenpairs, Any]:
+    """The pairs, and the largest ‖Av‖ seen; floor: relative, below: whether the tolerance that was asked for lies below it."""
     found = krylov.solve(flat_product(op, space), rows, count, limits, key, wanted)
     layout = wanted.layout
     vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
-    return found._replace(vectors=None), vectors
+    status = jnp.where((found.status == CONVERGED) & below, BELOW_FLOOR, found.status)
+    return Eigenpairs(
+        found.values,
+        vectors,
+        found.residuals,
+        found.products,
+        status,
+        found.missed,
+        found.asymmetry,
+        floor * found.scale,
+    ), found.scale
 
 
 def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:

@@ -80,7 +80,7 @@ def quadratic(
         name,
         init=start_at(start, size, dtype),
         loss=quadratic_loss,
-        data=Quadratic(jnp.asarray(_cast("the matrix", scaled, dtype)), jnp.asarray(_cast("b", vector, dtype))),
+        data=jax.device_put(Quadratic(_cast("the matrix", scaled, dtype), _cast("b", vector, dtype))),
         known=_known(scaled, vector, chosen),
     )
 

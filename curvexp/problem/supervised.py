@@ -96,7 +96,7 @@ def supervised(
     notes: tuple[str, ...] = (),
 ) -> Problem:
     """The Problem of minimising criterion(model) + ½·l2·‖params‖² on the training examples."""
-    data: Examples = jax.tree.map(jnp.asarray, prepared.train)
+    data: Examples = jax.device_put(prepared.train)
     split = l2 == 0
     return Problem(
         name,
@@ -104,7 +104,7 @@ def supervised(
         loss=_loss(model, criterion, l2),
         data=data,
         examples=len(data.inputs),
-        test=jax.tree.map(jnp.asarray, prepared.test),
+        test=jax.device_put(prepared.test),
         model=model if split else None,
         criterion=criterion if split else None,
         evaluate=_evaluate(model, criterion, prepared.classes is not None, batchnorm),

@@ -244,13 +244,30 @@ def replaced(path: Path) -> Iterator[Path]:
         OSError: it cannot be made or put in place; what was written is gone then.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)  # of a killed process, or a stranger's
-    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    try:
+    os.close(_new(beside))
+    with _put(beside, path):
         yield beside
+
+
+def _new(path: Path) -> int:
+    """A new file, opened; one of a killed process, or a stranger's, that stands there is taken away."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, 0o666)
+
+
+@contextlib.contextmanager
+def _put(beside: Path, path: Path) -> Iterator[None]:
+    """Puts a file in the place of another once it is written; it goes where that fails."""
+    try:
+        yield
         os.replace(beside, path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise
 
 
 def _open(path: Path, flags: int) -> int:
@@ -306,8 +323,10 @@ def _recording() -> Iterator[None]:
 def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
     """Writes JSON beside the file and puts it in its place, so that a reader sees the old one or the new one."""
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-    with replaced(path) as beside:
-        beside.write_bytes(text.encode("utf-8", "backslashreplace"))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    file = _new(beside)
+    with _put(beside, path), open(file, "wb") as opened:
+        opened.write(text.encode("utf-8", "backslashreplace"))
 
 
 def jsonable(value: Any, key: str = "") -> Any:

@@ -75,7 +75,10 @@ def temporary(op):
     rows, count = eigenpairs._start_rows(None, space, k, np.dtype(float), layout)
     limits = krylov.Limits(np.float64(1e-8), np.int32(500), np.int32(-1), np.int32(-1))
     wanted = krylov.Wanted(k, "LA", 28, 1, layout)
-    lowered = eigenpairs._solve.lower(op, rows, count, limits, jax.random.key(0), space=space, wanted=wanted)
+    floor, below = np.float64(1e-15), np.bool_(False)
+    lowered = eigenpairs._solve.lower(
+        op, rows, count, limits, jax.random.key(0), floor, below, space=space, wanted=wanted
+    )
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 like = {"a": jnp.zeros(20_000), "b": jnp.zeros(1)}
