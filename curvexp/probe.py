@@ -16,7 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
-from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
+from curvexp.curvature import Objective, Operator, hessian, sampling_error
 from curvexp.decomposition import decomposed
 from curvexp.errors import ConfigError
 from curvexp.host import fetch, x64
@@ -28,6 +28,7 @@ from curvexp.number import is_number
 from curvexp.record import Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
+PAIRS = 5  # from each end, where nothing is said
 MOST_PAIRS = 64  # from each end, where `above` asks for ever more: a basis of four times as many vectors
 GROUPS = 20  # of a sample's examples, from whose spread the sampling error is told
 
@@ -266,21 +267,23 @@ def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float, w
     return {"index_low": negative, "index_high": index_high, "rank_low": negative + positive}
 
 
-def sharpness(
-    loss: Loss, params: Any, preconditioner: Any, *, start: Any = None, tol: float, key: Any
-) -> tuple[float, float, Any]:
-    """Largest eigenvalue of P^(-1/2) H P^(-1/2), its residual, and its eigenvector for the next warm start.
+def sharpness(op: Operator, *, tol: float, key: Any) -> float:
+    """Largest eigenvalue of a Hessian, plain or preconditioned; the largest |λ| where none is positive.
+
+    Up to LARGE parameters it asks for the pairs that `top` asks for where it is told nothing: they share a compiled program, and to compile
+    another one takes far longer than the products that it would save.
 
     Args:
-        preconditioner: the diagonal P, a positive pytree like params. start: the last eigenvector. tol: relative residual.
-
-    Source: Cohen et al. 2022, sec. 3.
+        tol: relative residual.
     """
-    found = solved(
-        preconditioned(hessian(loss, params), preconditioner), k=1, which="LA", tol=tol, start=start, key=key
-    )
-    value = float(found.eigenvalues[-1])
-    return value, float(found.residuals[-1]), found.eigenvectors if math.isfinite(value) else None
+    if op.size <= LARGE:
+        found = solved(op, k=min(2 * PAIRS, op.size), which="BE", tol=tol, check=0, key=key).eigenvalues
+    else:
+        found = solved(op, k=1, which="LA", tol=tol, key=key).eigenvalues
+        if float(found[-1]) <= 0:
+            found = solved(op, k=1, which="LM", tol=tol, key=key).eigenvalues
+    values = np.asarray(found, np.float64)
+    return float(values[-1] if values[-1] > 0 else np.abs(values).max())
 
 
 @program
@@ -426,7 +429,7 @@ def _size(params: Any) -> int:
 def _pairs(k: Any) -> int:
     if k is not None:
         _count("k", k)
-    return 5 if k is None else k
+    return PAIRS if k is None else k
 
 
 def _tolerance(tol: Any) -> None:

@@ -17,7 +17,7 @@ import optax
 
 from curvexp import ledger, optim, theory
 from curvexp import probe as probes
-from curvexp.curvature import Objective, hessian
+from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
 from curvexp.lockstep import program
@@ -274,16 +274,12 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
     if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
         return optim.resolve(optimizer)
     whole = over_all_data(problem)
-    if optimizer.preconditioner is None:
-        found = probes.solved(hessian(whole, params), k=1, which="LA", tol=1e-2, key=key)
-        if float(found.eigenvalues[-1]) <= 0:  # nothing curves upwards: the fastest curvature downwards sets the scale
-            found = probes.solved(hessian(whole, params), k=1, which="LM", tol=1e-2, key=key)
-        return optim.resolve(optimizer, sharpness=abs(float(found.eigenvalues[-1])))
-    trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
-    gradient = _gradient(whole, params)
-    _, stepped = optimizer.transform.update(gradient, trial.init(params), params)
-    value, _, _ = probes.sharpness(whole, params, optimizer.preconditioner(stepped), tol=1e-2, key=key)
-    return optim.resolve(optimizer, sharpness=value)
+    op = hessian(whole, params)
+    if optimizer.preconditioner is not None:
+        trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
+        _, stepped = optimizer.transform.update(_gradient(whole, params), trial.init(params), params)
+        op = preconditioned(op, optimizer.preconditioner(stepped))
+    return optim.resolve(optimizer, sharpness=probes.sharpness(op, tol=1e-2, key=key))
 
 
 class _Meter:
