@@ -1,10 +1,12 @@
-"""A sweep by each launcher, in one run: seconds, seconds a job, and how many times as fast as Hydra's own basic launcher.
+"""A sweep by each launcher, in one run: seconds, seconds a job, and how many times as fast as Hydra's own basic launcher; and how long a
+single run takes to start.
 
 python scripts/bench_sweep.py [--launchers hydra basic joblib vmap] [--repeats 3] [--sweeps quadratic mlp]
 
 Each sweep runs in its own process, launchers in turn, after one run of each that fills the compilation cache. `sweep` is from the first
 job's start to the last one's end, without imports and the report; beyond training is what is
-not between a job's first record and its last. `hydra` is Hydra's own basic launcher, which `basic` takes the place of.
+not between a job's first record and its last. `hydra` is Hydra's own basic launcher, which `basic` takes the place of. A run has
+started when its first record, of step 0 with its reading, is in its folder: cold without a compiled program in the cache, warm with all.
 """
 
 import argparse
@@ -28,6 +30,7 @@ SWEEPS = {
         *("problem.data.samples=200", "problem.hidden=[32]", "seed=range(16)", "optim.lr=0.01,0.02,0.05,0.1"),
     ],
 }
+STARTS = {"quadratic": ["problem=quadratic"], "mlp": ["problem=mlp", "optim=momentum"]}
 
 
 def sweep(launcher: str, arguments: list[str], folder: Path) -> dict[str, float]:
@@ -53,6 +56,22 @@ def sweep(launcher: str, arguments: list[str], folder: Path) -> dict[str, float]
     return {"wall": wall, "sweep": last - first, "cpu": cpu, "training": training, "jobs": float(len(jobs))}
 
 
+def start(arguments: list[str], folder: Path) -> float:
+    """Seconds from the start of a run's process to its first record; the cache of compiled programs lies beside the run's folder."""
+    command = [sys.executable, "-m", "curvexp", *arguments, "steps=10", "track=off", f"hydra.run.dir={folder}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder.parent / "cache")}
+    records, begun = folder / "metrics.jsonl", time.monotonic()
+    with subprocess.Popen(
+        command, cwd=folder.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while not (records.exists() and records.stat().st_size) and process.poll() is None:
+            time.sleep(0.002)
+        seconds = time.monotonic() - begun
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    return seconds
+
+
 def main() -> None:
     """Read what is wished, and measure it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,6 +87,11 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """Measure and print, with the sweeps in this folder."""
     print(f"{os.cpu_count()} cores")
+    for name in options.sweeps:
+        (folder / f"start-{name}").mkdir()
+        places = [folder / f"start-{name}" / str(turn) for turn in range(options.repeats + 1)]
+        cold, *warm = [start(STARTS[name], place) for place in places]
+        print(f"{name}: a run's first record {cold:.2f} s after its start cold, {statistics.median(warm):.2f} s warm")
     for name in options.sweeps:
         found: dict[str, list[dict[str, float]]] = {launcher: [] for launcher in options.launchers}
         for turn in range(options.repeats + 1):

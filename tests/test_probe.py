@@ -10,8 +10,9 @@ import pytest
 
 from curvexp import preprocess, probe
 from curvexp import problem as problems
-from curvexp.curvature import Objective
+from curvexp.curvature import Objective, hessian, scaled
 from curvexp.errors import ConfigError
+from curvexp.linalg.layout import LARGE
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -33,6 +34,15 @@ def read(measure, state=None, key=KEY):
     problem, params, exact = network()
     reading, state = measure.measure(Objective(jax.tree_util.Partial(problem.loss), problem.data), params, state, key)
     return reading, state, exact
+
+
+@pytest.mark.parametrize("size", [3, 50, LARGE + 1], ids=["three", "small", "large"])
+@pytest.mark.parametrize("largest", [2.0, -0.5], ids=["upwards", "downwards"])
+def test_the_sharpness_is_the_largest_curvature_upwards_or_else_the_largest_of_all(size, largest):
+    values = np.r_[np.linspace(-1, -0.6, size - 1), largest]
+    op = scaled(hessian(lambda x: 0.5 * jnp.sum(values * x**2), jnp.zeros(size)), 3.0)
+    wanted = 3 * (largest if largest > 0 else 1.0)
+    assert probe.sharpness(op, tol=1e-2, key=KEY) == pytest.approx(wanted, rel=1e-2)  # its residual
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import curvexp
 from curvexp import optim, preprocess, probe, runner
 from curvexp import problem as problems
 from curvexp.errors import ConfigError
+from curvexp.linalg import eigenpairs
 
 
 def quadratic(**options):
@@ -260,6 +261,20 @@ def test_auto_on_a_network_stands_at_the_stated_fraction_of_the_threshold():
     record = train(network(), optim.sgd(fraction=0.5), probe.exact(every=100), steps=1)[0]
     assert record.scalars["sharpness"] / record.scalars["threshold"] == pytest.approx(0.5, rel=0.02)  # measured to 1 %
     assert "threshold" in record.note
+
+
+def test_auto_and_the_first_reading_share_a_compiled_program():
+    problem, before = network(), eigenpairs._solve._cache_size()
+    records = train(problem, optim.sgd(fraction=0.5), probe.top(), steps=1)
+    assert records[0].scalars["hvps"] > 0
+    assert eigenpairs._solve._cache_size() == before + 1
+
+
+def test_auto_does_not_depend_on_the_probe():
+    rules = (probe.off(), probe.exact(), probe.top(), probe.top(k=2, which="LA"))
+    found = [train(network(), optim.momentum(), rule, steps=1)[-1].scalars for rule in rules]
+    for name in ("lr", "loss"):
+        assert len({scalars[name] for scalars in found}) == 1  # bit for bit
 
 
 def test_a_users_probe_is_one_function():
