@@ -10,6 +10,7 @@ import pytest
 # before jax is imported; two workers, and the next session, compile a program once
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # LLVM's: the tests compile far more than they compute
 
 import absl.logging
 import jax
