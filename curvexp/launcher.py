@@ -53,6 +53,17 @@ class Job(NamedTuple):
         return {str(o.key_or_group): o.value() for o in self.parsed if _is_number(o)}
 
     @property
+    def overruled(self) -> bool:
+        """Whether a later override sets one of these numbers too, itself or the part that it lies in; an option of a group does not."""
+        keys = [str(o.key_or_group) for o in self.parsed]
+        return any(
+            key == later or (key.startswith(f"{later}.") and not isinstance(other.value(), str))
+            for at, (key, number) in enumerate(zip(keys, self.parsed, strict=True))
+            if _is_number(number)
+            for later, other in zip(keys[at + 1 :], self.parsed[at + 1 :], strict=True)
+        )
+
+    @property
     def like(self) -> tuple[str, ...]:
         """What jobs that are composed together have in common: all other overrides, and which numbers are set."""
         return tuple(
@@ -267,9 +278,7 @@ class _Group:
         self.parts = {key: _yaml({key: value}) for key, value in whole.items()}  # of ours, as they stand in the file
         self.lines = [str(line) for line in self.composed.hydra.overrides.task]
         self.dir: str | None = None
-        self.varied = first.varied
-        # where an override after it has set the same key, it is not for us to set it anew
-        self.plainly = all(OmegaConf.select(self.ours, key) == value for key, value in self.varied.items())
+        self.varied, self.overruled = first.varied, first.overruled
         for part in (self.composed, self.composed.hydra, self.ours):
             OmegaConf.set_readonly(part, False)
             OmegaConf.set_struct(part, False)
@@ -279,7 +288,7 @@ class _Group:
         """Whether Hydra does nothing around such a job but what is done here: no other folder, environment or logging."""
         job, logging = self.plain["job"], self.plain["job_logging"]
         quiet = logging is not None and logging.get("root", 0) is None
-        return self.plainly and not (job["chdir"] or job["env_set"] or self.plain["verbose"]) and quiet
+        return not (self.overruled or job["chdir"] or job["env_set"] or self.plain["verbose"]) and quiet
 
     def run(self, job: Job, task: Callable[..., Any]) -> JobReturn:
         """Runs a job by itself; what it came to."""

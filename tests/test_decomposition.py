@@ -31,9 +31,7 @@ def test_a_matrix_of_the_same_bits_is_decomposed_once_and_exactly(counted):
     assert counted == [30]
     for found, vector in ((first, vectors[0]), (again, vectors[1])):
         values, basis, residuals, components = found
-        eps = (
-            30 * np.finfo(float).eps * np.abs(values).max()
-        )  # LAPACK's backward error is a small multiple of n·eps·‖A‖
+        eps = 30 * np.finfo(float).eps * np.abs(values).max()  # n·eps·‖A‖, of LAPACK's backward error
         np.testing.assert_allclose(basis @ np.diag(values) @ basis.T, matrix, atol=eps)
         np.testing.assert_allclose(residuals, 0, atol=eps)
         np.testing.assert_allclose(components, basis.T @ vector, rtol=1e-13)

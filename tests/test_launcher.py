@@ -136,7 +136,22 @@ def test_a_sweeps_folder_may_depend_on_the_job(here, chosen):
 
 
 @pytest.mark.parametrize(
-    "typed", [["checkpoint.keep=1,2", "checkpoint={keep: 3}"], ["checkpoint={keep: 3}", "checkpoint.keep=1,2"]]
+    ("overrides", "overruled"),
+    [
+        (["optim.lr=0.1", "seed=1", "optim=momentum"], False),
+        (["optim={lr: 0.2}", "optim.lr=0.1"], False),
+        (["optim.lr=0.1", "optim={lr: 0.2}"], True),
+        (["optim.lr=0.1", "++optim.lr=0.2"], True),
+        (["optim.schedule.decay_steps=5", "~optim.schedule"], True),
+        (["optim.lr=0.1", "optim.lr_scale=0.2"], False),
+    ],
+)
+def test_a_number_is_overruled_by_what_sets_it_later(overrides, overruled):
+    assert launcher.read([overrides])[0].overruled is overruled
+
+
+@pytest.mark.parametrize(
+    "typed", [["checkpoint.keep=3,2", "checkpoint={keep: 3}"], ["checkpoint={keep: 3}", "checkpoint.keep=3,2"]]
 )
 def test_where_two_overrides_set_one_key_the_later_one_holds(here, typed):
     typed = ["problem=bowl", "steps=5", "probe=off", "seed=1,2", *typed]

@@ -243,20 +243,21 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made or put in place; what was written is gone then.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    os.close(_new(beside))
+    beside, file = _new(path)
+    os.close(file)
     with _put(beside, path):
         yield beside
 
 
-def _new(path: Path) -> int:
-    """A new file, opened; one of a killed process, or a stranger's, that stands there is taken away."""
+def _new(path: Path) -> tuple[Path, int]:
+    """A new file beside this one, opened; one of a killed process, or a stranger's, that stands there is taken away."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
-        return os.open(path, flags, 0o666)
+        return beside, os.open(beside, flags, 0o666)
     except FileExistsError:
-        path.unlink()
-        return os.open(path, flags, 0o666)
+        beside.unlink()
+        return beside, os.open(beside, flags, 0o666)
 
 
 @contextlib.contextmanager
@@ -323,8 +324,7 @@ def _recording() -> Iterator[None]:
 def _replace(path: Path, value: dict[str, Any], indent: int | None = 2) -> None:
     """Writes JSON beside the file and puts it in its place, so that a reader sees the old one or the new one."""
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    file = _new(beside)
+    beside, file = _new(path)
     with _put(beside, path), open(file, "wb") as opened:
         opened.write(text.encode("utf-8", "backslashreplace"))
 
