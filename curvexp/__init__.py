@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from curvexp.probe import Probe as Probe
     from curvexp.probe import condition_numbers as condition_numbers
     from curvexp.problem import Problem as Problem
+    from curvexp.quantities import Quantity as Quantity
     from curvexp.record import Reading as Reading
     from curvexp.record import Record as Record
     from curvexp.runner import run as run
@@ -82,6 +83,7 @@ _HOME = {
     "preprocess": ("Preprocess",),
     "probe": ("Probe", "condition_numbers"),
     "problem": ("Problem",),
+    "quantities": ("Quantity",),
     "record": ("Reading", "Record"),
     "runner": ("run",),
     "store": ("Runs", "load_densities", "load_ledger", "load_planes", "load_runs"),

@@ -22,18 +22,13 @@ from omegaconf import DictConfig
 from curvexp import __version__, console, private, resume
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
+from curvexp.quantities import QUANTITIES
 from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
-SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
-    "lambda_max",
-    "lambda_min",
-    "sharpness",
-    "stability_margin",
-    "condition_number",
-    "condition_number_positive",
-    "condition_number_bound",
-)
+AT_START = [
+    quantity.name for quantity in QUANTITIES if quantity.start
+]  # the summary has their first values as NAME_start
 
 
 class Place(NamedTuple):
@@ -129,6 +124,8 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
             kept = _taken_up(experiment, resolved, store, display, anew=todo == "anew")
             store.update(**head)
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
+        if own := experiment.probe.quantities:
+            store.update(quantities={quantity.name: quantity.meaning for quantity in own})
         experiment.tracker.start(
             config=resolved,
             folder=folder,
@@ -136,6 +133,7 @@ def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place,
             job_type=place.names["problem"] if place.group else None,
             name=place.title,
             tags=place.tags,
+            own=experiment.probe.quantities,
             before=store.summary.get("wandb") if kept else None,
         )
         if experiment.tracker.identity:
@@ -267,7 +265,7 @@ def _train(
             display.note(record.note)
             store.update(choice=record.note)
         if record.step == 0:
-            figures |= {f"{name}_start": record.scalars.get(name) for name in ("loss", *SPECTRAL)}
+            figures |= {f"{name}_start": record.scalars.get(name) for name in AT_START}
         figures |= {**record.scalars, "steps": record.step}
         display.update(record.step, figures)
         keeper.append(record, figures, now=signals.asked())

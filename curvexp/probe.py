@@ -25,6 +25,7 @@ from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.lockstep import hosted, program
 from curvexp.number import is_number
+from curvexp.quantities import Quantity
 from curvexp.record import Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
@@ -45,6 +46,7 @@ class Probe(NamedTuple):
         state: what `measure` gets at its first call.
         check: (parameters, problem) -> None, raises ConfigError where the probe cannot serve a problem of so many parameters.
         tol: relative residual asked of the sharpness of a preconditioned Hessian.
+        quantities: descriptions of the scalars that `measure` adds to those of curvexp, see `curvexp.Quantity`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Probe(NamedTuple):
     state: Any = None
     check: Callable[[int, Any], None] = lambda size, problem: None
     tol: float = 1e-3
+    quantities: tuple[Quantity, ...] = ()
 
 
 def off() -> Probe:

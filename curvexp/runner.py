@@ -26,6 +26,7 @@ from curvexp.optim import Optimizer
 from curvexp.outcome import Bounds, Outcome, bounds, measured_rate, verdict
 from curvexp.probe import Probe
 from curvexp.problem import Problem
+from curvexp.quantities import check_own
 from curvexp.record import Reading, Record
 
 
@@ -250,6 +251,7 @@ def check(
         raise ConfigError(f"target={target}: expected a positive number, auto, or null. Change target.")
     if not is_number(diverge_at) or not diverge_at > 1:
         raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
+    check_own(probe.quantities)
     size = _size(problem.init)
     probe.check(size, problem)
     return size

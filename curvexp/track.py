@@ -1,7 +1,7 @@
 """Where a run is shown besides its own files: Weights & Biases, or nowhere.
 
 In W&B a chart stands in the section before the slash of its key: loss/loss, curvature/lambda_max, theory/threshold, timing/seconds;
-`section` tells which. The summary has the keys of summary.json, without sections, for the columns of the runs' table.
+`quantities` tells which. The summary has the keys of summary.json, without sections, for the columns of the runs' table.
 
 The files never depend on it: whatever W&B raises is told once, and the run goes on without it. wandb loads when a run is tracked.
 """
@@ -20,22 +20,15 @@ import numpy as np
 from curvexp.console import visible
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
+from curvexp.quantities import QUANTITIES, Quantity, section
 from curvexp.record import Record
 
 MODES = ("auto", "online", "offline", "disabled")
 EXIT_CODES = {"failed": 1, "interrupted": 130}  # any other ending is a result, and W&B shows such a run as finished
 LOGIN = "Run `wandb login`, or set the environment variable WANDB_API_KEY"
 
-SECTIONS = ("loss", "curvature", "theory", "timing")  # in the order that they are shown
-THEORY = ("threshold", "stability_margin", "rate", "change_predicted", "change_actual", "best_", "lr", "momentum")
-CURVATURE = (
-    *("lambda_", "sharpness", "batch_sharpness", "condition_number", "effective_", "gradient_", "eigenvalues", "trace"),
-    *("floor", "below_floor", "rank", "index", "negative", "bottleneck_", "top_", "bottom_", "density", "spectrum"),
-)
-TIMING = ("seconds", "hvps")
-SUMMARIES = {  # key: what of it stands in the summary besides the values of summary.json
-    **dict.fromkeys(("loss/loss", "loss/test_loss", "curvature/lambda_min"), "min,last"),
-    **dict.fromkeys(("loss/accuracy", "loss/test_accuracy", "curvature/sharpness", "curvature/lambda_max"), "max,last"),
+SUMMARIES = {  # key: what of the scalar stands in W&B's summary besides the values of summary.json
+    f"{quantity.section}/{quantity.name}": f"{quantity.extreme},last" for quantity in QUANTITIES if quantity.extreme
 }
 STABILITY = "curvature/sharpness_and_threshold"
 SHARE = 0.03  # of the loop's time that W&B may take while it is not BEHIND records behind: what it does beside the loop costs as much again
@@ -43,15 +36,6 @@ BEHIND = 1000
 ARTIFACT = ("config.json", "summary.json", "metrics.jsonl", "spectrum.jsonl", "landscape.json", "traceback.txt")
 
 log = logging.getLogger(__name__)
-
-
-def section(name: str) -> str:
-    """A record's scalar under its section: curvature/lambda_max for lambda_max; what no section claims is of the loss."""
-    if name.startswith(TIMING):
-        return f"timing/{name}"
-    if name.startswith(THEORY) or name.endswith("_theory"):
-        return f"theory/{name}"
-    return f"curvature/{name}" if name.startswith(CURVATURE) else f"loss/{name}"
 
 
 def off() -> "Tracker":
@@ -115,9 +99,12 @@ class Tracker:
         job_type: str | None,
         name: str,
         tags: Sequence[str] = (),
+        own: Sequence[Quantity] = (),
         before: Any = None,
     ) -> None:
         """Begins the run; group and job_type are a sweep's, folder is the run's own; tags come to those of the config.
+
+        own: descriptions of scalars that are not curvexp's.
 
         before: the identity of the part of this run that was interrupted. Online it goes on under its id, offline in a second part that
         names the first, in the same group.
@@ -148,6 +135,7 @@ class _Wandb(Tracker):
     def __init__(self, mode: str, names: dict[str, Any], timeout: float, artifact: bool = False) -> None:
         self.mode, self.names, self.timeout, self.artifact = mode, names, timeout, artifact
         self.run: Any = None
+        self.own: Sequence[Quantity] = ()
         self.folder = Path()
         self.step = 0
         self.stability: dict[str, list[tuple[int, float]]] = {"sharpness": [], "threshold": []}
@@ -173,8 +161,10 @@ class _Wandb(Tracker):
         job_type: str | None,
         name: str,
         tags: Sequence[str] = (),
+        own: Sequence[Quantity] = (),
         before: Any = None,
     ) -> None:
+        self.own = own
         self.check()
         if self.mode == "disabled":
             return
@@ -217,7 +207,7 @@ class _Wandb(Tracker):
     def append(self, record: Record) -> None:
         if self.run is None:
             return
-        self.waiting.append((_logged(record), record.step))
+        self.waiting.append((_logged(record, self.own), record.step))
         while self.waiting and (len(self.waiting) > BEHIND or self.spent <= SHARE * (time.perf_counter() - self.begun)):
             self._log()
         self.step = record.step
@@ -358,7 +348,7 @@ def _has_key() -> bool:
         raise ConfigError(f"track: {_first(error)} {LOGIN}; or choose track.mode=offline.") from error
 
 
-def _logged(record: Record) -> dict[str, Any]:
+def _logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:
     """What W&B gets of a record, each in its section: seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
     was measured, such as curvature/trace.mean; the step has none, for all are drawn against it.
 
@@ -376,7 +366,9 @@ def _logged(record: Record) -> dict[str, Any]:
             for name, item in value.items() if isinstance(value, Mapping) else [("", value)]:
                 if np.ndim(item) == 0 and not (name and isinstance(item, str)):
                     values[f"{key}.{name}".rstrip(".")] = item
-    return {"step": record.step} | {section(key): value for key, value in values.items() if value is not None}
+    return {"step": record.step} | {
+        f"{section(key, own)}/{key}": value for key, value in values.items() if value is not None
+    }
 
 
 def _histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@
     python scripts/wandb_dashboard.py --entity ME --project curvexp --sweep GROUP    saves a report over the sweep's runs too
     python scripts/wandb_dashboard.py --dry-run [--sweep GROUP]                      prints what would be sent; needs no login
 
-Needs wandb-workspaces: pip install 'curvexp[dashboard]'. The keys are those that `track=wandb` logs: see curvexp/track.py.
+Needs wandb-workspaces: pip install 'curvexp[dashboard]'. The keys are those that `track=wandb` logs: see curvexp/quantities.py.
 """
 
 import argparse
@@ -13,26 +13,26 @@ import os
 import sys
 from typing import Any
 
-from curvexp.track import SECTIONS
+from curvexp.quantities import section
 
-LINES = {  # section: title -> keys drawn against the step; a title's True: the y axis is logarithmic
+LINES = {  # section: title -> scalars drawn against the step, and whether the y axis is logarithmic
     "loss": {
-        "Loss": (["loss/loss"], True),
-        "Gradient norm": (["loss/grad_norm"], True),
-        "Accuracy": (["loss/accuracy", "loss/test_accuracy"], False),
+        "Loss": (["loss"], True),
+        "Gradient norm": (["grad_norm"], True),
+        "Accuracy": (["accuracy", "test_accuracy"], False),
     },
     "curvature": {
-        "Sharpness": (["curvature/sharpness"], True),
-        "Extreme eigenvalues": (["curvature/lambda_max", "curvature/lambda_min"], False),
-        "Condition number": (["curvature/condition_number", "curvature/condition_number_bound"], True),
-        "Curvature along the gradient": (["curvature/gradient_curvature"], False),
+        "Sharpness": (["sharpness"], True),
+        "Extreme eigenvalues": (["lambda_max", "lambda_min"], False),
+        "Condition number": (["condition_number", "condition_number_bound"], True),
+        "Curvature along the gradient": (["gradient_curvature"], False),
     },
     "theory": {
-        "Sharpness and its threshold": (["curvature/sharpness", "theory/threshold"], True),
-        "Change of the loss: actual and predicted": (["theory/change_actual", "theory/change_predicted"], False),
-        "Step size": (["theory/lr"], True),
+        "Sharpness and its threshold": (["sharpness", "threshold"], True),
+        "Change of the loss: actual and predicted": (["change_actual", "change_predicted"], False),
+        "Step size": (["lr"], True),
     },
-    "timing": {"Seconds": (["timing/seconds"], False), "Hessian-vector products": (["timing/hvps"], False)},
+    "timing": {"Seconds": (["seconds"], False), "Hessian-vector products": (["hvps"], False)},
 }  # fmt: skip
 MEDIA = {
     "loss": ["loss/way", "loss/surface", "loss/along_eigenvectors", "loss/along_random_directions"],
@@ -43,16 +43,24 @@ SUMMARY_KEYS = ("condition_number", "steps_to_target", "rate", "rate_theory")  #
 
 def history_keys() -> set[str]:
     """Every key of a run's history that a panel shows."""
-    lines = {key for panels in LINES.values() for names, _ in panels.values() for key in names}
+    lines = {key_of(name) for panels in LINES.values() for names, _ in panels.values() for name in names}
     return lines | {key for names in MEDIA.values() for key in names}
 
 
-def panels(section: str) -> list[Any]:
-    """A section's panels."""
+def key_of(name: str) -> str:
+    """Key of a scalar in W&B: its section, a slash, its name."""
+    return f"{section(name)}/{name}"
+
+
+def panels(heading: str) -> list[Any]:
+    """Panels of a section."""
     import wandb_workspaces.reports.v2 as wr
 
-    lines = [wr.LinePlot(title=title, x="step", y=names, log_y=log) for title, (names, log) in LINES[section].items()]
-    media = MEDIA.get(section, [])
+    lines = [
+        wr.LinePlot(title=title, x="step", y=[key_of(name) for name in names], log_y=log)
+        for title, (names, log) in LINES[heading].items()
+    ]
+    media = MEDIA.get(heading, [])
     return [*lines, *([wr.MediaBrowser(title="Figures", media_keys=media)] if media else [])]
 
 
@@ -64,7 +72,7 @@ def workspace(entity: str, project: str) -> Any:
         entity=entity,
         project=project,
         name="curvexp",
-        sections=[ws.Section(name=name, panels=panels(name), is_open=name != "timing") for name in SECTIONS],
+        sections=[ws.Section(name=name, panels=panels(name), is_open=name != "timing") for name in LINES],
         settings=ws.WorkspaceSettings(x_axis="step"),
         runset_settings=ws.RunsetSettings(groupby=[ws.Metric("Group")]),
     )
@@ -102,7 +110,7 @@ def report_panels() -> dict[str, list[Any]]:
         wr.ScatterPlot(title="Steps to the target", **steps),
         wr.ScatterPlot(title="Rate: measured against theory", **rates),
     ]
-    return {"across all runs": across, **{name: panels(name) for name in SECTIONS}}
+    return {"across all runs": across, **{name: panels(name) for name in LINES}}
 
 
 def chosen(sweep: str) -> str:

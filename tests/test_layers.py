@@ -14,12 +14,14 @@ ANY = {
     "number",
     "record",
     "outcome",
+    "quantities",
 }  # plain data, errors, and the memory that there is: free for all
 MAY_IMPORT = {
     "errors": set(),
     "memory": set(),
     "number": set(),
     "outcome": set(),
+    "quantities": set(),
     "record": {"outcome"},
     "theory": set(),
     "linalg": set(),
@@ -96,7 +98,21 @@ def test_arrows_run_down(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["store", "track", "report", "record", "outcome", "errors", "memory", "theory", "console", "config", "job"]
+    "name",
+    [
+        "store",
+        "track",
+        "report",
+        "record",
+        "outcome",
+        "quantities",
+        "errors",
+        "memory",
+        "theory",
+        "console",
+        "config",
+        "job",
+    ],
 )
 def test_rooms_without_jax(name):
     script = f"import sys, curvexp.{name}; print('jax' in sys.modules)"

@@ -109,12 +109,12 @@ def test_an_offline_run_read_back_holds_all_that_was_logged(home):
     assert logged[0] - {key for key in logged[0] if key.startswith("curvature/eigenvalues.")} == scalars | {
         *("loss/accuracy", "curvature/trace.mean", "curvature/trace.stderr")
     }
-    assert logged[1:] == [scalars, scalars | {"loss/worst"}]
+    assert logged[1:] == [scalars, scalars | {"other/worst"}]
     assert [item["loss/loss"] for item in history] == [1.0, 1 / 8, 1 / 11]
     assert history[0]["curvature/eigenvalues._type"] == "histogram"
     assert sum(history[0]["curvature/eigenvalues.values"]) == 3
     assert (history[0]["curvature/eigenvalues.bins"][0], history[0]["curvature/eigenvalues.bins"][-1]) == (0.0, 4.0)
-    assert history[2]["loss/worst"] == "NaN"
+    assert history[2]["other/worst"] == "NaN"
 
     summary = {}
     for line in back["summary"]:

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from curvexp.quantities import label
 from curvexp.report.frames import SETTING, short, varying
 from curvexp.report.tables import interval
 from curvexp.store import Runs
 from curvexp.store.runs import Unreadable, named, read
 
 MEASURES = {
-    "lambda_max_start": "λmax at the start",
-    "lambda_max": "λmax at the end",
-    "steps_to_target": "steps to the target",
+    "lambda_max_start": f"{label('lambda_max')} at the start",
+    "lambda_max": f"{label('lambda_max')} at the end",
+    "steps_to_target": label("steps_to_target"),
 }
 CLAIM = (
     "statement",

@@ -17,6 +17,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from curvexp import __version__
+from curvexp.quantities import QUANTITIES, plain
 from curvexp.report import charts, findings, frames
 from curvexp.report.frames import SETTING
 from curvexp.report.tables import COUNTS, aggregate
@@ -28,16 +29,12 @@ MOST_ROWS = 2000  # runs in the table of runs
 MOST_LISTED = 500  # runs without an end that are listed, of a kind
 LONGEST = 300  # characters of a reason
 
-GLOSSARY = {
-    "λmax, λmin": "largest and smallest eigenvalue of the Hessian of the training loss: how sharply the loss curves along its steepest and flattest direction.",
-    "κ": "condition number, max|λ| / min|λ|. The larger, the slower gradient descent. ≥ marks a lower bound, where only a part of the spectrum was measured; "
-    "∞ means that some eigenvalue is zero to rounding, and the number marked ⁺ is then taken over the positive ones.",
-    "sharpness, threshold": "the curvature that decides over stability, and the largest one at which the optimizer's step is stable (2/α for gradient descent with step size α). "
-    "A ratio above 1 is unstable on a quadratic.",
-    "steps to target": "first step at which the loss reached its target (1e-3 of the initial distance from the minimum where that is known, else a loss of 0.1): median over the runs, and "
-    "its 95 % bootstrap interval; (n/m): n of m runs reached it.",
-    "rate / theory": "factor a step by which √(loss − minimum) shrinks, measured, and what theory gives for this spectrum, step size and momentum. Below 1 it converges; the smaller, the faster.",
-    "setting": "problem, preprocessing of the inputs, and optimizer. Runs of one setting differ in the random seed (and in what is said to differ).",
+SIGNS = {  # of the tables, beside the symbols of quantities
+    "setting": "problem, preprocessing of the inputs, and optimizer. Runs of one setting differ in the random seed, and in what is named as different",
+    "median [low, high]": "over the runs of a setting, with its 95 % bootstrap interval",
+    "(n/m)": "n of m runs reached the target",
+    "≥": "a lower bound: only a part of the spectrum was measured",
+    "⁺": "some eigenvalue is zero to rounding; the number is taken over the positive ones",
 }
 
 
@@ -142,7 +139,13 @@ class _Page:
         if extra := frames.varying(self.runs, self.by):
             shown = ", ".join(extra[:8]) + (f" and {len(extra) - 8} more" if len(extra) > 8 else "")
             parts.append(f"<dt>runs of one setting differ in</dt><dd>{_e(shown)}, and the seed</dd>")
-        glossary = "".join(f"<dt>{_e(term)}</dt><dd>{_e(text)}</dd>" for term, text in GLOSSARY.items())
+        own = {
+            _short(column.removeprefix("quantities.")): str(next(iter(rows[column].dropna()), ""))
+            for column in map(str, rows)
+            if column.startswith("quantities.")
+        }
+        terms = {quantity.label: quantity.meaning for quantity in QUANTITIES if quantity.overview} | SIGNS | own
+        glossary = "".join(f"<dt>{_e(term)}</dt><dd>{_e(plain(text))}</dd>" for term, text in terms.items())
         return f'{parts[0]}<dl class="facts">{"".join(parts[1:])}</dl><details><summary>What the words mean</summary><dl>{glossary}</dl></details>'
 
     def _findings(self) -> str:
@@ -349,23 +352,8 @@ class _Page:
         return sections
 
     def _runs(self) -> str:
-        columns = [
-            c
-            for c in (
-                "run",
-                *SETTING,
-                "seed",
-                "status",
-                "steps",
-                "loss",
-                "lambda_max",
-                "sharpness",
-                "threshold",
-                "steps_to_target",
-                "seconds",
-            )
-            if c in self.runs
-        ]
+        shown = [q.name for q in QUANTITIES if q.overview]
+        columns = [c for c in ("run", *SETTING, "seed", "status", "steps", *shown) if c in self.runs]
         rows = self.runs.head(MOST_ROWS)
         body = [[_cell(value) for value in row] for row in rows[columns].itertuples(index=False, name=None)]
         caption = "One row a run." + (

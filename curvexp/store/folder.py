@@ -18,30 +18,14 @@ import numpy as np
 import orjson
 
 from curvexp.errors import ConfigError
+from curvexp.quantities import QUANTITIES
 from curvexp.record import Record
 
 SUMMARY = (  # keys that every summary has, null where they have no meaning
-    *("status", "problem", "preprocess", "optim", "seed", "steps", "parameters"),
-    *("loss", "loss_start", "rate", "rate_theory"),
-    *(
-        "lambda_max",
-        "lambda_min",
-        "sharpness",
-        "threshold",
-        "stability_margin",
-        "condition_number",
-        "condition_number_positive",
-    ),
-    *(
-        "steps_to_target",
-        "seconds",
-        "reason",
-        "lambda_max_start",
-        "lambda_min_start",
-        "sharpness_start",
-        "stability_margin_start",
-    ),
-    *("condition_number_start", "condition_number_positive_start", "versions"),
+    *("status", "problem", "preprocess", "optim", "seed", "steps", "parameters", "reason"),
+    *(quantity.name for quantity in QUANTITIES if quantity.summary),
+    *(f"{quantity.name}_start" for quantity in QUANTITIES if quantity.summary and quantity.start),
+    "versions",
 )
 FILES = ("metrics.jsonl", "spectrum.jsonl")  # that grow by a line
 OF_AN_END = ("landscape.json", "traceback.txt")  # what only a run's end leaves
