@@ -41,12 +41,14 @@ if TYPE_CHECKING:
     from curvexp.quantities import Quantity as Quantity
     from curvexp.record import Reading as Reading
     from curvexp.record import Record as Record
-    from curvexp.runner import run as run
     from curvexp.store import Runs as Runs
     from curvexp.store import load_densities as load_densities
     from curvexp.store import load_ledger as load_ledger
     from curvexp.store import load_planes as load_planes
     from curvexp.store import load_runs as load_runs
+    from curvexp.training import Run as Run
+    from curvexp.training import run as run
+    from curvexp.training import run_many as run_many
 
 __version__ = "0.1.0"
 
@@ -85,8 +87,8 @@ _HOME = {
     "problem": ("Problem",),
     "quantities": ("Quantity",),
     "record": ("Reading", "Record"),
-    "runner": ("run",),
     "store": ("Runs", "load_densities", "load_ledger", "load_planes", "load_runs"),
+    "training": ("Run", "run", "run_many"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [

@@ -108,7 +108,7 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     except MemoryError as error:
         raise ConfigError(f"problem: more memory than there is ({_first_line(error)}). Lower its sizes.") from error
     names = names or {}
-    from curvexp.runner import check
+    from curvexp.training import check
 
     parameters = check(problem, probe, **settings(config))
     _check_update(config["optim"], optimizer, problem)

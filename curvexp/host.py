@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -24,6 +25,21 @@ def one_thread(wish: bool) -> contextlib.AbstractContextManager[Any]:
 def x64() -> bool:
     """Whether JAX has 64-bit numbers."""
     return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+
+def thread_settings() -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """JAX's settings as they are in this thread, to be entered in another, where a `with` of this one does not hold."""
+    wide, precision, device = (
+        x64(),
+        *(getattr(jax.config, f"jax_default_{name}") for name in ("matmul_precision", "device")),
+    )
+
+    @contextlib.contextmanager
+    def settings() -> Iterator[None]:
+        with jax.enable_x64(wide), jax.default_matmul_precision(precision), jax.default_device(device):
+            yield
+
+    return settings
 
 
 def fetch(tree: Any) -> Any:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,21 +51,23 @@ class Refused(float):
     """What a sweep's job comes to, nan, that left no trace, because its folder holds another run or is written by another process."""
 
 
-def execute(config: DictConfig, *, signals: "Signals | None" = None, display: Any = None) -> float:
+def execute(config: DictConfig) -> float:
     """Runs one job under Hydra; the final loss, nan where the job failed, so that the other jobs of a sweep go on.
-
-    Args:
-        signals, display: where several jobs share them: those caught for all, and what makes a job's display in place of console.Display.
 
     Raises:
         SystemExit: 1 where a single run failed. KeyboardInterrupt: once the interrupted run is recorded.
     """
+    return _job(lambda: configs.plain(config), place_of_job())
+
+
+def place_of_job() -> Place:
+    """Where the job stands that Hydra's global config is now of."""
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     names = {group: str(hydra.runtime.choices.get(group)) for group in configs.GROUPS}
     title = _title(hydra) if sweep else "{problem} {preprocess} {optim}".format(**names)
     folder, group = Path(hydra.runtime.output_dir), _group(hydra) if sweep else None
-    return _job(lambda: configs.plain(config), Place(folder, names, title, sweep, group, _tags()), signals, display)
+    return Place(folder, names, title, sweep, group, _tags())
 
 
 def go_on(config: dict[str, Any], folder: Path) -> float:
@@ -75,106 +77,225 @@ def go_on(config: dict[str, Any], folder: Path) -> float:
     tracked: Any = found.get("wandb")
     group = tracked.get("group") if isinstance(tracked, dict) else None
     place = Place(folder, names, "{problem} {preprocess} {optim}".format(**names), group=group)
-    return _job(lambda: {**config, "resume": str(folder)}, place, None, None)
+    return _job(lambda: {**config, "resume": str(folder)}, place)
 
 
-def _job(config: Callable[[], dict[str, Any]], place: Place, signals: "Signals | None", display: Any) -> float:
-    with contextlib.nullcontext(signals) if signals else Signals() as caught:
-        summary = _run(config, caught, place, display or console.Display)
-    if place.sweep:
-        console.err().print(console.line(place.title, summary))
-    elif summary["status"] == "failed":
-        trace = place.folder / "traceback.txt"
-        console.refuse(f"{summary['reason']}" + (f"\nThe traceback is in {trace}." if trace.exists() else ""))
-        sys.exit(1)
-    else:
-        console.out().print(console.result(place.title, summary, _short(place.folder)))
-    if summary["status"] == "interrupted":
-        if not place.sweep:
-            console.err().print(f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}")
-        raise KeyboardInterrupt(summary["reason"])
-    if summary.get("refused"):
-        return Refused("nan")
-    loss: Any = summary.get("loss")
-    return float(loss) if console.is_number(loss) and summary["status"] != "failed" else math.nan
+def _job(config: Callable[[], dict[str, Any]], place: Place) -> float:
+    with Signals() as signals:
+        job = Job(config, place, signals)
+        with job.guard():
+            job.begin()
+            for record in job.records():
+                job.append(record)
+        job.end()
+    return job.result()
 
 
-def _run(config: Callable[[], dict[str, Any]], signals: "Signals", place: Place, display_of: Any) -> dict[str, Any]:
-    """The job's summary as it was written: its status says how it went; no exception but those of a broken folder leaves."""
-    begun, folder = time.perf_counter(), place.folder
-    store = RunFolder(folder)
-    head: dict[str, Any] = {key: place.names[key] for key in ("problem", "preprocess", "optim", "probe")}
-    experiment, display, status, refused = None, None, "failed", False
-    tail: dict[str, Any] = {}
-    try:
-        resolved = config()
-        control = {key: resolved.pop(key, None) for key in configs.CONTROLS}
-        todo = _todo(resolved, control, place, store)
-        if todo == "nothing":
-            return {**dict.fromkeys(SUMMARY), **resume.summary(folder), "before": True}
-        head |= {"seed": resolved.get("seed"), "versions": _versions()}
-        if todo == "new":
-            store.start(resolved, head)
+class Job:
+    """One job: `begin`, then `append` every record of its run, then `end` and `result`.
+
+    What is raised in the first two, within `guard`, ends this job alone, and is recorded in its folder.
+
+    Attributes:
+        place: where it stands. over: whether no record is to come. experiment: its objects, once it has begun. settings: of its run, those
+            that are no part of a `training.Run`. summary: as it was written at the end.
+    """
+
+    def __init__(
+        self, config: Callable[[], dict[str, Any]], place: Place, signals: "Signals", display: Any = None
+    ) -> None:
+        self.config_of, self.place, self.signals, self.display_of = config, place, signals, display or console.Display
+        self.begun, self.spent, self.over = time.perf_counter(), 0.0, False
+        self.store = RunFolder(place.folder)
+        self.experiment: configs.Experiment | None = None
+        self.display: Any = None
+        self.status, self.refused = "failed", False
+        self.figures: dict[str, Any] = {}  # of the summary, at every moment, so that an interruption keeps them
+        self.summary: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Within, what is raised ends the job, but for an exit that a queue wishes."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the job for what was raised; raises what is no matter of the job's."""
+        self.over, folder = True, self.place.folder
+        if isinstance(error, Unsupported):
+            self.status, self.figures["reason"] = "skipped", str(error)
+        elif isinstance(error, ConfigError):
+            self.status, self.figures["reason"], self.refused = "failed", str(error), self.store.left
+        elif isinstance(error, KeyboardInterrupt):
+            self.status, self.figures["reason"] = "interrupted", str(error) or "Ctrl-C"
+        elif isinstance(error, RecordError):
+            self.status, self.figures["reason"] = "failed", _unwritten(folder, error)
+        elif isinstance(error, Exception) or (isinstance(error, SystemExit) and not _taken):  # of a person's own code
+            with contextlib.suppress(OSError):  # a full disk
+                trace = "".join(traceback.format_exception(error))
+                (folder / "traceback.txt").write_text(private.hidden(trace), encoding="utf-8")
+            first = (str(error).strip().splitlines() or [""])[0]
+            self.status, self.figures["reason"] = "failed", f"{type(error).__name__}: {first}"
         else:
-            store.take_up(resolved)
-        experiment = configs.build(resolved, names=place.names)
-        display = display_of(title=place.title, steps=resolved["steps"])
+            self._close()
+            raise error
+
+    def begin(self) -> None:
+        """Makes or takes up the folder, builds the objects, starts the tracker."""
+        place, store = self.place, self.store
+        config = self.config_of()
+        control = {key: config.pop(key, None) for key in configs.CONTROLS}
+        todo = _todo(config, control, place, store)
+        if todo == "nothing":
+            self.summary = {**dict.fromkeys(SUMMARY), **resume.summary(place.folder), "before": True}
+            self.over = True
+            return
+        head: dict[str, Any] = {key: place.names[key] for key in ("problem", "preprocess", "optim", "probe")}
+        head |= {"seed": config.get("seed"), "versions": _versions()}
+        if todo == "new":
+            store.start(config, head)
+        else:
+            store.take_up(config)
+        self.config, self.experiment = config, configs.build(config, names=place.names)
+        self.display = self.display_of(title=place.title, steps=config["steps"])
         kept = None
         if todo != "new":
-            kept = _taken_up(experiment, resolved, store, display, anew=todo == "anew")
+            kept = _taken_up(self.experiment, config, store, self.display, anew=todo == "anew")
             store.update(**head)
+        self._start_tracker(self.experiment, before=store.summary.get("wandb") if kept else None)
+        self.spent = kept.facts["seconds"] if kept else 0.0
+        self._prepare(self.experiment, kept)
+
+    def _start_tracker(self, experiment: configs.Experiment, *, before: Any) -> None:
+        place, store = self.place, self.store
         store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
         if own := experiment.probe.quantities:
             store.update(quantities={quantity.name: quantity.meaning for quantity in own})
         experiment.tracker.start(
-            config=resolved,
-            folder=folder,
+            config=self.config,
+            folder=place.folder,
             group=place.group,
             job_type=place.names["problem"] if place.group else None,
             name=place.title,
             tags=place.tags,
             own=experiment.probe.quantities,
-            before=store.summary.get("wandb") if kept else None,
+            before=before,
         )
         if experiment.tracker.identity:
             store.update(wandb=experiment.tracker.identity)
         if experiment.tracker.address:
-            display.note(f"W&B: {experiment.tracker.address}")
-        begun -= kept.facts["seconds"] if kept else 0.0
-        status = _train(experiment, resolved, store, display, begun, signals, tail, kept)
-    except Unsupported as error:
-        status, tail["reason"] = "skipped", str(error)
-    except ConfigError as error:
-        status, tail["reason"], refused = "failed", str(error), store.left
-    except KeyboardInterrupt as error:
-        status, tail["reason"] = "interrupted", str(error) or "Ctrl-C"
-    except RecordError as error:
-        status, tail["reason"] = "failed", _unwritten(folder, error)
-    except (Exception, SystemExit) as error:  # of a person's own code, which may also exit
-        if isinstance(error, SystemExit) and _taken:
-            raise
-        with contextlib.suppress(OSError):  # a full disk
-            (folder / "traceback.txt").write_text(private.hidden(traceback.format_exc()), encoding="utf-8")
-        status, tail["reason"] = "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    finally:
-        _going[:] = [keeper for keeper in _going if keeper.store is not store]
-        if display:
-            display.close()
-    if tail.get("reason"):
-        tail["reason"] = private.hidden(tail["reason"])
-    tail |= {"status": status, "seconds": round(time.perf_counter() - begun, 3)}
-    try:
-        summary = store.finish(**tail)
-    except OSError as error:  # the disk is full or gone: what was recorded before stays
-        store.leave()
-        summary = store.finish(
-            **{**tail, "status": "failed", "reason": tail.get("reason") or _unwritten(folder, error)}
-        )
-    if experiment:
-        if experiment.tracker.address:
-            experiment.tracker.show(_figures(folder))
-        experiment.tracker.finish(summary=summary, status=status)
-    return {**summary, "refused": refused}
+            self.display.note(f"W&B: {experiment.tracker.address}")
+
+    def _prepare(self, experiment: configs.Experiment, kept: resume.Kept | None) -> None:
+        """What the records go to, and the run that gives them."""
+        import jax
+
+        from curvexp.training import Run
+
+        config = self.config
+        self.way = _Way(experiment, config["landscape"])
+        self.keeper = _Keeper(config["checkpoint"], self.store, self.display, self.way, experiment.tracker)
+        self.key, self.settings = jax.random.key(config["seed"]), configs.settings(config)
+        own = {name: self.settings.pop(name) for name in ("target", "diverge_at")}
+        snapshot = kept.snapshot if kept else None
+        self.run = Run(experiment.problem, experiment.optimizer, self.key, experiment.probe, **own, resume=snapshot)
+        self.begun = time.perf_counter() - self.spent
+        if kept:
+            self.figures |= kept.facts["figures"]
+            self.keeper.take_up(kept)
+            ending = dict(kept.facts.get("outcome") or {})
+            if ending and (ending["reason"] is not None or ending["steps"] >= config["steps"]):
+                self._ends(ending)  # all was done but the summary
+                return
+        _going.append(self.keeper)
+
+    def records(self) -> Iterator[Any]:
+        """Of this job's run alone."""
+        from curvexp.training import run_many
+
+        if not self.over:
+            for records in run_many([self.run], **self.settings, clock=time.perf_counter):
+                yield from records
+
+    def append(self, record: Any) -> None:
+        """Takes a record: it is on the disk before it is shown."""
+        assert self.experiment is not None
+        record = record._replace(seconds=round(time.perf_counter() - self.begun, 6))
+        figures = self.figures
+        self.store.append(record)
+        self.way.append(record)
+        self.experiment.tracker.append(record)
+        if record.note:
+            self.display.note(record.note)
+            self.store.update(choice=record.note)
+        if record.step == 0:
+            figures |= {f"{name}_start": record.scalars.get(name) for name in AT_START}
+        figures |= {**record.scalars, "steps": record.step}
+        self.display.update(record.step, figures)
+        self.keeper.append(record, figures, now=self.signals.asked())
+        if record.outcome:
+            self._ends(record.outcome._asdict())
+        elif self.signals.caught:
+            raise KeyboardInterrupt(self.signals.caught)
+
+    def _ends(self, outcome: dict[str, Any]) -> None:
+        self.over, self.status = True, outcome.pop("status")
+        self.figures |= outcome
+        self.way.keep(self.store, self.display, self.key)
+
+    def _close(self) -> None:
+        _going[:] = [keeper for keeper in _going if keeper.store is not self.store]
+        if self.display:
+            self.display.close()
+
+    def end(self) -> None:
+        """Writes the summary, whose status says how the job went, and ends its tracker; raises where the folder is broken alone."""
+        self._close()
+        if self.summary:  # of a job that had ended before
+            return
+        tail, folder = self.figures, self.place.folder
+        if tail.get("reason"):
+            tail["reason"] = private.hidden(tail["reason"])
+        tail |= {"status": self.status, "seconds": round(time.perf_counter() - self.begun, 3)}
+        try:
+            summary = self.store.finish(**tail)
+        except OSError as error:  # the disk is full or gone: what was recorded before stays
+            self.store.leave()
+            reason = tail.get("reason") or _unwritten(folder, error)
+            summary = self.store.finish(**{**tail, "status": "failed", "reason": reason})
+        if self.experiment:
+            if self.experiment.tracker.address:
+                self.experiment.tracker.show(_figures(folder))
+            self.experiment.tracker.finish(summary=summary, status=self.status)
+        self.summary = {**summary, "refused": self.refused}
+
+    def result(self) -> float:
+        """What Hydra is given for the job, which is shown in a line.
+
+        Raises:
+            SystemExit: 1 where a single run failed. KeyboardInterrupt: the job was interrupted.
+        """
+        place, summary = self.place, self.summary
+        if place.sweep:
+            console.err().print(console.line(place.title, summary))
+        elif summary["status"] == "failed":
+            trace = place.folder / "traceback.txt"
+            console.refuse(f"{summary['reason']}" + (f"\nThe traceback is in {trace}." if trace.exists() else ""))
+            sys.exit(1)
+        else:
+            console.out().print(console.result(place.title, summary, _short(place.folder)))
+        if summary["status"] == "interrupted":
+            if not place.sweep:
+                console.err().print(
+                    f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}"
+                )
+            raise KeyboardInterrupt(summary["reason"])
+        if summary.get("refused"):
+            return Refused("nan")
+        loss: Any = summary.get("loss")
+        return float(loss) if console.is_number(loss) and summary["status"] != "failed" else math.nan
 
 
 def _unwritten(folder: Path, error: OSError) -> str:
@@ -221,62 +342,6 @@ def _taken_up(
     else:
         display.note("begins anew" if anew else "there is no checkpoint: it begins anew")
     return kept
-
-
-def _train(
-    experiment: configs.Experiment,
-    config: dict[str, Any],
-    store: RunFolder,
-    display: console.Display,
-    begun: float,
-    signals: "Signals",
-    figures: dict[str, Any],
-    kept: resume.Kept | None,
-) -> str:
-    """The status that the run ended with; `figures` holds the summary's numbers at every moment, so that an interruption keeps them.
-
-    A record is on the disk before it is shown.
-    """
-    import jax
-
-    from curvexp.runner import run
-
-    status, way = "failed", _Way(experiment, config["landscape"])
-    keeper = _Keeper(config["checkpoint"], store, display, way, experiment.tracker)
-    key = jax.random.key(config["seed"])
-    settings = {**configs.settings(config), "clock": time.perf_counter}
-    if kept:
-        figures |= kept.facts["figures"]
-        keeper.take_up(kept)
-        settings["resume"] = kept.snapshot
-        ending = dict(kept.facts.get("outcome") or {})
-        if ending and (ending["reason"] is not None or ending["steps"] >= config["steps"]):
-            status = ending.pop("status")  # all was done but the summary
-            figures |= ending
-            way.keep(store, display, key)
-            return status
-    _going.append(keeper)
-    for record in run(experiment.problem, experiment.optimizer, experiment.probe, key=key, **settings):
-        record = record._replace(seconds=round(time.perf_counter() - begun, 6))
-        store.append(record)
-        way.append(record)
-        experiment.tracker.append(record)
-        if record.note:
-            display.note(record.note)
-            store.update(choice=record.note)
-        if record.step == 0:
-            figures |= {f"{name}_start": record.scalars.get(name) for name in AT_START}
-        figures |= {**record.scalars, "steps": record.step}
-        display.update(record.step, figures)
-        keeper.append(record, figures, now=signals.asked())
-        if record.outcome:
-            ending = record.outcome._asdict()
-            status = ending.pop("status")
-            figures |= ending
-            way.keep(store, display, key)
-        elif signals.caught:
-            raise KeyboardInterrupt(signals.caught)
-    return status
 
 
 _going: "list[_Keeper]" = []  # of the runs that go on in this process
@@ -373,7 +438,7 @@ class _Way:
         import numpy as np
 
         from curvexp import landscape
-        from curvexp.runner import over_all_data
+        from curvexp.training import over_all_data
 
         whole = over_all_data(self.problem)
         try:

@@ -1,8 +1,8 @@
 """A sweep's jobs in this process: one after the other, `hydra/launcher=basic`, or in step, `hydra/launcher=vmap`.
 
-Jobs whose overrides differ in numbers alone are composed once and varied. In step (see `lockstep`) each leaves its own folder, records,
-summary and W&B run, by the same code as alone, while what they compute on the device is one vmapped program for all that share functions
-and shapes. Any other number that changes a shape parts them into further programs; a job that has no like goes by itself.
+Jobs whose overrides differ in numbers alone are composed once and varied. In step each leaves its own folder, records, summary and W&B run,
+by the same code as alone, while `training.run_many` trains all that share functions and shapes as rows of one program. A number that
+changes a shape parts them into further programs, one after the other; a job that has no like goes by itself.
 """
 
 import copy
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -24,7 +24,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
 
 from curvexp import cluster, console
+from curvexp import config as configs
 from curvexp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from curvexp.job import Job as Running
 
 EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
     ("parallel", "hydra_plugins.hydra_joblib_launcher", "ProcessLauncher"),
@@ -196,38 +200,101 @@ def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any])
 
 def _together(jobs: list[Job], group: "_Group") -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
-    from curvexp import lockstep, memory, track
-    from curvexp.job import Signals, execute
+    from curvexp import track
+    from curvexp.job import Job as Running
+    from curvexp.job import Signals, execute, place_of_job
 
     before = HydraConfig.instance().cfg
-    begun: dict[int, tuple[DictConfig, JobReturn]] = {}
-    displays = Together(len(jobs), steps=len(jobs) * _steps(group.ours))
+    begun: list[tuple[DictConfig, JobReturn]] = []
+    results: list[Any] = [None] * len(jobs)
+    displays, together = Together(len(jobs), steps=len(jobs) * _steps(group.ours)), []
+    running: list[Running] = []
 
-    def run(job: Job) -> float:
-        """Up to its first program no other moves, so that the group's one config is this job's own."""
-        begun[job.number] = group.begin(job, execute)
-        return execute(group.ours, signals=signals, display=displays.one)
+    def conclude(number: int) -> None:
+        """Ends a job that is over, and keeps what it came to."""
+        if results[number] is None:
+            try:
+                running[number].end()
+                results[number] = running[number].result()
+            except (Exception, KeyboardInterrupt) as error:
+                results[number] = error
 
     with Signals() as signals, track.together(), displays:
-        results, report = lockstep.go([functools.partial(run, job) for job in jobs], memory=memory.device() / 2)
+        for number, job in enumerate(jobs):
+            begun.append(group.begin(job, execute))
+            typed = functools.partial(configs.plain, group.ours)  # this job's own until the next one begins
+            running.append(Running(typed, place_of_job(), signals, displays.one))
+            with running[number].guard():
+                running[number].begin()
+            if running[number].over:
+                conclude(number)
+        for numbers in _like(running):
+            if _carry({number: running[number] for number in numbers}, conclude):
+                together.append(len(numbers))
     HydraConfig.instance().cfg = before
-    stopped = None
-    for job, result in zip(jobs, results, strict=True):
-        config, found = begun.setdefault(job.number, (group.composed, JobReturn()))
+    for (config, found), result in zip(begun, results, strict=True):
         group.end(config, found, result)
-        stopped = result if isinstance(result, KeyboardInterrupt) else stopped
-    console.err().print(_told(jobs, report))
-    for name, why in report.alone.items():
-        console.err().print(console.printable(f"not vmapped, run by run: {name} ({why})"))
-    if stopped is not None:
-        raise stopped
-    return {number: found for number, (_, found) in begun.items()}
+    console.err().print(_told(jobs, together))
+    stopped = [result for result in results if isinstance(result, KeyboardInterrupt)]
+    if stopped:
+        raise stopped[-1]
+    return {job.number: found for job, (_, found) in zip(jobs, begun, strict=True)}
 
 
-def _told(jobs: list[Job], report: Any) -> str:
-    carried = sorted((rows for name, rows, _ in report.programs if name == "_advance"), reverse=True)
-    alone = len(jobs) - sum(carried)
-    parts = [f"{rows} in one program" for rows in carried] + [f"{alone} by themselves"] * (alone > 0)
+def _like(running: "list[Running]") -> list[list[int]]:
+    """Numbers of the jobs that have begun, those together that one program can carry."""
+    from curvexp.training import by_structure
+
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for number, job in enumerate(running):
+        if not job.over:
+            found.setdefault(tuple(job.settings.items()), []).append(number)
+    return [
+        [numbers[row] for row in rows]
+        for numbers in found.values()
+        for rows in by_structure(
+            [running[number].run for number in numbers], batch_size=running[numbers[0]].settings["batch_size"]
+        )
+    ]
+
+
+def _carry(jobs: "dict[int, Running]", conclude: Callable[[int], None]) -> bool:
+    """Trains jobs of equal structure to their ends; whether one program carried them."""
+    from curvexp.training import run_many
+
+    numbers, settings = list(jobs), next(iter(jobs.values())).settings
+
+    def failed(row: int, error: BaseException) -> None:
+        jobs[numbers[row]].fail(error)
+        conclude(numbers[row])
+
+    for job in jobs.values():
+        job.begun = time.perf_counter() - job.spent  # the jobs before are no part of its time
+    rows = run_many([job.run for job in jobs.values()], **settings, clock=time.perf_counter, failed=failed)
+    try:
+        for records in rows:
+            for record in records:
+                job = jobs[numbers[record.row]]
+                with job.guard():
+                    job.append(record)
+                if job.over:
+                    rows.stop(record.row)
+                    conclude(numbers[record.row])
+    except KeyboardInterrupt as error:  # a second one: at once
+        for number, job in jobs.items():
+            if not job.over:
+                job.fail(error)
+                conclude(number)
+    if rows.alone:
+        console.err().print(console.printable(f"not vmapped, run by run: {rows.alone}"))
+    return len(jobs) > 1 and not rows.alone
+
+
+def _told(jobs: list[Job], together: list[int]) -> str:
+    alone = len(jobs) - sum(together)
+    parts = [f"{rows} in one program" for rows in sorted(together, reverse=True)] + [f"{alone} by themselves"] * (
+        alone > 0
+    )
     return f"[bold]#{jobs[0].number} to #{jobs[-1].number}[/] {len(jobs)} jobs: {', '.join(parts)}"
 
 

@@ -26,11 +26,11 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
-from curvexp.decomposition import decomposed
 from curvexp.host import fetch, threads
-from curvexp.lockstep import program
+from curvexp.linalg import dense_eigh
 from curvexp.optim import Optimizer, momentum_of
 from curvexp.probe import condition_number_bound, condition_numbers, eps_of, solved
+from curvexp.programs import compiled
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
@@ -291,7 +291,7 @@ def _spectrum(
             matrix = (reading.eigenvectors * values) @ reading.eigenvectors.T / np.outer(roots, roots)
         if not np.isfinite(matrix).all():
             return Spectrum(np.full_like(values, np.nan), np.full_like(values, np.nan), None, True, 0)
-        found, vectors, errors, _ = decomposed((matrix + matrix.T) / 2, roots)
+        found, vectors, errors = dense_eigh((matrix + matrix.T) / 2)
         return Spectrum(found, errors, vectors, True, 0)
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     k = (
@@ -410,7 +410,7 @@ def _flat(tree: Any) -> np.ndarray:
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(program, static=("update", "preconditioner"))
+@functools.partial(compiled, static=("update", "preconditioner"))
 def _account(
     loss: Any,
     params: Any,
@@ -459,12 +459,12 @@ def _noises(loss: Any, params: Any, gradient: Any, product: Callable[[Any], Any]
     return jax.lax.map(one, batches)
 
 
-@program
+@compiled
 def _noise(loss: Any, params: Any, batches: Any) -> tuple[Any, Any]:
     return _noises(loss, params, *jax.linearize(jax.grad(loss), params), batches)
 
 
-@program
+@compiled
 def _projected(eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any) -> tuple[Any, Any]:
     found, offset = dict(vectors), None if optimum is None else optax.tree.sub(params, optimum)
     if divisor is not None:

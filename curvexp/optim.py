@@ -18,8 +18,8 @@ import optax
 from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
-from curvexp.lockstep import program
 from curvexp.number import is_number
+from curvexp.programs import compiled
 
 Hyper = Mapping[str, Any]
 Number = float | Literal["auto"]
@@ -338,7 +338,7 @@ def _scheduled(transform: Any, schedule: Schedule | None) -> Any:
     return optax.chain(transform, optax.scale_by_schedule(schedule))
 
 
-@functools.partial(program, static=("init",))
+@functools.partial(compiled, static=("init",))
 def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) -> Any:
     """The state at `params`, with the numbers in their place."""
     state = init(params)

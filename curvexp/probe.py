@@ -17,14 +17,13 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
 from curvexp.curvature import Objective, Operator, hessian, sampling_error
-from curvexp.decomposition import decomposed
 from curvexp.errors import ConfigError
-from curvexp.host import fetch, x64
-from curvexp.linalg import Eigenpairs, eigsh, spectral_density
+from curvexp.host import SMALL, fetch, one_thread, threads, x64
+from curvexp.linalg import Eigenpairs, dense_eigh, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.layout import LARGE, devices_of
-from curvexp.lockstep import hosted, program
 from curvexp.number import is_number
+from curvexp.programs import compiled
 from curvexp.quantities import Quantity
 from curvexp.record import Reading
 
@@ -47,6 +46,7 @@ class Probe(NamedTuple):
         check: (parameters, problem) -> None, raises ConfigError where the probe cannot serve a problem of so many parameters.
         tol: relative residual asked of the sharpness of a preconditioned Hessian.
         quantities: descriptions of the scalars that `measure` adds to those of curvexp, see `curvexp.Quantity`.
+        fills: parameters -> whether a reading takes all cores, or much memory, for itself; else rows of `run_many` are read side by side.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Probe(NamedTuple):
     check: Callable[[int, Any], None] = lambda size, problem: None
     tol: float = 1e-3
     quantities: tuple[Quantity, ...] = ()
+    fills: Callable[[int], bool] = lambda size: size > LARGE
 
 
 def off() -> Probe:
@@ -92,7 +93,7 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> P
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
         return _dense_reading(loss, params, _hessian(loss, params, chunk)), state
 
-    return Probe("exact", measure, every, None, check)
+    return Probe("exact", measure, every, None, check, fills=lambda size: size > SMALL)
 
 
 def top(
@@ -149,7 +150,10 @@ def top(
         reading = _partial_reading(part, params, found, which)
         return _sampled(reading, loss, part, params, found.eigenvectors), _next_start(found)
 
-    return Probe("top", measure, every, None, check, tol)
+    def fills(size: int) -> bool:
+        return size > (SMALL if size <= max(dense_below, ends * pairs) else LARGE)
+
+    return Probe("top", measure, every, None, check, tol, fills=fills)
 
 
 def density(
@@ -289,14 +293,14 @@ def sharpness(op: Operator, *, tol: float, key: Any) -> float:
     return float(values[-1] if values[-1] > 0 else np.abs(values).max())
 
 
-@program
+@compiled
 def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
     gradient = jax.grad(loss)(params)
     energy = optax.tree.vdot(gradient, gradient)
     return jax.vmap(lambda v: optax.tree.vdot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
 
 
-@program
+@compiled
 def _dense(loss: Loss, params: Any, operator: Operator) -> tuple[Any, Any]:
     """The matrix (n, n) and the gradient (n,)."""
     return operator.dense(), ravel_pytree(jax.grad(loss)(params))[0]
@@ -386,10 +390,10 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
         return Reading(
             empty, empty, None, complete=True, scalars={"lambda_max": math.nan, "lambda_min": math.nan}, extra={}
         )
-    values, vectors, residuals, components = decomposed(computed, gradient)
+    values, vectors, residuals = dense_eigh(computed)
     gradient = np.asarray(gradient, np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
-        overlaps, energy = components**2, float(gradient @ gradient)
+    with threads(len(values)), np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
+        overlaps, energy = (vectors.T @ gradient) ** 2, float(gradient @ gradient)
     return Reading(
         eigenvalues=values,
         residuals=residuals,
@@ -406,13 +410,10 @@ def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
     )
 
 
-def _whole(op: Operator, **options: Any) -> bool:
-    """Whether a solution has the machine for itself: it takes all cores, or programs of several devices, of which two at once may wait for
-    each other."""
-    return op.size > LARGE or devices_of(op) > 1
-
-
-solved = hosted(eigsh, whole=_whole)
+def solved(op: Operator, **options: Any) -> Eigenpairs:
+    """`eigsh`, whose small eigenproblems have one thread of LAPACK where the products are small too: more wait for XLA's."""
+    with one_thread(op.size <= LARGE and devices_of(op) == 1):
+        return eigsh(op, **options)
 
 
 def eps_of(params: Any) -> float:

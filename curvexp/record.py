@@ -1,10 +1,33 @@
-"""What a run yields: a Record at each logged step, with a Reading of the curvature where the probe measured."""
+"""What a run yields: a Record at each logged step, with a Reading where the probe measured, and an Outcome at the end."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from curvexp.outcome import Outcome
+
+class Outcome(NamedTuple):
+    """What the losses of a whole run amount to.
+
+    Attributes:
+        status: `completed` or `diverged`.
+        reason: why it stopped before its last step, or None.
+        steps: updates made.
+        loss_start, loss: at the first and at the last step, on all training data.
+        target_loss: the loss that counts as reached, or None.
+        steps_to_target: first step with loss <= target, or None where it was not reached.
+        rate: measured contraction a step of √(loss − f*), see `measured_rate`, or None.
+        rate_theory: the optimizer's worst contraction over the nonzero eigenvalues, where the problem knows them, or None.
+    """
+
+    status: Literal["completed", "diverged"]
+    reason: str | None
+    steps: int
+    loss_start: float
+    loss: float
+    target_loss: float | None
+    steps_to_target: int | None
+    rate: float | None
+    rate_theory: float | None
 
 
 class Reading(NamedTuple):
@@ -41,7 +64,8 @@ class Record(NamedTuple):
         seconds: wall time since the start of the run; None as the runner yields it, which reads no clock.
         outcome: what the run amounts to, at its last record; else None.
         note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`; else None.
-        snapshot: what `run` goes on from after this record, see `runner.Snapshot`; never stored in the record's line.
+        snapshot: what `run` goes on from after this record, see `training.Snapshot`; never stored in the record's line.
+        row: number of the run among those of `run_many`; 0 for a run alone.
     """
 
     step: int
@@ -52,3 +76,4 @@ class Record(NamedTuple):
     outcome: Outcome | None = None
     note: str | None = None
     snapshot: Any = None
+    row: int = 0

@@ -104,8 +104,8 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
 
     from curvexp import checkpoint
     from curvexp.ledger import Past
-    from curvexp.outcome import Outcome
-    from curvexp.runner import Snapshot, State, template
+    from curvexp.record import Outcome
+    from curvexp.training import Snapshot, State, template
 
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     found = checkpoint.restore(run, step, params=shapes)

@@ -23,7 +23,7 @@ def bare_loop_ratio(repeats: int) -> tuple[float, float, float]:
     import jax.numpy as jnp
     import optax
 
-    from curvexp import optim, preprocess, runner
+    from curvexp import optim, preprocess, training
     from curvexp import problem as problems
 
     steps = 2000
@@ -42,7 +42,7 @@ def bare_loop_ratio(repeats: int) -> tuple[float, float, float]:
 
     def framework() -> float:
         begun = time.perf_counter()
-        for record in runner.run(
+        for record in training.run(
             problem, optim.momentum(lr=0.05, momentum=0.9), None, steps=steps, key=jax.random.key(0)
         ):
             last = record

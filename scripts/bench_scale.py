@@ -39,14 +39,14 @@ def measure(parameters: float, examples: int, part: str) -> dict[str, Any]:
     import jax.numpy as jnp
 
     import curvexp
-    from curvexp import preprocess, runner
+    from curvexp import preprocess, training
     from curvexp import problem as problems
 
     data = problems.data.gaussian(samples=examples, features=64, classes=10, test_fraction=0.0)
     hidden = [width(parameters)] * 2
     problem = problems.mlp(preprocess=preprocess.raw(), dtype=jnp.float32, data=data, hidden=hidden)
     params = jax.block_until_ready(jax.jit(problem.init)(jax.random.key(0)))
-    op = curvexp.hessian(runner.over_all_data(problem), params)
+    op = curvexp.hessian(training.over_all_data(problem), params)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     made: dict[str, Any] = {}
 

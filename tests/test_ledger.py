@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from curvexp import ledger, optim, preprocess, probe, runner
+from curvexp import ledger, optim, preprocess, probe, training
 from curvexp import problem as problems
 from curvexp.curvature import Objective
 
@@ -25,7 +25,7 @@ def quadratic(**options):
 
 def train(problem, optimizer, measure, *, seed=0, **options):
     options = {"steps": 40, "record_every": 5, "target": None, **options}
-    return list(runner.run(problem, optimizer, measure, key=jax.random.key(seed), **options))
+    return list(training.run(problem, optimizer, measure, key=jax.random.key(seed), **options))
 
 
 def read(records):
@@ -258,7 +258,7 @@ def test_with_the_largest_eigenvalues_alone_nothing_is_said_of_the_smallest():
 def test_index_and_rank_bracket_the_truth():
     values = [-3.0, -1.0, 0.0, 0.0, *np.linspace(0.5, 20, 16)]
     problem = quadratic(eigenvalues=values, dimension=None)
-    whole = runner.over_all_data(problem)
+    whole = training.over_all_data(problem)
     params = problem.init(jax.random.key(0))
     exact = probe.exact().measure(whole, params, None, jax.random.key(1))[0].scalars
     assert (exact["index"], exact["rank"], exact["below_floor"]) == (2, 18, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import curvexp
-from curvexp import optim, preprocess, probe, problem, quantities, runner, track
+from curvexp import optim, preprocess, probe, problem, quantities, track, training
 from curvexp.problem import data
 
 DOCS = Path(__file__).parents[1] / "docs" / "ledger.md"
@@ -16,7 +16,7 @@ GROUPS = ("LOSS", "OUTCOME", "STABILITY", "SPECTRUM", "STEP", "DIRECTIONS", "NOI
 
 def recorded(chosen, measure, **options):
     """Names of all scalars that a run of a small network records."""
-    records = runner.run(
+    records = training.run(
         chosen, optim.adam(lr=1e-2), measure, steps=4, key=jax.random.key(0), record_every=2, **options
     )
     return {name for record in records for name in record.scalars}
@@ -51,7 +51,7 @@ def test_a_scalar_of_ones_own_probe_stands_in_its_section_and_an_undescribed_one
     own = (curvexp.Quantity("entropy", "curvature", "entropy of the spectral density"),)
     mine = probe.Probe("mine", measure, every=1, quantities=own)
     chosen = problem.rosenbrock(preprocess=preprocess.raw())
-    *_, last = runner.run(chosen, optim.sgd(lr=1e-4), mine, steps=1, key=jax.random.key(0))
+    *_, last = training.run(chosen, optim.sgd(lr=1e-4), mine, steps=1, key=jax.random.key(0))
     logged = track._logged(last, own)
     assert logged["curvature/entropy"] == 0.5
     assert logged["other/undescribed"] == 1.0
@@ -70,7 +70,7 @@ def test_a_wrong_description_is_refused_before_any_compute(own, message):
     mine = probe.off()._replace(quantities=(own,))
     with pytest.raises(curvexp.ConfigError, match=message):
         next(
-            runner.run(
+            training.run(
                 problem.rosenbrock(preprocess=preprocess.raw()),
                 optim.sgd(lr=1e-4),
                 mine,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvexp import checkpoint, optim, preprocess, probe, resume, runner
+from curvexp import checkpoint, optim, preprocess, probe, resume, training
 from curvexp import problem as problems
 from curvexp.__main__ import main
 from curvexp.errors import ConfigError
@@ -84,7 +84,7 @@ CASES = {
 
 def train(case, *, taken_up=None):
     problem, optimizer, watch, batch_size = CASES[case]
-    return runner.run(
+    return training.run(
         problem(),
         optimizer(),
         watch(),

@@ -2,6 +2,8 @@
 
 from curvexp.linalg.counts import Inertia as Inertia
 from curvexp.linalg.counts import inertia as inertia
+from curvexp.linalg.dense import DenseEigenpairs as DenseEigenpairs
+from curvexp.linalg.dense import dense_eigh as dense_eigh
 from curvexp.linalg.density import Density as Density
 from curvexp.linalg.density import spectral_density as spectral_density
 from curvexp.linalg.eigenpairs import Eigenpairs as Eigenpairs

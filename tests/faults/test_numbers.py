@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvexp import memory, optim, probe, runner
+from curvexp import memory, optim, probe, training
 from curvexp.problem import Known, Problem
 
 WALL = 0.5  # beyond it, from about the tenth step on, something is not a number
@@ -71,7 +71,7 @@ def problem(kind, value):
 def test_what_is_not_finite_is_recorded_and_the_run_ends(kind, value, dense):
     watch = probe.top(k=1, every=5, dense_below=200 if dense else 0)
     records = list(
-        runner.run(problem(kind, value), optim.sgd(lr=0.07), watch, steps=30, key=jax.random.key(0), record_every=5)
+        training.run(problem(kind, value), optim.sgd(lr=0.07), watch, steps=30, key=jax.random.key(0), record_every=5)
     )
     outcome = records[-1].outcome
     assert outcome is not None
@@ -104,7 +104,7 @@ def test_data_that_are_not_finite_end_the_run_at_its_start(value):
         data=data,
         known=Known(),
     )
-    records = list(runner.run(made, optim.sgd(lr=0.1), probe.top(k=1, every=5), steps=20, key=jax.random.key(0)))
+    records = list(training.run(made, optim.sgd(lr=0.1), probe.top(k=1, every=5), steps=20, key=jax.random.key(0)))
     assert records[0].reading is None
     assert records[-1].outcome.status == "diverged"
     assert records[-1].step <= 1

@@ -23,7 +23,7 @@ import jax, numpy as np
 import jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
 import curvexp
-from curvexp import optim, preprocess, probe, runner
+from curvexp import optim, preprocess, probe, training
 from curvexp import problem as problems
 from curvexp.problem.placement import spread
 assert jax.device_count() == 8
@@ -33,13 +33,13 @@ eight = spread(alone, "all")
 assert len(eight.data.inputs.sharding.device_set) == 8
 
 def train(problem, rule, **settings):
-    return list(runner.run(problem, optim.adam(lr=0.05), rule, steps=20, key=jax.random.key(0), **settings))
+    return list(training.run(problem, optim.adam(lr=0.05), rule, steps=20, key=jax.random.key(0), **settings))
 """
 PRODUCTS = """
 params = alone.init(jax.random.key(0))
 v = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params)
 product = jax.jit(lambda op, v: op(v))
-one, other = (product(curvexp.hessian(runner.over_all_data(problem), params), v) for problem in (alone, eight))
+one, other = (product(curvexp.hessian(training.over_all_data(problem), params), v) for problem in (alone, eight))
 for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
 one, other = (train(problem, probe.off(), batch_size=32, record_every=5) for problem in (alone, eight))

@@ -1,37 +1,15 @@
-"""How a run ended and how fast it converged, judged from its losses. No JAX."""
+"""How a run ends and how fast it converged, judged from its losses.
+
+The stop rule stands here once: `crossings` compares losses with the same numbers in the same precision on the device and on the host.
+"""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 DEFAULT_TARGET_FRACTION = 1e-3  # of the initial distance from the minimum, where the problem knows its minimum
 DEFAULT_TARGET_LOSS = 0.1  # where it does not
-
-
-class Outcome(NamedTuple):
-    """What the losses of a whole run amount to.
-
-    Attributes:
-        status: `completed` or `diverged`.
-        reason: why it stopped before its last step, or None.
-        steps: updates made.
-        loss_start, loss: at the first and at the last step, on all training data.
-        target_loss: the loss that counts as reached, or None.
-        steps_to_target: first step with loss <= target, or None where it was not reached.
-        rate: measured contraction a step of √(loss − f*), see `measured_rate`, or None.
-        rate_theory: the optimizer's worst contraction over the nonzero eigenvalues, where the problem knows them, or None.
-    """
-
-    status: Literal["completed", "diverged"]
-    reason: str | None
-    steps: int
-    loss_start: float
-    loss: float
-    target_loss: float | None
-    steps_to_target: int | None
-    rate: float | None
-    rate_theory: float | None
 
 
 class Bounds(NamedTuple):
@@ -88,18 +66,51 @@ def bounds(
     return Bounds(minimum, base, wanted, ceiling, floor, start)
 
 
+class Stop(NamedTuple):
+    """Losses at which a run stops, in its precision; -inf or inf for none.
+
+    Attributes:
+        target: stops a run that came down to it. ceiling, floor: beyond them it has diverged.
+    """
+
+    target: Any
+    ceiling: Any
+    floor: Any
+
+
+def stop_of(limits: Bounds, *, at_target: bool, dtype: Any = np.float64) -> Stop:
+    """The losses of these bounds that stop a run whose losses have this precision.
+
+    Args:
+        at_target: whether the target is one of them.
+    """
+    with np.errstate(over="ignore"):  # beyond float32 a ceiling is infinite
+        values = (limits.target if at_target else -math.inf, limits.ceiling, limits.floor)
+        return Stop(*(np.asarray(value, dtype) for value in values))
+
+
+def crossings(loss: Any, stop: Stop, *, xp: Any = np) -> tuple[Any, Any, Any, Any]:
+    """Whether a loss is not finite, above the ceiling, below the floor, at the target: a run stops at any of the four.
+
+    Args:
+        loss: scalar or array, of numpy or of a trace of JAX. xp: numpy or jax.numpy.
+    """
+    return ~xp.isfinite(loss), loss > stop.ceiling, loss < stop.floor, loss <= stop.target
+
+
 def verdict(
-    loss: float, limits: Bounds, *, step: int, stop_at_target: bool
+    loss: float, limits: Bounds, stop: Stop, *, step: int
 ) -> tuple[Literal["completed", "diverged"], str] | None:
     """Status and reason if a run at this loss is to stop, else None."""
-    if not math.isfinite(loss):
+    broken, above, below, reached = crossings(np.float64(loss), stop)
+    if broken:
         return "diverged", f"the loss is {loss} at step {step}"
-    if loss > limits.ceiling:
+    if above:
         return "diverged", f"the loss {loss:.6g} passed {limits.ceiling:.6g} (diverge_at) at step {step}"
-    if loss < limits.floor:
+    if below:
         why = "the loss is unbounded below" if limits.minimum == -math.inf else "the loss falls without a known bound"
         return "diverged", f"{why}: it passed {limits.floor:.6g} (diverge_at) at step {step}"
-    if stop_at_target and loss <= limits.target:
+    if reached:
         return "completed", f"the target loss {limits.target:.6g} was reached at step {step}"
     return None
 

@@ -1,11 +1,14 @@
 """How a run is judged, on losses with a known answer."""
 
+import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvexp.outcome import bounds, measured_rate, verdict
+from curvexp.training.ending import bounds, crossings, measured_rate, stop_of, verdict
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -49,18 +52,30 @@ def test_target_is_a_fraction_of_the_distance_where_the_minimum_is_known_and_a_l
 def test_unbounded_loss_is_bounded_on_both_sides_and_says_so():
     limits = bounds(-0.5, minimum=-math.inf, lower_bound=None, target="auto", diverge_at=1e6)
     assert (limits.ceiling, limits.floor, limits.target) == (1e6 - 0.5, -1e6 - 0.5, -math.inf)
-    status, reason = verdict(-2e6, limits, step=7, stop_at_target=False)
+    status, reason = verdict(-2e6, limits, stop_of(limits, at_target=False), step=7)
     assert status == "diverged"
     assert "unbounded below" in reason
 
 
 def test_verdicts():
     limits = bounds(1.0, minimum=0.0, lower_bound=None, target=0.1, diverge_at=10)
-    assert verdict(0.5, limits, step=1, stop_at_target=True) is None
-    assert verdict(0.1, limits, step=1, stop_at_target=False) is None
-    assert verdict(0.1, limits, step=1, stop_at_target=True)[0] == "completed"
+    on, off = (stop_of(limits, at_target=wish) for wish in (True, False))
+    assert verdict(0.5, limits, on, step=1) is None
+    assert verdict(0.1, limits, off, step=1) is None
+    assert verdict(0.1, limits, on, step=1)[0] == "completed"
     for loss in (10.5, math.nan, math.inf):
-        assert verdict(loss, limits, step=3, stop_at_target=True)[0] == "diverged"
+        assert verdict(loss, limits, on, step=3)[0] == "diverged"
+
+
+def test_device_and_host_stop_at_the_same_losses():
+    """Also where a bound has no float32 of its own: both compare with its rounding."""
+    limits = bounds(1.0, minimum=0.0, lower_bound=None, target=0.1, diverge_at=10 + 1e-8)
+    stop = stop_of(limits, at_target=True, dtype=np.float32)
+    near = np.float32(stop.ceiling)
+    losses = [0.5, 0.1, near, np.nextafter(near, np.float32(np.inf)), math.nan, -math.inf]
+    on_device = jax.jit(lambda loss: functools.reduce(jnp.logical_or, crossings(loss, stop, xp=jnp)))
+    for loss in np.array(losses, np.float32):
+        assert bool(on_device(loss)) == (verdict(float(loss), limits, stop, step=1) is not None)
 
 
 def test_a_start_at_the_minimum_does_not_diverge():

@@ -1,0 +1,311 @@
+"""What the host keeps of one run while the device trains it: its bounds, its losses, its records."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from curvexp import ledger, theory
+from curvexp import probe as probes
+from curvexp.errors import ConfigError
+from curvexp.host import fetch
+from curvexp.number import is_number
+from curvexp.optim import Optimizer
+from curvexp.probe import Probe
+from curvexp.problem import Problem
+from curvexp.quantities import check_own
+from curvexp.record import Outcome, Reading, Record
+from curvexp.training.ending import Bounds, Stop, bounds, crossings, measured_rate, stop_of, verdict
+from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, folded, initial, look, run_keys, seen_of
+from curvexp.training.rows import Start
+from curvexp.training.state import Snapshot, State, past, state_of
+from curvexp.training.structure import kind_of, parameters
+from curvexp.training.tune import over_all_data, tune
+
+
+class Run(NamedTuple):
+    """A run among those of `run_many`.
+
+    Attributes:
+        problem: what is minimised. optimizer: its `auto` numbers are chosen at the start, see `tune`.
+        key: of initialization, batch order and probes: one key, one run.
+        probe: what is measured of the curvature; None measures nothing.
+        target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
+            steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
+        diverge_at: the run ends as `diverged` when loss − f* passes this multiple of its initial value.
+        resume: the snapshot of a record of this same run: what follows that record is yielded, bit for bit on the same machine.
+    """
+
+    problem: Problem
+    optimizer: Optimizer
+    key: Any
+    probe: Probe | None = None
+    target: float | Literal["auto"] | None = "auto"
+    diverge_at: float = 1e6
+    resume: Snapshot | None = None
+
+
+class Account:
+    """One run: `start`, then `record` after every block that ends at a record, with `follow` before it for every block."""
+
+    def __init__(
+        self, number: int, run: Run, *, steps: int, batch_size: int | None, clock: Callable[[], float] | None
+    ) -> None:
+        self.number, self.run, self.steps, self.minibatch = number, run, steps, batch_size is not None
+        self.problem, self.optimizer, self.probe = run.problem, run.optimizer, run.probe or probes.off()
+        self.batch_size, self.clock = batch_size, clock
+        self.kind = kind_of(run.problem, run.optimizer, batch_size)
+        self.ended: tuple[Literal["completed", "diverged"], str] | None = None
+        self.done, self.alive = 0, True
+
+    def start(self) -> Record | None:
+        """Makes the state before the first step, and its record; a resumed run has had that record: None."""
+        run, kind = self.run, self.kind
+        taken_up = run.resume
+        if taken_up is None:
+            params, order_key, tune_key, probe_key = initial(run.key, init=self.problem.init)
+            self.optimizer, choice = tune(self.problem, self.optimizer, params, key=tune_key)
+            orders = self._first_order(order_key)
+            carry, shown = begin(
+                params, self.optimizer.init(params), self.problem.data, self.problem.test, orders, kind=kind
+            )
+            self.seen = seen_of(shown)
+            shown = fetch(shown)
+            self.first = float(shown["loss"])
+            state = state_of(carry, orders[0] if self.minibatch else (), order_key)
+        else:
+            *_, probe_key = run_keys(run.key)
+            self.optimizer = self.optimizer._replace(hyper=dict(taken_up.hyper))
+            self.first, state = taken_up.first, taken_up.state
+            carry = Carry(state.params, state.opt_state, state.step, state.loss, state.gradient)
+            self.seen = _shapes_seen(carry, self.problem, kind)
+        self.limits = bounds(
+            self.first,
+            minimum=self.problem.known.minimum,
+            lower_bound=self.problem.lower_bound,
+            target=run.target,
+            diverge_at=run.diverge_at,
+        )
+        self.stop = stop_of(self.limits, at_target=run.target not in ("auto", None), dtype=carry.loss.dtype)
+        # of a minibatch only what is not finite tells of the whole loss, which a record judges
+        in_block = Stop(*np.array([-math.inf, math.inf, -math.inf], carry.loss.dtype)) if self.minibatch else self.stop
+        self.begun = Start(carry, self.problem.data, self.problem.test, state.key, in_block)
+        self.meter = Meter(self.problem, self.optimizer, self.probe, probe_key, self.batch_size, self.clock)
+        self.keeps = not self.minibatch and self.limits.minimum is not None and math.isfinite(self.limits.minimum)
+        self.losses = [np.array([self.first])] if self.keeps else []  # for the rate
+        self.reached = 0 if self.first <= self.limits.target else None
+        if taken_up is None:
+            scalars, reading = self.meter(state, shown, probed=True)
+            return Record(0, scalars, reading, state, note=choice, snapshot=self.snapshot(state), row=self.number)
+        self.meter.probe_state, self.meter.read, self.meter.before = (
+            taken_up.probe_state,
+            taken_up.read,
+            taken_up.before,
+        )
+        self.losses, self.done = list(taken_up.losses[: taken_up.blocks]), int(state.step)
+        self.reached = taken_up.reached if taken_up.reached is not None else self.reached
+        return None
+
+    def follow(self, losses: np.ndarray, shown: dict[str, Any], *, recorded: bool) -> None:
+        """Counts the steps of a block and judges its end.
+
+        Args:
+            losses: after each step of the block, in the run's precision. shown: of its last state, numbers.
+            recorded: whether a record is due at its end; else it has one only where the run ends in it.
+        """
+        broken = np.logical_or.reduce(crossings(losses, self.begun.stop))
+        made = 1 + int(broken.argmax()) if broken.any() else len(losses)
+        loss = shown["loss"]
+        judged = np.array([loss]) if self.minibatch else losses[:made].astype(np.float64)
+        if self.keeps:
+            self.losses.append(judged)
+        if self.reached is None and (judged <= self.limits.target).any():
+            self.reached = self.done + (made if self.minibatch else 1 + int((judged <= self.limits.target).argmax()))
+        self.done += made
+        if recorded or broken.any():
+            self.ended = verdict(loss, self.limits, self.stop, step=self.done)
+        if self.ended is None and not math.isfinite(shown["batch_loss"]):
+            self.ended = "diverged", f"the loss of a minibatch is {shown['batch_loss']} at step {self.done}"
+
+    def record(self, state: Any, shown: dict[str, Any], *, due: bool) -> Record:
+        """The record of a block's end. due: whether the probe is; at the run's end it always is."""
+        last = self.ended is not None or self.done == self.steps
+        scalars, reading = self.meter(state, shown, probed=last or due)
+        outcome = self._outcome(state, shown) if last else None
+        self.alive = not last
+        snapshot = self.snapshot(state)
+        return Record(self.done, scalars, reading, state, outcome=outcome, snapshot=snapshot, row=self.number)
+
+    def snapshot(self, state: Any) -> Snapshot:
+        """What the run goes on from after a record."""
+        meter, hyper, blocks = self.meter, dict(self.optimizer.hyper), len(self.losses)
+        return Snapshot(
+            state, hyper, meter.probe_state, meter.read, self.losses, blocks, self.first, self.reached, meter.before
+        )
+
+    def _first_order(self, key: Any) -> Any:
+        if not self.minibatch:
+            return ()
+        return draw_orders(key, np.int32(0), examples=self.kind.examples, count=1)
+
+    def _outcome(self, state: Any, shown: dict[str, Any]) -> Outcome:
+        status, reason = self.ended or ("completed", None)
+        losses = np.concatenate(self.losses) if self.keeps else None
+        return Outcome(
+            status=status,
+            reason=reason,
+            steps=self.done,
+            loss_start=self.first,
+            loss=shown["loss"],
+            target_loss=self.limits.target if math.isfinite(self.limits.target) else None,
+            steps_to_target=None if self.reached is None else int(self.reached),
+            **_rates(self.problem, self.optimizer, state, shown["numbers"], losses, self.limits),
+        )
+
+
+class Meter:
+    """What a record holds: it keeps the probe's warm starts between readings."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        optimizer: Optimizer,
+        probe: Probe,
+        key: Any,
+        batch_size: int | None,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self.problem, self.optimizer, self.probe, self.key = problem, optimizer, probe, key
+        self.batch_size, self.clock = batch_size, clock
+        self.whole, self.base = over_all_data(problem), _base(problem)
+        self.probe_state, self.read, self.before = probe.state, ledger.Past(), None
+
+    def __call__(self, state: Any, shown: dict[str, Any], *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
+        """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
+        hyper = {name: float(value) for name, value in shown["numbers"].items()}
+        scalars: dict[str, Any] = {"loss": float(shown["loss"]), "grad_norm": float(shown["grad_norm"])}
+        names = (("lr", self.optimizer.lr_name), ("momentum", "momentum"))
+        scalars |= {name: hyper[key] for name, key in names if key in hyper}
+        scalars |= {name: float(value) for name, value in shown["metrics"].items()}
+        if self.optimizer.threshold is not None:
+            with np.errstate(divide="ignore"):  # a schedule that ends at 0 leaves every curvature stable
+                scalars["threshold"] = float(self.optimizer.threshold(hyper))
+        if self.probe.measure is None:
+            return scalars, None
+        if not probed or not math.isfinite(scalars["loss"]):
+            if self.batch_size is None:  # else the state's gradient is that of a minibatch
+                self.before = state
+            return scalars, None
+        begun = self.clock() if self.clock else 0.0
+        key = folded(self.key, state.step)
+        reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
+        if self.problem.batchnorm:
+            reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
+        found, reading, self.read = ledger.enter(
+            self.whole,
+            self.optimizer,
+            reading,
+            past(self.read, self.before),
+            state=state,
+            hyper=hyper,
+            loss=scalars["loss"],
+            base=self.base,
+            optimum=self.problem.known.optimum,
+            batch_size=self.batch_size,
+            tol=self.probe.tol,
+            key=key,
+        )
+        self.before = None
+        scalars |= {**reading.scalars, **found}
+        if self.clock:
+            scalars["probe_seconds"] = round(self.clock() - begun, 6)
+        return scalars, reading
+
+
+def check(
+    problem: Problem,
+    probe: Probe,
+    *,
+    steps: int,
+    batch_size: int | None,
+    record_every: int,
+    target: float | Literal["auto"] | None,
+    diverge_at: float,
+) -> int:
+    """Number of parameters, after refusing every setting that this problem cannot serve; nothing is computed.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for name, value in (("steps", steps), ("record_every", record_every)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
+            raise ConfigError(f"{name}={value}: expected an integer from 1 to 10^9. Change {name}.")
+    if batch_size is not None:
+        if problem.examples is None:
+            raise ConfigError(
+                f"batch_size={batch_size}: problem={problem.name} has no examples to draw from. Set batch_size=null."
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= problem.examples:
+            raise ConfigError(
+                f"batch_size={batch_size}: expected an integer from 1 to {problem.examples}, the number of training examples, or "
+                "null for all of them. Change batch_size."
+            )
+    if target not in ("auto", None) and not (is_number(target) and math.isfinite(target) and target > 0):
+        raise ConfigError(f"target={target}: expected a positive number, auto, or null. Change target.")
+    if not is_number(diverge_at) or not diverge_at > 1:
+        raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
+    check_own(probe.quantities)
+    size = parameters(problem.init)
+    probe.check(size, problem)
+    return size
+
+
+def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) -> State:
+    """The shapes of a run's training state; nothing is computed. `optimizer` has its numbers, see `Snapshot.hyper`."""
+    import jax
+
+    kind = kind_of(problem, optimizer, batch_size)
+
+    def start(key: Any) -> State:
+        params = problem.init(key)
+        orders = () if batch_size is None else draw_orders.function(key, 0, examples=kind.examples, count=1)
+        carry, _ = begin.function(params, optimizer.init(params), problem.data, problem.test, orders, kind=kind)
+        return state_of(carry, orders[0] if batch_size else (), key)
+
+    return jax.eval_shape(start, jax.random.key(0))
+
+
+def _shapes_seen(carry: Carry, problem: Problem, kind: Kind) -> Seen:
+    import jax
+
+    return seen_of(jax.eval_shape(functools.partial(look, kind=kind), carry, problem.data, problem.test))
+
+
+def _base(problem: Problem) -> float | None:
+    """The minimum of the loss, else what it cannot go below, else None."""
+    minimum = problem.known.minimum
+    if minimum is not None:
+        return minimum if math.isfinite(minimum) else None
+    return problem.lower_bound
+
+
+def _rates(
+    problem: Problem,
+    optimizer: Optimizer,
+    state: Any,
+    hyper: dict[str, float],
+    losses: np.ndarray | None,
+    limits: Bounds,
+) -> dict[str, float | None]:
+    """Measured and theoretical contraction a step; None where they have no meaning: minibatches, or no known minimum or spectrum."""
+    rate = theory_rate = None
+    if losses is not None:
+        eps = probes.eps_of(state.params)
+        rate = measured_rate(losses, minimum=limits.minimum, eps=eps, double_root=hyper.get("momentum", 0) > 0)
+        values = problem.known.eigenvalues
+        if values is not None and optimizer.rate is not None and optimizer.schedule is None:
+            nonzero = theory.above_rounding(values, eps=eps)
+            theory_rate = float(optimizer.rate(hyper, nonzero).max()) if len(nonzero) else None
+    return {"rate": rate, "rate_theory": theory_rate}

@@ -1,0 +1,97 @@
+"""Which runs have equal structure, so that one program carries them as rows."""
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curvexp.host import x64
+from curvexp.linalg.layout import devices_of
+from curvexp.optim import Optimizer
+from curvexp.problem import Problem
+from curvexp.training.loop import Kind
+
+
+def by_structure(runs: Sequence[Any], *, batch_size: int | None = None) -> list[list[int]]:
+    """Numbers of the runs, those of equal structure together: each list can go through one `run_many`.
+
+    Runs of equal structure have the same functions (loss, evaluation, optimizer), arrays of the same shapes and dtypes (data, parameters),
+    their readings at the same steps, and stand at the same step. Seeds, numbers of the optimizer, data, target may differ.
+
+    Args:
+        runs: of `curvexp.Run`. batch_size: as for `run_many`.
+    """
+    found: dict[Hashable, list[int]] = {}
+    for number, run in enumerate(runs):
+        found.setdefault(tuple(structure(run, batch_size).items()), []).append(number)
+    return list(found.values())
+
+
+def check_equal(runs: Sequence[Any], batch_size: int | None) -> None:
+    """Refuses runs of unequal structure.
+
+    Raises:
+        ValueError: naming the first run that differs, and in what.
+    """
+    first = structure(runs[0], batch_size) if runs else {}
+    for number, run in enumerate(runs[1:], 1):
+        other = structure(run, batch_size)
+        for name, value in first.items():
+            if other[name] != value:
+                raise ValueError(
+                    f"runs[{number}] has another {name} than runs[0] ({_short(other[name])}, {_short(value)}): expected runs of equal "
+                    "structure. Part them by curvexp.training.by_structure, and call run_many for each group."
+                )
+
+
+def structure(run: Any, batch_size: int | None) -> dict[str, Hashable]:
+    """What rows of one program have in common, each part by the name that a person knows it by."""
+    problem, optimizer = run.problem, run.optimizer
+    kind = kind_of(problem, optimizer, batch_size)
+    return {
+        "loss function": kind.loss,
+        "evaluation": kind.evaluate,
+        "number of examples": kind.examples,
+        "optimizer": (optimizer.transform.init, kind.update, kind.numbers, tuple(sorted(optimizer.hyper))),
+        "shape of the parameters": _parameters_form(problem.init, x64()),
+        "shape of the data": _form(problem.data),
+        "shape of the test data": _form(problem.test),
+        "number of devices": devices_of(problem.data),
+        "interval of readings": run.probe.every if run.probe is not None and run.probe.measure else None,
+        "step to go on from": 0 if run.resume is None else int(run.resume.state.step),
+    }
+
+
+def kind_of(problem: Problem, optimizer: Optimizer, batch_size: int | None) -> Kind:
+    """What the training's programs are compiled for."""
+    transform = optimizer.transform
+    return Kind(problem.loss, transform.update, optimizer.numbers, problem.evaluate, problem.examples, batch_size)
+
+
+def parameters(init: Callable[[Any], Any]) -> int:
+    """Number of parameters that a problem begins with."""
+    _, forms = _parameters_form(init, x64())
+    return sum(math.prod(shape) for shape, _ in forms)
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters_form(init: Callable[[Any], Any], wide: bool) -> "_Form":
+    return _form(jax.eval_shape(init, jax.random.key(0)))
+
+
+_Form = tuple[Any, tuple[tuple[Any, str], ...]]
+
+
+def _form(tree: Any) -> _Form:
+    """Structure of a tree, shapes and dtypes of its arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
+
+
+def _short(value: Any) -> str:
+    text = getattr(value, "__qualname__", None) or str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,44 @@
+"""The numbers that `auto` stands for, chosen by theory or by a measurement at the start."""
+
+from typing import Any
+
+import jax
+
+from curvexp import optim
+from curvexp import probe as probes
+from curvexp.curvature import Objective, hessian, preconditioned
+from curvexp.optim import Optimizer
+from curvexp.problem import Problem
+from curvexp.programs import compiled
+
+
+def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tuple[Optimizer, str | None]:
+    """The optimizer with its `auto` numbers chosen, and how, in a sentence (None where nothing was auto).
+
+    Theory's best where the problem knows its spectrum; else a fraction of the stability threshold for the sharpness at `params`, the
+    preconditioned one for an adaptive optimizer, measured to 1 %; for the largest |λ| where no curvature is positive.
+    """
+    if "auto" not in optimizer.hyper.values():
+        return optimizer, None
+    known = problem.known.eigenvalues
+    if known is not None and optimizer.best is not None:
+        return optim.resolve(optimizer, eigenvalues=known, eps=probes.eps_of(params))
+    if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
+        return optim.resolve(optimizer)
+    whole = over_all_data(problem)
+    op = hessian(whole, params)
+    if optimizer.preconditioner is not None:
+        trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
+        _, stepped = optimizer.transform.update(_gradient(whole, params), trial.init(params), params)
+        op = preconditioned(op, optimizer.preconditioner(stepped))
+    return optim.resolve(optimizer, sharpness=probes.sharpness(op, tol=1e-2, key=key))
+
+
+def over_all_data(problem: Problem) -> Objective:
+    """The loss over all training data, as a function of params alone."""
+    return Objective(jax.tree_util.Partial(problem.loss), problem.data)
+
+
+@compiled
+def _gradient(whole: Any, params: Any) -> Any:
+    return jax.grad(whole)(params)
