@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from curvexp.store import load_planes as load_planes
     from curvexp.store import load_runs as load_runs
     from curvexp.training import Run as Run
-    from curvexp.training import run as run
-    from curvexp.training import run_many as run_many
+    from curvexp.training.run import run as run
+    from curvexp.training.run import run_many as run_many
 
 __version__ = "0.1.0"
 

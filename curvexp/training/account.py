@@ -270,7 +270,7 @@ def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) 
 
     def start(key: Any) -> State:
         params = problem.init(key)
-        orders = () if batch_size is None else draw_orders.function(key, 0, examples=kind.examples, count=1)
+        orders: Any = () if batch_size is None else draw_orders.function(key, 0, examples=kind.examples, count=1)
         carry, _ = begin.function(params, optimizer.init(params), problem.data, problem.test, orders, kind=kind)
         return state_of(carry, orders[0] if batch_size else (), key)
 

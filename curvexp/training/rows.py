@@ -4,9 +4,10 @@ On a CPU the cores share the rows, each with a program of some of them: XLA's lo
 rows that would not fit the memory together, one after the other.
 """
 
+import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -43,15 +44,14 @@ class Block(NamedTuple):
     orders: Any
     epoch: int
 
-    def states(self, step: int) -> Iterator[tuple[int, Any]]:
-        """(number of the run, its state) after the block, where it has made all of it."""
-        if self.part.axes is None:
+    def states(self) -> list[Callable[[int], Any]]:
+        """For each run of the part, what gives its state after so many steps in all, at which it stands."""
+        part = self.part
+        if part.axes is None:
             order = () if isinstance(self.orders, tuple) else self.orders[self.epoch]
-            yield self.part.numbers[0], state_of(self.carry, order, self.part.keys[0])
-            return
+            return [lambda step: state_of(self.carry, order, part.keys[0])]
         held = Held(self.carry, self.orders, self.epoch)
-        for row, number in enumerate(self.part.numbers):
-            yield number, RowState(held, row, step, self.part.keys[row])
+        return [functools.partial(RowState, held, row, part.keys[row]) for row in range(len(part.numbers))]
 
 
 class Axes(NamedTuple):

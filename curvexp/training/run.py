@@ -191,10 +191,10 @@ class Rows(Iterator[list[Record]]):
             # the device goes on while the host reads this block; of runs that turn out to have ended in it, that work is dropped
             ahead = None if due or done == self.steps else launch(done)
             tasks = []
-            for account, losses, shown, state in self._read(blocks, going, done, done - begun):
+            for account, losses, shown, state in self._read(blocks, going, done - begun):
                 account.follow(losses, shown, recorded=recorded)
                 if recorded or account.ended:
-                    tasks.append((account, state, shown, due))
+                    tasks.append((account, state(account.done), shown, due))
             if tasks and (records := self._each(_recorded, tasks, pool)):
                 yield records
 
@@ -213,16 +213,16 @@ class Rows(Iterator[list[Record]]):
         return blocks
 
     def _read(
-        self, blocks: list[Block], going: list[Account], done: int, steps: int
-    ) -> Iterator[tuple[Account, np.ndarray, dict[str, Any], Any]]:
-        """Of each run that is alive: the loss after each step of its block, what its last state shows, the state."""
+        self, blocks: list[Block], going: list[Account], steps: int
+    ) -> Iterator[tuple[Account, np.ndarray, dict[str, Any], Callable[[int], Any]]]:
+        """Of each run that is alive: the loss after each step of its block, what its last state shows, what gives that state."""
         for block in blocks:
             packed = jax.device_get(block.packed)
             if block.part.axes is None:
                 packed = {name: array[None] for name, array in packed.items()}
             seen = going[block.part.numbers[0]].seen
             shown, losses = read(packed, seen, str(block.carry.loss.dtype))
-            for row, (number, state) in enumerate(block.states(done)):
+            for row, (number, state) in enumerate(zip(block.part.numbers, block.states(), strict=True)):
                 account = going[number]
                 if account.alive:
                     yield account, losses[row, :steps], shown[row], state

@@ -54,7 +54,7 @@ class Held:
 class RowState:
     """The state of one row of several, with the attributes of `State`, which are read from the device when they are asked for."""
 
-    def __init__(self, held: Held, row: int, step: int, key: Any) -> None:
+    def __init__(self, held: Held, row: int, key: Any, step: int) -> None:
         self.held, self.row, self.step, self.key = held, row, np.int32(step), key
 
     def __getattr__(self, name: str) -> Any:
