@@ -129,7 +129,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Refuses a wrong seed or precision, and numbers of a wrong kind; ranges that need the problem are the runner's to check.
+    """Refuses a wrong seed or precision, and numbers of a wrong kind; ranges that need the problem are the training's to check.
 
     Raises:
         ConfigError: naming the key.

@@ -44,7 +44,7 @@ class BasicLauncher(_Ours):
 
 
 class VmapLauncher(_Ours):
-    """A sweep's jobs in step, in one vmapped program where they share functions and shapes: see curvexp.launcher."""
+    """A sweep's jobs together, as rows of one program where they share functions and shapes: see curvexp.launcher."""
 
     def __init__(self, max_batch: int | None = None) -> None:
         self.max_batch = max_batch

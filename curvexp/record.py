@@ -61,7 +61,7 @@ class Record(NamedTuple):
         scalars: loss, grad_norm, ...; None where a value has no meaning at this step.
         reading: the curvature at this step, None where it was not probed.
         state: the training state (parameters, optimizer state) at this step; never stored.
-        seconds: wall time since the start of the run; None as the runner yields it, which reads no clock.
+        seconds: wall time since the start of the run; None as the training yields it, which reads no clock.
         outcome: what the run amounts to, at its last record; else None.
         note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`; else None.
         snapshot: what `run` goes on from after this record, see `training.Snapshot`; never stored in the record's line.

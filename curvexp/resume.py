@@ -32,7 +32,7 @@ ENDED = ("completed", "diverged", "failed", "skipped")  # what a sweep does not 
 
 
 class Kept(NamedTuple):
-    """What a checkpoint gives back: the runner's snapshot, arrays that the job kept, and its plain facts."""
+    """What a checkpoint gives back: the training's snapshot, arrays that the job kept, and its plain facts."""
 
     snapshot: Any
     arrays: dict[str, Any]
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
 
 
 def keep(run: Path, snapshot: Any, arrays: Mapping[str, Any], facts: Mapping[str, Any], *, most: int) -> None:
-    """Writes a checkpoint of a runner's snapshot.
+    """Writes a checkpoint of a training's snapshot.
 
     Args:
         arrays, facts: what the job keeps besides. most: checkpoints that stay.
