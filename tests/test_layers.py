@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "runner", "theory")
     },
+    "testing": {"curvature", "optim", "probe", "problem", "theory"},
     "launcher": {"cluster", "config", "console", "job", "lockstep", "track"},
     "cluster": {"config", "console", "plugins", "resume", "store"},
     "checkpoint": set(),
