@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "study": {
         *("config", "console", "curvature", "linalg", "optim", "preprocess", "probe", "problem", "theory", "training")
     },
+    "testing": {"curvature", "optim", "probe", "problem", "theory"},
     "launcher": {"cluster", "config", "console", "job", "track", "training"},
     "cluster": {"config", "console", "plugins", "resume", "store"},
     "checkpoint": set(),
