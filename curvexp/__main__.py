@@ -17,14 +17,18 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curvexp import around, console, launcher, plugins, resume
+from curvexp import around, console, home, launcher, plugins, resume, supervisor
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.study import command as study
@@ -32,13 +36,36 @@ from curvexp.study import command as study
 # our options of launchers bear the names of their plugins' own, whose keys they are held to
 _SAME_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's variable: 1 for tracebacks
+TRUE = ("y", "yes", "t", "true", "on", "1")  # as JAX reads its variables
 MOST_JOBS = 100_000  # of a sweep: Hydra lists them all before the first starts
 NESTED_GROUPS = ("problem.data", "optim.schedule")  # `problem.data=wine` is read as Hydra's `problem/data=wine`
 
 
+def command() -> None:
+    """`python -m curvexp` and `curvexp`: `main` on what was typed, a sweep under a supervisor, see `curvexp.supervisor`."""
+    words = sys.argv[1:]
+    with console.any_stream():
+        if {"-m", "--multirun"} & {*words} and supervisor.possible():
+            try:
+                words = supervisor.supervised(words, _after_crash)
+            except KeyboardInterrupt:
+                sys.exit(130)
+        main(words)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 0, 1 where a job failed, 2 for what was refused, 130 for Ctrl-C."""
-    typed = [_nested(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    """The command line in this process, whose state is as before once it returns; exit code 0, 1 where a job failed, 2 for what was
+    refused, 130 for Ctrl-C.
+
+    Args:
+        arguments: its words; None: those of this process.
+    """
+    with _state_kept(), console.any_stream():
+        home.ensure()
+        _main([_nested(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+
+
+def _main(typed: list[str]) -> None:
     flags = _flags(typed)
     flags_first = [
         word for word in typed if word not in flags.overrides
@@ -50,6 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if "\0" in word or (not word.isascii() and _not_utf8(word)):
                 console.refuse(f"{_short(word)}: expected text in UTF-8, without a null character. Change it.")
                 sys.exit(2)
+        if flags.config_path and not flags.config_path.startswith(("/", "pkg://")):
+            console.refuse(
+                f"--config-path={flags.config_path}: Hydra looks for it beside curvexp's own files; expected an absolute folder that holds "
+                f"a whole config. To add files of yours to curvexp's: --config-dir={flags.config_path}"
+            )
+            sys.exit(2)
         if not flags.passive and study.asked_for(flags.overrides):
             sys.exit(study.run(flags.overrides, config_dir=flags.config_dir))
         if not flags.passive and _keys(flags.overrides) & {"resume", "retry", "trust"}:
@@ -70,6 +103,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _launch(flags)
     except KeyboardInterrupt as signal:
         sys.exit(143 if str(signal) == "SIGTERM" else 130)
+
+
+@contextlib.contextmanager
+def _state_kept() -> Iterator[None]:
+    """What a run changes of the process comes back: its arguments, environment and folder, the warnings that are shown, Hydra's own state,
+    JAX's 64-bit mode. Hydra's logging stays, which configures all loggers anew."""
+    argv, environment, folder = sys.argv, dict(os.environ), os.getcwd()
+    hydra_before, config_before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    jax = sys.modules.get("jax")
+    wide = jax.config.values["jax_enable_x64"] if jax else os.environ.get("JAX_ENABLE_X64", "").lower() in TRUE
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        sys.argv = argv
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            os.chdir(folder)
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra_before, config_before
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update("jax_enable_x64", wide)
+
+
+def _after_crash(words: list[str], sweep: supervisor.Sweep, one_by_one: bool) -> list[str]:
+    """The command line that goes on with a sweep after a crash; empty where none has the same jobs."""
+    flags = _flags([_nested(word) for word in words])
+    keys = _keys(flags.overrides)
+    if not sweep.listed or "retry" in keys:
+        return []
+    kept = [word for word in flags.overrides if resume.key_of(word) != "hydra.sweep.dir"]
+    if one_by_one:
+        kept = [word for word in kept if not resume.key_of(word).startswith(("hydra/launcher", "hydra.launcher"))]
+        kept.append("hydra/launcher=basic")
+    further = [] if "resume" in keys else resume.again(sweep.folder)
+    return [*(word for word in words if word not in flags.overrides), *kept, *further]
 
 
 @contextlib.contextmanager
@@ -318,28 +388,26 @@ def _check(flags: argparse.Namespace) -> str | None:
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
     if swept and not flags.multirun:
         return f"{', '.join(sorted(swept))}: several values make a sweep; add -m, or give one value."
-    searchpath = [f"hydra.searchpath=[{Path(flags.config_dir).absolute().as_uri()}]"] if flags.config_dir else []
-    if flags.config_dir and not Path(flags.config_dir).is_dir():
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
         return f"--config-dir={flags.config_dir}: no such folder; expected one with option files such as problem/mine.yaml."
-    GlobalHydra.instance().clear()
     warnings.filterwarnings("ignore", message=_SAME_NAME)
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+    name = flags.config_name or "config"
+    with _search_path(flags.config_dir) as loader:
+        wrong = _check_name(name, loader, flags.config_dir)
+        if wrong:
+            return wrong
         for override in overrides:
-            override.config_loader = GlobalHydra.instance().config_loader()
+            override.config_loader = loader
         try:
-            wrong = _check_count(overrides) or _check_options(overrides, searchpath)
+            wrong = _check_count(overrides) or _check_options(overrides)
             if wrong:
                 return wrong
             single = [_first_value(override) for override in overrides]
-            composed = compose(
-                flags.config_name or "config",
-                overrides=[*searchpath, *(s for s in single if s)],
-                return_hydra_config=True,
-            )
+            composed = compose(name, overrides=[s for s in single if s], return_hydra_config=True)
         except MissingConfigException as error:
             return _first_line(error) if error.options is None else _missing(error)
         except Exception as error:  # of some dozen kinds: what is composed is what was typed
-            return _uncomposed(error, overrides, searchpath)
+            return _uncomposed(error, overrides, name)
         try:
             _check_intervals(overrides, composed.hydra.sweeper)
             _check_job(composed, sweep=flags.multirun, swept=swept)
@@ -350,10 +418,49 @@ def _check(flags: argparse.Namespace) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def _search_path(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """Hydra's loader of config files as `hydra.main` makes it: what --config-dir names comes before our own."""
+    path = create_config_search_path(str(configs.conf_folder()))
+    if config_dir is not None:
+        folder = f"file://{Path(config_dir).absolute()}"
+        path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="curvexp", config_search_path=path)
+    try:
+        yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _check_name(name: str, loader: ConfigLoader, config_dir: str | None) -> str | None:
+    """Why --config-name names no config that stands on ours, in words."""
+    asked = name.removesuffix(".yaml")
+    if asked == "config":
+        return None
+    group, _, last = asked.rpartition("/")
+    if ".." in asked.split("/") or last not in loader.get_group_options(group):
+        files = [file for file in loader.get_group_options("") if not file.startswith("_")]
+        where = "curvexp's own folder; --config-dir names another" if config_dir is None else config_dir
+        return (
+            f"--config-name={_short(name)}: no such config; expected one of {', '.join(files)}, or a file {_short(last)}.yaml in {where}."
+            f"{configs.nearest(last, files)}"
+        )
+    try:
+        keys = {str(key) for key in compose(name)}
+    except Exception as error:  # of YAML, Hydra and OmegaConf
+        return f"--config-name={name}: {_first_line(error)}. Change {asked}.yaml."
+    missing = [key for key in (*configs.defaults(), *configs.GROUPS) if key not in keys]
+    if missing:
+        return (
+            f"--config-name={name}: it has no {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}; expected a config that stands on "
+            f"curvexp's own. Begin {asked}.yaml with `defaults: [config, _self_]`."
+        )
+    return None
+
+
 def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
     """Refuses a single run for all that is wrong with it, a sweep for what is wrong with every job."""
-    from hydra.core.hydra_config import HydraConfig
-
     hydra_config = composed.hydra
     HydraConfig.instance().set_config(composed)
     around.check(composed, sweep=sweep)
@@ -437,11 +544,9 @@ def _count(override: Override) -> float:
     return len(value.list)
 
 
-def _check_options(overrides: list[Override], searchpath: list[str]) -> str | None:
+def _check_options(overrides: list[Override]) -> str | None:
     """The first override that names an option its group does not have, in words."""
     loader = GlobalHydra.instance().config_loader()
-    if searchpath:
-        return None  # the loader of a further folder is made by compose, which then finds what is missing
     for override in overrides:
         group = str(override.key_or_group)
         options = [] if override.is_delete() else loader.get_group_options(group)
@@ -473,13 +578,13 @@ def _missing(error: MissingConfigException) -> str:
     return f"{group}={option}: no such option; expected one of {', '.join(options)}.{configs.nearest(option, options)}"
 
 
-def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[str]) -> str:
+def _uncomposed(error: Exception, overrides: list[Override], name: str) -> str:
     """A composition error in words: the override whose key exists nowhere, with the nearest that do."""
     found = re.search(r"Could not override '([^']+)'", str(error))
     if not isinstance(error, ConfigCompositionException) or not found:
         said = _first_line(error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error)
         named = any(str(override.key_or_group) in said for override in overrides)
-        wrong = None if named else _culprit(overrides, searchpath)
+        wrong = None if named else _culprit(overrides, name)
         if wrong is None:
             return said
         return f"{_short(str(wrong.input_line))}: {said}. Change {wrong.key_or_group}."
@@ -487,9 +592,9 @@ def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[st
     loader = GlobalHydra.instance().config_loader()
     groups = [o for o in overrides if loader.get_group_options(str(o.key_or_group)) and not o.is_sweep_override()]
     try:
-        composed = compose("config", overrides=[*searchpath, *(str(o.input_line) for o in groups if o.input_line)])
+        composed = compose(name, overrides=[str(o.input_line) for o in groups if o.input_line])
     except Exception:
-        composed = compose("config", overrides=searchpath)
+        composed = compose(name)
     keys = [*_leaves(OmegaConf.to_container(composed, resolve=False)), *configs.GROUPS]
     close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
     last = key.rsplit(".", 1)[-1]
@@ -507,14 +612,14 @@ def _uncomposed(error: Exception, overrides: list[Override], searchpath: list[st
     return f"{key}={value}: unknown key; expected one of {', '.join(siblings) or ', '.join(configs.GROUPS)}.{hint}"
 
 
-def _culprit(overrides: list[Override], searchpath: list[str]) -> Override | None:
+def _culprit(overrides: list[Override], name: str) -> Override | None:
     """The first override that cannot be composed with those before it."""
-    before = list(searchpath)
+    before: list[str] = []
     for override in overrides:
         text = _first_value(override)
         before += [text] if text else []
         try:
-            compose("config", overrides=before)
+            compose(name, overrides=before)
         except Exception:
             return override
     return None
@@ -552,4 +657,4 @@ def _first_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command()
