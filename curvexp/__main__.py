@@ -113,6 +113,7 @@ def _state_kept() -> Iterator[None]:
     hydra_before, config_before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     jax = sys.modules.get("jax")
     wide = jax.config.values["jax_enable_x64"] if jax else os.environ.get("JAX_ENABLE_X64", "").lower() in TRUE
+    GlobalHydra.instance().clear()
     try:
         with warnings.catch_warnings():
             yield

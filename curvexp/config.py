@@ -137,7 +137,7 @@ def _texts_told(config: dict[str, Any]) -> Iterator[None]:
         key = re.match(r"[\w.]+", said)
         # the message begins with the key, or with the part that the key lies in
         named = [name for name in texts if key and (name == key[0] or name.startswith(f"{key[0]}."))]
-        if not named or not re.search("number|integer|seconds|Error", said):
+        if not named or re.search("expected (one of|float32)", said):  # a text is right there
             raise
         what, decoded = ", ".join(f"{name}='{texts[name]}'" for name in named), "${oc.decode:${oc.env:NAME}}"
         raise type(error)(

@@ -1,5 +1,6 @@
 """What a person sees of a run: a progress bar, or quiet lines where there is no terminal, and a small table at its end."""
 
+import codecs
 import contextlib
 import math
 import numbers
@@ -58,6 +59,16 @@ def encodable(text: str, encoding: str) -> str:
     return text
 
 
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """Of what a stream cannot encode the ASCII forms: a handler of errors for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_encodable(letter, "ascii") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("curvexp", _replaced)
+
+
 def _encodable(letter: str, encoding: str) -> str:
     try:
         letter.encode(encoding)
@@ -72,7 +83,7 @@ def any_stream() -> Iterator[None]:
     before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     for stream, errors in before:
         if errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="curvexp")
     try:
         yield
     finally:

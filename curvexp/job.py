@@ -452,6 +452,7 @@ class ReportAtEnd(Callback):
     failed = 0
     refused = 0  # jobs that left no trace, as the sweeper counts them
     begun: Begun | None = None
+    line: str | None = None  # the command that goes on with the sweep, where its sweeper has the same jobs again
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Knows where the job will be."""
@@ -459,7 +460,7 @@ class ReportAtEnd(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Counts anew."""
-        ReportAtEnd.failed = ReportAtEnd.refused = 0
+        ReportAtEnd.failed, ReportAtEnd.refused, ReportAtEnd.line = 0, 0, None
         folder = Path(str(config.hydra.sweep.dir))
         ReportAtEnd.begun = Begun(config, time.time(), not folder.exists())
         sweeper, launcher = (str(config.hydra[part].get("_target_")) for part in ("sweeper", "launcher"))
@@ -498,6 +499,9 @@ def stopped(reason: str) -> bool:
     ending.end(left, reason)
     if made or left or _recorded(folder, since):
         report(folder)
+        if ReportAtEnd.line:
+            retry = " retry=failed" * bool(made or left)
+            console.err().print(f"Go on with it: {console.printable(ReportAtEnd.line)}{retry}")
         return True
     if new and folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
         (folder / "multirun.yaml").unlink()

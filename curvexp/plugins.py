@@ -77,7 +77,7 @@ class OnceSweeper(BasicSweeper):
         for batch in self.split_arguments(overrides, self.max_batch_size):
             composed = launcher.check_batch(batch, config=self.config, context=self.hydra_context)
             trust |= dict.fromkeys(package for config in composed for package in resume.packages(config))
-        line = resume.of_sweep(self.config, [*trust])
+        ReportAtEnd.line = line = resume.of_sweep(self.config, [*trust])
         supervisor.note(line=line)
         try:
             found = super().sweep(arguments)

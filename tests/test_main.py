@@ -139,7 +139,7 @@ REFUSALS = [  # what is typed, what the message must hold
     (["track=wandb", r"track.artifact=\${steps}"], r"track\.artifact=.*expected true or false"),
     (["problem=mlp", r"problem.hidden=[\${steps}]"], r"problem.*Interpolation key 'steps' not found"),
     (["hydra.job.chdir=${..seed}"], r"hydra\.job\.chdir: Interpolation key 'seed' not found"),
-    (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: AttributeError"),
+    (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: ValueError.*HydraConfig was not set"),
     (["hydra.mode=MULTIRUN"], r"hydra\.mode=MULTIRUN: expected RUN without -m"),
     (["-m", "hydra.mode=RUN"], r"hydra\.mode=RUN: expected MULTIRUN beside -m"),
     (["~hydra.callbacks"], r"~hydra\.callbacks: .*does not support deletion"),
