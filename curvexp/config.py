@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curvexp import home, private
+from curvexp import home, private, texts
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.number import is_number
 from curvexp.store.folder import jsonable
@@ -102,7 +102,7 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     check_numbers(config)
     prepare_jax(config["precision"])
     optimizer, probe, tracker = build_parts(config)
-    with _texts_told(config):
+    with texts.told(config):
         try:
             problem, preprocess = _problem(
                 json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"], config["devices"]
@@ -113,7 +113,7 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
         from curvexp.runner import check
 
         parameters = check(problem, probe, **settings(config))
-        _check_preprocess(problem, preprocess, config["preprocess"], names)
+        _check_preprocess(problem, preprocess, names)
         _check_update(config["optim"], optimizer, problem)
     optimizer = optimizer._replace(name=names.get("optim", optimizer.name))
     return Experiment(problem, optimizer, probe, tracker, parameters)
@@ -121,44 +121,10 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
 
 def build_parts(config: dict[str, Any]) -> tuple[Any, Any, Any]:
     """The optimizer, the probe and the tracker: what can be built, and refused, without data."""
-    with _texts_told(config):
+    with texts.told(config):
         tracker = _instantiate("track", config["track"])
         tracker.check()
         return _optimizer(config["optim"]), _instantiate("probe", config["probe"]), tracker
-
-
-@contextlib.contextmanager
-def _texts_told(config: dict[str, Any]) -> Iterator[None]:
-    """A refusal within says of a number that came as text that it is text."""
-    try:
-        yield
-    except ConfigError as error:
-        said, texts = str(error), _numeric_texts(config, "")
-        key = re.match(r"[\w.]+", said)
-        # the message begins with the key, or with the part that the key lies in
-        named = [name for name in texts if key and (name == key[0] or name.startswith(f"{key[0]}."))]
-        if not named or re.search("expected (one of|float32)", said):  # a text is right there
-            raise
-        what, decoded = ", ".join(f"{name}='{texts[name]}'" for name in named), "${oc.decode:${oc.env:NAME}}"
-        raise type(error)(
-            f"{said.rstrip('.')}. {what} is text, as is every variable of the environment: write the number without quotes, or as "
-            f"'{named[0]}=\"{decoded}\"' for a variable."
-        ) from error
-
-
-def _numeric_texts(node: Any, prefix: str) -> dict[str, str]:
-    """The texts of a config that read as numbers, by key."""
-    if isinstance(node, str):
-        try:
-            float(node)
-        except ValueError:
-            return {}
-        return {prefix: node}
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    found: dict[str, str] = {}
-    for key, value in items:
-        found |= _numeric_texts(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +138,7 @@ def check_numbers(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    with _texts_told(config):
+    with texts.told(config):
         _check_numbers(config)
 
 
@@ -470,23 +436,23 @@ def _problem(problem: str, preprocess: str, precision: str, devices: int | Liter
     return (made if devices == 1 else spread(made, devices)), prepared
 
 
-def _check_preprocess(problem: Any, preprocess: Any, node: dict[str, Any], names: dict[str, str]) -> None:
+def _check_preprocess(problem: Any, preprocess: Any, names: dict[str, str]) -> None:
     """Refuses a preprocessing that the problem ignores: two equal runs would bear different names."""
     from curvexp.preprocess import ignored
 
-    if not ignored(preprocess):
+    name = ignored(preprocess)
+    if name is None:
         return
     with contextlib.suppress(
         Exception
-    ):  # told when the run traces it; the loss may be the first to ask for the preprocessing
+    ):  # a loss that raises is told by the run; it may be the first to ask for the preprocessing
         import jax
 
         jax.eval_shape(lambda key: problem.loss(problem.init(key), problem.data), jax.random.key(0))
     if ignored(preprocess):
-        name = names.get("preprocess") or preprocess.name
         raise Unsupported(
-            f"preprocess={name} has no meaning for problem={names.get('problem') or problem.name}, which makes no use of it. Choose "
-            "preprocess=raw, or apply it in the problem's function."
+            f"preprocess={names.get('preprocess', name)} has no meaning for problem={names.get('problem', problem.name)}, which makes no "
+            "use of it. Choose preprocess=raw, or apply it in the problem's function."
         )
 
 

@@ -93,17 +93,18 @@ def watched(preprocess: Any) -> Any:
     return found
 
 
-def ignored(preprocess: Any) -> bool:
-    """Whether what this watched preprocessing does was not asked for: its function on inputs or quadratics, or its batch normalization.
+def ignored(preprocess: Any) -> str | None:
+    """The name of a watched preprocessing that was not made use of, or None where it was, or nothing can be told.
+
+    What acts is its function on inputs or quadratics; where it has a batch normalization, that.
 
     `raw` does nothing, and a problem that asked for the name may act by it: both count as made use of.
     """
     if not isinstance(preprocess, _Watched):
-        return False
-    asked, hidden = set(preprocess.asked), tuple.__getitem__(preprocess, Preprocess._fields.index("hidden"))
-    name = tuple.__getitem__(preprocess, Preprocess._fields.index("name"))
-    acting = {"hidden"} if hidden is not None else {"fit", "quadratic"}
-    return name != "raw" and not asked & {"name", *acting}
+        return None
+    name, hidden = (tuple.__getitem__(preprocess, Preprocess._fields.index(part)) for part in ("name", "hidden"))
+    acting = {"fit", "quadratic"} if hidden is None else {"hidden"}
+    return None if name == "raw" or preprocess.asked & {"name", *acting} else str(name)
 
 
 def raw() -> Preprocess:

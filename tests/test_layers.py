@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "home": set(),
     "memory": set(),
     "number": set(),
+    "texts": set(),
     "outcome": set(),
     "record": {"outcome"},
     "theory": set(),
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "console": set(),
     "report": {"store", "console", "theory", "__init__"},
     "landscape": {"curvature", "linalg"},
-    "config": {"optim", "preprocess", "private", "problem", "runner", "store"},
+    "config": {"optim", "preprocess", "private", "problem", "runner", "store", "texts"},
     "around": {"config"},
     "supervisor": {"console", "report", "store"},
     "job": {
