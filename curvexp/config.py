@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
