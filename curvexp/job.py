@@ -25,6 +25,7 @@ from curvexp.errors import ConfigError, Unsupported
 from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, ending, jsonable
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
+ONE_SIGNAL = 0.5  # seconds within which a signal is the same: one that goes to all processes of a sweep comes twice, see supervisor
 SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
     "lambda_max",
     "lambda_min",
@@ -405,6 +406,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.caught: str | None = None
+        self.time = 0.0
         self.before: dict[int, Any] = {}
         self.keep = False
 
@@ -433,7 +435,9 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        again, self.caught = self.caught is not None, "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        again = self.caught is not None and time.monotonic() - self.time > ONE_SIGNAL
+        if self.caught is None:
+            self.caught, self.time = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C", time.monotonic()
         if again:
             raise KeyboardInterrupt(self.caught)
 

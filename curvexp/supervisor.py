@@ -24,6 +24,7 @@ from curvexp import console
 from curvexp.store import ending
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+WISHES = (*PASSED_ON, signal.SIGQUIT)  # signals by which a person or a queue ends a process: no crash
 OF_THE_KERNEL = 128  # SI_KERNEL: a terminal sends such a signal to the child as well
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 IN_THIS_PROCESS = ("BasicLauncher", "VmapLauncher")
@@ -74,12 +75,12 @@ def supervised(words: Sequence[str], again: Callable[[list[str], Sweep, bool], l
             if child is None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 return words
-            status, received = _wait(child)
+            status = _wait(child)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if not os.WIFSIGNALED(status):
                 sys.exit(os.waitstatus_to_exitcode(status))
             number = os.WTERMSIG(status)
-            if number in received:
+            if number in WISHES:
                 _die(number)
             facts: dict[str, Any] = {}
             for line in _read(notes).splitlines():
@@ -159,18 +160,15 @@ def _fork(notes: int, trace: int) -> int | None:
     return None
 
 
-def _wait(child: int) -> tuple[int, set[int]]:
-    """How the child ended, and the signals that came until then; those that were sent to this process alone are passed on."""
-    received: set[int] = set()
+def _wait(child: int) -> int:
+    """How the child ended; signals that were not sent by a terminal, which sends them to the child as well, are passed on."""
     while True:
         found = signal.sigwaitinfo((signal.SIGCHLD, *PASSED_ON))
         if found.si_signo == signal.SIGCHLD:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                return status, received
-            continue
-        received.add(found.si_signo)
-        if found.si_code != OF_THE_KERNEL:
+                return status
+        elif found.si_code != OF_THE_KERNEL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, found.si_signo)
 

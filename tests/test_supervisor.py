@@ -180,6 +180,33 @@ def test_of_jobs_in_step_one_by_one_is_tried_after_a_crash(here):
 
 
 @pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_sweep_is_one_signal(here):
+    """As `timeout`, Slurm and systemd send it: the step is finished and recorded, and there is a checkpoint to go on from."""
+    process = sweep("optim.lr=0.1", "steps=100000000", "problem.scale=1,3", "hydra.sweep.dir=sweep")
+    recorded(here / "sweep/0", process)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for number in (process.pid, int(child)):
+        os.kill(number, signal.SIGTERM)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 143, out + err
+    assert statuses(here / "sweep") == ["interrupted"]
+    assert list((here / "sweep/0/checkpoints").iterdir())
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_dead_worker_of_joblib_does_not_take_the_table_along(here):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    process = sweep(*SMALL, "problem.scale=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1, out + err
+    assert "failed" in statuses(here / "sweep")
+    assert "running" not in statuses(here / "sweep")
+    assert (here / "sweep/report.html").exists()
+    assert "Go on with it: python -m curvexp --config-dir myconf -m resume=sweep trust=mylab retry=failed" in err
+
+
+@pytest.mark.slow
 def test_a_sweep_that_retries_ends_in_its_table_after_a_crash(here):
     sweep(*SMALL, "problem.scale=2,3").communicate(timeout=240)
     assert statuses(here / "sweep") == ["failed", "completed"]
