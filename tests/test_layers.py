@@ -66,7 +66,8 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "runner", "store"},
     "plugins": {"cluster", "config", "console", "job", "launcher", "resume", "supervisor"},
-    "__main__": {"around", "config", "console", "job", "launcher", "plugins", "resume", "study", "supervisor"},
+    "checks": {"around", "config", "launcher", "resume"},
+    "__main__": {"checks", "config", "console", "job", "plugins", "resume", "study", "supervisor"},
 }
 
 
