@@ -1,9 +1,13 @@
 """What a person sees of a run: a progress bar, or quiet lines where there is no terminal, and a small table at its end."""
 
+import codecs
+import contextlib
 import math
 import numbers
+import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -12,16 +16,90 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 QUIET_SECONDS = 10.0  # between two lines where there is no terminal
+IN_ASCII = {  # for a stream whose encoding lacks the character
+    **{"→": "->", "–": "-", "−": "-", "≥": ">=", "≤": "<=", "±": "+-", "×": "x", "∞": "inf", "⁺": "+", "…": "...", "√": "sqrt"},
+    **{"κ": "kappa", "λ": "lambda", "α": "alpha", "β": "beta", "Σ": "Sigma", "‖": "|", "½": "1/2", "²": "^2", "ᵀ": "'", "·": "*"},
+    **dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)),
+}  # fmt: skip
+
+
+class Stream(Console):
+    """A console for any stream: a character that the stream cannot encode is shown in ASCII, and a reader that has gone ends nothing."""
+
+    def render_str(self, text: str, **options: Any) -> Any:
+        """The text as the stream can show it."""
+        return super().render_str(encodable(text, self.encoding), **options)
+
+    def on_broken_pipe(self) -> None:
+        """What follows is written nowhere: the run and its files do not depend on who reads along."""
+        self.quiet = True
+        nowhere(self.file)
 
 
 def out() -> Console:
     """The console for results, standard output."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Stream(soft_wrap=not sys.stdout.isatty(), highlight=False)
 
 
 def err() -> Console:
     """The console for progress and errors, standard error; while a bar is shown its own, which draws it anew below what is printed."""
-    return _live[-1].console if _live else Console(stderr=True, soft_wrap=True, highlight=False)
+    return _live[-1].console if _live else Stream(stderr=True, soft_wrap=True, highlight=False)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text with ASCII forms of the characters that the encoding lacks.
+
+    >>> encodable("κ 1 → 2", "cp1252")
+    'kappa 1 -> 2'
+    """
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(_encodable(letter, encoding) for letter in text)
+    return text
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """Of what a stream cannot encode the ASCII forms: a handler of errors for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_encodable(letter, "ascii") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("curvexp", _replaced)
+
+
+def _encodable(letter: str, encoding: str) -> str:
+    try:
+        letter.encode(encoding)
+    except UnicodeEncodeError:
+        return IN_ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode()
+    return letter
+
+
+@contextlib.contextmanager
+def any_stream() -> Iterator[None]:
+    """Within, no character and no reader that has gone makes standard output or error raise, also what libraries print."""
+    before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream, errors in before:
+        if errors == "strict":
+            stream.reconfigure(errors="curvexp")
+    try:
+        yield
+    finally:
+        for stream, errors in before:
+            try:
+                stream.reconfigure(errors=errors)  # it flushes
+            except BrokenPipeError:
+                nowhere(stream)
+
+
+def nowhere(stream: Any) -> None:
+    """Turns a stream whose reader has gone to the null device, so that nothing that is printed later raises."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 class Bar(Progress):

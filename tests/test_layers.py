@@ -10,16 +10,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "curvexp"
 ANY = {
     "errors",
+    "home",
     "memory",
     "number",
     "record",
     "outcome",
     "quantities",
-}  # plain data, errors, and the memory that there is: free for all
+}  # plain data, errors, and what the machine has of memory and folders: free for all
 MAY_IMPORT = {
     "errors": set(),
+    "home": set(),
     "memory": set(),
     "number": set(),
+    "texts": set(),
     "outcome": set(),
     "quantities": set(),
     "record": {"outcome"},
@@ -36,13 +39,14 @@ MAY_IMPORT = {
     "ledger": {"curvature", "decomposition", "host", "linalg", "lockstep", "optim", "probe", "theory"},
     "runner": {"problem", "optim", "probe", "ledger", "curvature", "host", "lockstep", "theory"},
     "store": set(),
-    "track": {"console"},
+    "track": {"console", "private"},
     "private": set(),
     "console": set(),
     "report": {"store", "console", "theory", "__init__"},
     "landscape": {"curvature", "linalg"},
-    "config": {"optim", "private", "problem", "runner", "store"},
+    "config": {"optim", "preprocess", "private", "problem", "runner", "store", "texts"},
     "around": {"config"},
+    "supervisor": {"console", "report", "store"},
     "job": {
         "checkpoint",
         "private",
@@ -53,6 +57,7 @@ MAY_IMPORT = {
         "runner",
         "store",
         "report",
+        "supervisor",
         "__init__",
     },
     "study": {
@@ -63,8 +68,9 @@ MAY_IMPORT = {
     "cluster": {"config", "console", "plugins", "resume", "store"},
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "runner", "store"},
-    "plugins": {"cluster", "config", "console", "job", "launcher", "resume"},
-    "__main__": {"around", "config", "console", "job", "launcher", "plugins", "resume", "study"},
+    "plugins": {"cluster", "config", "console", "job", "launcher", "resume", "supervisor"},
+    "checks": {"around", "config", "launcher", "resume"},
+    "__main__": {"checks", "config", "console", "job", "plugins", "resume", "study", "supervisor"},
 }
 
 

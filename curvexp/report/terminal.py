@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from curvexp.console import printable
+from curvexp.console import Stream, printable
 from curvexp.report.files import write_tables
 from curvexp.report.frames import SETTING, short
 from curvexp.report.tables import COUNTS, aggregate
@@ -36,13 +36,16 @@ BOUND = "≥ only a part of the spectrum was measured: a lower bound"
 CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
 
 
-def summarize(folder: str | Path, console: Console, *, page: bool = False) -> pd.DataFrame:
+def summarize(folder: str | Path, console: Console, *, page: bool = False, found: Runs | None = None) -> pd.DataFrame:
     """The runs under a folder, after printing their aggregate and writing it to <folder>/report.csv, and the page to report.html.
+
+    Args:
+        page: whether the page is written. found: of `load_runs`, where they were read already.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    found = load_runs(folder)
+    found = found or load_runs(folder)
     runs = found.runs
     if runs.empty:
         console.print(f"No runs in {printable(folder)}.")
@@ -316,4 +319,4 @@ def _print(table: Table, console: Console) -> None:
         console.print(table)
         return
     width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    Console(file=console.file, width=max(width, 20), no_color=True, highlight=False).print(table)
+    Stream(file=console.file, width=max(width, 20), no_color=True, highlight=False).print(table)
