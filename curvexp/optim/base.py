@@ -13,11 +13,11 @@ from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
 from curvexp.lockstep import program
-from curvexp.optim.state import injected
+from curvexp.optim.injected import Injected, Schedule
+from curvexp.optim.state import numbers_of
 
 Hyper = Mapping[str, Any]
 Number = float | Literal["auto"]
-Schedule = Callable[[Any], Any]
 
 
 class Optimizer(NamedTuple):
@@ -35,6 +35,7 @@ class Optimizer(NamedTuple):
         preconditioner: state after an update -> the diagonal P that the update divided by, a pytree like params, or None.
         iteration: (hyper, eigenvalues) -> the step as a matrix on the components of (gradient, momentum) along each eigenvector,
             (..., d, d) with d 1 or 2, of the preconditioned Hessian where there is a preconditioner; or None.
+        unknown: why there is neither threshold nor preconditioner, in a sentence, or None.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Optimizer(NamedTuple):
     rate: Callable[[Hyper, Any], Any] | None = None
     preconditioner: Callable[[Any], Any] | None = None
     iteration: Callable[[Hyper, Any], Any] | None = None
+    unknown: str | None = None
 
     def init(self, params: Any) -> Any:
         """Optax state at `params`, holding this optimizer's numbers as arrays; `auto` numbers are to be resolved before."""
@@ -61,6 +63,13 @@ class Optimizer(NamedTuple):
         return _begun(params, numbers, init=self.transform.init)
 
     @property
+    def operator(self) -> Literal["hessian", "preconditioned"] | None:
+        """Whose largest eigenvalue decides stability: what theory is given for; None where that is not known."""
+        if self.preconditioner is not None:
+            return "preconditioned"
+        return "hessian" if self.threshold is not None or self.iteration is not None else None
+
+    @property
     def numbers(self) -> Callable[[Any], dict[str, Any]]:
         """state -> the numbers that its next update uses, as arrays, `lr` multiplied by the schedule; the same object for one kind."""
         return _numbers(self.lr_name, self.schedule)
@@ -71,12 +80,10 @@ class Optimizer(NamedTuple):
 
     def hyper_before(self, state: Any, steps: int) -> dict[str, Any]:
         """The numbers that the last `steps` updates up to `state` used: float64, (), or (steps,) for the lr of a schedule."""
-        holder, _ = injected(state)
-        if holder is None:
-            return {}
-        found: dict[str, Any] = {name: np.float64(value) for name, value in fetch(holder.hyperparams).items()}
+        numbers, count = numbers_of(state)
+        found: dict[str, Any] = {name: np.float64(value) for name, value in fetch(numbers).items()}
         if self.schedule is not None and self.lr_name in found:
-            counts = int(holder.count) - np.arange(steps, 0, -1)
+            counts = int(count) - np.arange(steps, 0, -1)
             factors = _over(np.asarray(counts, np.int32), schedule=self.schedule)
             found[self.lr_name] = found[self.lr_name] * np.asarray(factors, np.float64)
         return found
@@ -87,30 +94,23 @@ class Optimizer(NamedTuple):
         return "lr" if "lr" in self.hyper else "learning_rate"
 
 
-def scheduled(transform: Any, schedule: Schedule | None) -> Any:
-    """The transformation with its step multiplied by the schedule: the direction does not depend on lr in any of ours."""
-    if schedule is None:
-        return optax.with_extra_args_support(transform)
-    return optax.chain(transform, optax.scale_by_schedule(schedule))
-
-
 @functools.partial(program, static=("init",))
 def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) -> Any:
     """The state at `params`, with the numbers in their place."""
     state = init(params)
-    holder, put = injected(state)
-    return put(holder._replace(hyperparams={**holder.hyperparams, **numbers})) if holder else state
+    if isinstance(state, Injected):
+        return state.made.start(params, numbers)
+    if numbers and hasattr(state, "hyperparams"):  # a person's own, of optax.inject_hyperparams
+        return state._replace(hyperparams={**state.hyperparams, **numbers})
+    return state
 
 
 @functools.cache
 def _numbers(lr_name: str, schedule: Schedule | None) -> Callable[[Any], dict[str, Any]]:
     def numbers(state: Any) -> dict[str, Any]:
-        holder, _ = injected(state)
-        if holder is None:
-            return {}
-        found = dict(holder.hyperparams)
+        found, count = numbers_of(state)
         if schedule is not None and lr_name in found:
-            found[lr_name] = found[lr_name] * schedule(holder.count)
+            found[lr_name] = found[lr_name] * schedule(count)
         return found
 
     return numbers

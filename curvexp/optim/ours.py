@@ -10,7 +10,8 @@ import optax
 from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
-from curvexp.optim.base import Hyper, Number, Optimizer, Schedule, scheduled
+from curvexp.optim.base import Hyper, Number, Optimizer
+from curvexp.optim.injected import Schedule, injected
 from curvexp.optim.state import preconditioner
 
 LARGEST_LR = 1e12
@@ -158,8 +159,9 @@ def _adagrad(lr: Any, eps: Any) -> Any:
 
 @functools.cache
 def _transform(factory: Callable[..., Any], names: tuple[str, ...], schedule: Schedule | None) -> Any:
-    """The injected transformation; its numbers are placeholders that `Optimizer.init` replaces."""
-    return scheduled(optax.inject_hyperparams(factory)(**dict.fromkeys(names, 0.5)), schedule)
+    """One object a kind; `facts` are optax's defaults, which our optimizers leave as they are."""
+    facts: dict[Any, dict[str, Any]] = {_adam: {"eps_root": 0.0}, _rmsprop: {"eps_in_sqrt": True}}
+    return injected(factory, names, facts=facts.get(factory), schedule=schedule)
 
 
 def _plain_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
