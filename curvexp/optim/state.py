@@ -157,7 +157,7 @@ def _parts(node: Any, holder: Any) -> Iterator[_Part]:
 def _holders(node: Any) -> Iterator[Any]:
     """The outermost states that hold numbers."""
     if _holds(node):
-        yield node
+        yield from [node] if node.hyperparams else _holders(node.inner_state)
     elif isinstance(node, tuple | list | dict):
         for child in node.values() if isinstance(node, dict) else node:
             yield from _holders(child)
