@@ -279,7 +279,7 @@ def _check_node(path: str, node: Any) -> None:
         names = [name for name in parameters if name not in _GIVEN_BY_US or path != "problem"]
         if path == "optim" and "schedule" not in names:
             names.append("schedule")  # of a transformation of optax's own, which we wrap
-        if "learning_rate" in names:
+        if path == "optim" and "learning_rate" in names:
             names.append("lr")
         for key in node:
             if key not in _HYDRA_KEYS and key not in names and not takes_all:
@@ -367,14 +367,37 @@ def _optimizer(node: dict[str, Any]) -> Any:
         )
     _check_allowed(node["_target_"])
     target = get_object(node["_target_"])
+    options = {key: _made_inside(f"optim.{key}", value) for key, value in options.items()}
+    args = _made_inside("optim._args_", node.get("_args_") or [])
     if str(getattr(target, "__module__", None)).split(".")[0] != "optax":
-        try:
-            found = target(**options, **({"schedule": made} if made is not None else {}))
-        except TypeError as error:
-            raise ConfigError(f"optim: {_first_line(error)}") from error
-        if isinstance(found, Optimizer):
-            return found
-    return from_optax(target, schedule=made, **options)
+        takes = inspect.signature(target).parameters
+        if made is None or "schedule" in takes:  # else it is wrapped, and the schedule goes in as its learning rate
+            try:
+                found = target(*args, **options, **({"schedule": made} if made is not None else {}))
+            except TypeError as error:
+                raise ConfigError(f"optim: {_first_line(error)}") from error
+            if isinstance(found, Optimizer):
+                return found
+    else:  # optax's sequences are tuples, which one can tell apart by their values
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return from_optax(target, *args, schedule=made, **options)
+
+
+def _made_inside(path: str, node: Any) -> Any:
+    """An option, with every mapping in it that has a _target_ made, as Hydra does."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            return _part(path, json.dumps(node))
+        return {key: _made_inside(f"{path}.{key}", value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_made_inside(f"{path}.{index}", value) for index, value in enumerate(node)]
+    return node
+
+
+@functools.lru_cache(maxsize=32)
+def _part(path: str, node: str) -> Any:
+    """One object for one config, so that jobs with the same parts share their compiled programs."""
+    return _instantiate(path, json.loads(node))
 
 
 @functools.lru_cache(maxsize=32)
@@ -385,23 +408,16 @@ def _check_allowed(target: str) -> None:
 
 def _check_update(node: dict[str, Any], optimizer: Any, problem: Any) -> None:
     """Refuses arguments that optax's functions find wrong only when a step is traced; nothing is computed."""
-    import jax
+    from curvexp.optim import check_step
 
     schedule = node.get("schedule")
     targets = [str(part.get("_target_")) for part in (node, schedule) if isinstance(part, dict)]
     if all(target.startswith("curvexp.") for target in targets) or not all(map(_is_known, targets)):
         return
-
-    def step(key: Any) -> Any:
-        params = problem.init(key)
-        return optimizer.transform.update(params, optimizer.transform.init(params), params)
-
     try:
-        jax.eval_shape(step, jax.random.key(0))
+        check_step(optimizer, problem.init)
     except Exception as error:
-        raise ConfigError(
-            f"optim: {' and '.join(targets)} cannot be called so: {type(error).__name__}: {_first_line(error)}. Change optim.KEY."
-        ) from error
+        raise ConfigError(f"optim: {' and '.join(targets)} cannot be called so: {_first_line(error)}") from error
 
 
 def _is_known(target: Any) -> bool:

@@ -140,7 +140,7 @@ def enter(
     scalars["hvps"] = hvps
     keep = spectrum.eigenvectors if divisor is not None and not spectrum.complete else None
     kept = keep if np.isfinite(spectrum.eigenvalues).all() else None
-    past = Past(state.step, gradient, momentum_of(state.opt_state), kept)
+    past = Past(state.step, gradient, momentum(optimizer, state), kept)
     return _without_nan(scalars), reading._replace(eigenvectors=None), past
 
 
@@ -158,6 +158,11 @@ def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.nd
     """
     ratios, products = _noise(loss, params, jax.device_put(np.asarray(batches)))
     return np.asarray(ratios, np.float64), np.asarray(products, np.float64)
+
+
+def momentum(optimizer: Optimizer, state: Any) -> Any:
+    """The momentum in a training state, a pytree like the parameters; None where theory's iteration has none."""
+    return None if optimizer.iteration is None else momentum_of(state.opt_state)
 
 
 def draw_batches(loss: Objective, batch_size: int, key: Any, *, most: int = BATCHES) -> Any:
@@ -209,8 +214,10 @@ def _stability(
     *,
     eps: float,
 ) -> dict[str, Any]:
-    """Sharpness beside its threshold, and the condition numbers of the operator that it belongs to."""
+    """Sharpness beside its threshold, and the condition numbers of the operator that it belongs to; nothing where that is not known."""
     scalars: dict[str, Any] = {}
+    if optimizer.operator is None:
+        return scalars
     if divided:
         scalars = {"sharpness": spectrum.eigenvalues[-1], "sharpness_residual": spectrum.residuals[-1]}
     elif "lambda_max" in reading.scalars:
@@ -256,11 +263,13 @@ def _rest(
     if not share > LEAST_REST:
         return {}
     outside = (curvature - float(ledger["gradient_share"] @ ledger["eigenvalues"])) / share
+    predicted, iteration = _predicted(optimizer, used, np.array([outside]))
     return {
         "rest_gradient_share": share,
         "rest_curvature": outside,
         "rest_contraction": shrinking,
-        "rest_contraction_theory": float(_predicted(optimizer, used, np.array([outside]))[0][0]),
+        # momentum's rate is no function of a mean curvature, and the norm of a gradient is not its mode's
+        "rest_contraction_theory": float(predicted[0]) if iteration.shape[-1] == 1 else math.nan,
     }
 
 
@@ -322,9 +331,9 @@ def _directions(
     optimum: Any,
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
     """The ledger's columns, each (m,); the numbers of the steps that they look back on; the shrinking of what is not tracked."""
-    momentum = momentum_of(state.opt_state)
-    before = (past.gradient, past.momentum) if past.step is not None else (gradient, momentum)
-    vectors = {"gradient": gradient, "momentum": momentum, "gradient_before": before[0], "momentum_before": before[1]}
+    m = momentum(optimizer, state)
+    before = (past.gradient, past.momentum) if past.step is not None else (gradient, m)
+    vectors = {"gradient": gradient, "momentum": m, "gradient_before": before[0], "momentum_before": before[1]}
     given = {name: vector for name, vector in vectors.items() if vector is not None}
     found, norms = _project(spectrum.eigenvectors, given, state.params, optimum, divisor)
     values = spectrum.eigenvalues

@@ -112,6 +112,9 @@ def raw() -> Preprocess:
     return Preprocess("raw", lambda inputs: lambda x: x, quadratic=lambda matrix, vector: (matrix, vector))
 
 
+RAW = raw()  # what a problem takes where none is given
+
+
 def centered() -> Preprocess:
     """Inputs minus the training mean."""
     return Preprocess("centered", _fit_centered)

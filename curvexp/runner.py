@@ -82,7 +82,7 @@ class Kind(NamedTuple):
 
 def run(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: Optimizer | optax.GradientTransformation,
     probe: Probe | None = None,
     *,
     steps: int,
@@ -98,10 +98,10 @@ def run(
 
     Args:
         problem: what is minimised.
-        optimizer: its `auto` numbers are chosen here, see `tune`.
+        optimizer: its `auto` numbers are chosen here, see `tune`; or any optax transformation, of which no theory is known.
         probe: what is measured of the curvature; None measures nothing.
         steps: most updates made.
-        key: of initialization, batch order and probes: one key, one run.
+        key: of initialization, batch order and probes: one key, one run; an integer is that of jax.random.key.
         batch_size: examples a step, drawn without replacement in epochs; None takes them all.
         record_every: steps between records; the first, the last and every probed step have one too.
         target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
@@ -115,9 +115,16 @@ def run(
         the training state there.
 
     Raises:
-        ConfigError: a value outside its range, before any compute.
+        ConfigError: a value outside its range, or of another kind, before any compute.
     """
-    probe = probe or probes.off()
+    probe = probes.off() if probe is None else probe
+    for name, value, wanted in (("problem", problem, Problem), ("probe", probe, Probe)):
+        if not isinstance(value, wanted):
+            makers = f"the functions of curvexp.{name}"
+            raise ConfigError(
+                f"{name}={value!r:.60}: expected a curvexp.{wanted.__name__}, as {makers} make. Change {name}."
+            )
+    optimizer, key = optim.as_optimizer(optimizer), _as_key(key)
     check(
         problem,
         probe,
@@ -127,6 +134,8 @@ def run(
         target=target,
         diverge_at=diverge_at,
     )
+    if optimizer.unknown is not None:
+        optim.check_step(optimizer, problem.init)
     minibatch = batch_size is not None
     if resume is None:
         params, order_key, tune_key, probe_key = _init(key, init=problem.init)
@@ -155,6 +164,8 @@ def run(
 
     if resume is None:
         scalars, reading = meter(state, fetch(seen), probed=True)
+        if probe.measure is not None and optimizer.unknown is not None:
+            choice = "; ".join(filter(None, (choice, f"no sharpness and no threshold: {optimizer.unknown}")))
         yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice, snapshot=snapshot())
     else:
         meter.probe_state, meter.past = resume.probe_state, resume.past
@@ -201,6 +212,15 @@ def run(
                 **_rates(problem, optimizer, state, np.concatenate(losses) if keeps else None, limits),
             )
         yield Record(step=done, scalars=scalars, reading=reading, state=state, outcome=outcome, snapshot=snapshot())
+
+
+def _as_key(key: Any) -> Any:
+    """A JAX key, of an integer too."""
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32):
+        return key
+    raise ConfigError(f"key={key!r:.60}: expected an integer, or a key of jax.random.key. Change key.")
 
 
 def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) -> State:
@@ -315,7 +335,7 @@ class _Meter:
             return scalars, None
         if not probed or not math.isfinite(scalars["loss"]):
             if self.batch_size is None:  # else the state's gradient is that of a minibatch
-                momentum = optim.momentum_of(state.opt_state)
+                momentum = ledger.momentum(self.optimizer, state)
                 self.past = self.past._replace(step=state.step, gradient=state.gradient, momentum=momentum)
             return scalars, None
         begun = self.clock() if self.clock else 0.0
