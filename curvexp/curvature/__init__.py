@@ -14,13 +14,14 @@ from curvexp.curvature.blocks import block, layers
 from curvexp.curvature.gauss_newton import ggn
 from curvexp.curvature.hessians import hessian
 from curvexp.curvature.information import fisher, gradient_covariance
-from curvexp.curvature.objective import Objective
+from curvexp.curvature.objective import Objective, WeightedMean
 from curvexp.curvature.operator import Operator, difference, preconditioned, scaled, shifted
 from curvexp.curvature.samples import sampling_error
 
 __all__ = [
     "Objective",
     "Operator",
+    "WeightedMean",
     "block",
     "difference",
     "fisher",

@@ -15,7 +15,8 @@ def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
     """The diagonal block of A on some of the parameters: rows and columns of the leaves that are chosen.
 
     Args:
-        chosen: a predicate on a leaf's path, written as "layer/kernel"; or a prefix of paths, "layer".
+        chosen: a predicate on a leaf's path, written as "layer/kernel"; or a prefix of paths, "layer". A box around an array (flax.nnx's
+            Variable, Linen's Partitioned), whose entry is called `value`, is no part of a path.
 
     Returns:
         Operator on a dict {path: array}.
@@ -28,19 +29,38 @@ def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
     def takes(path: str) -> bool:
         return path == chosen or path.startswith(f"{chosen}/") if isinstance(chosen, str) else bool(chosen(path))
 
-    picked = tuple(i for i, path in enumerate(paths) if takes(path))
+    picked = [i for i, path in enumerate(paths) if takes(path)]
     if not picked:
         raise ValueError(f"block: no parameter is chosen; expected some of {', '.join(paths)}.")
-    leaves = jax.tree.leaves(op.like)
-    domain = {paths[i]: leaves[i] for i in picked}
-    return Operator(_Block(tuple(paths), tuple(paths[i] for i in picked)), space_of(domain), op)
+    return _block_of(op, paths, picked)
 
 
 def layers(op: Operator) -> dict[str, Operator]:
-    """The diagonal blocks by layer: {the path without its last name: block}."""
+    """The diagonal blocks by layer, disjoint and together all parameters: {the layer's path: block}.
+
+    A layer is the arrays that lie side by side, at one path up to its last name: {"block": {"scale": s, "dense": {"kernel": k, "bias": b}}}
+    has the layers "block", s alone, and "block/dense", k and b. An array that has no path above itself is a layer of its own.
+
+    >>> import jax.numpy as jnp, curvexp
+    >>> params = {"block": {"scale": jnp.ones(2), "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}}
+    >>> op = curvexp.hessian(lambda p: sum(jnp.sum(a**2) for a in jax.tree.leaves(p)), params)
+    >>> {name: part.size for name, part in curvexp.layers(op).items()}
+    {'block/dense': 6, 'block': 2}
+    """
     paths = _paths(op.space)
-    names = dict.fromkeys(path.rpartition("/")[0] or path for path in paths)
-    return {name: block(op, name) for name in names}
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i, path in enumerate(_leaf_names(op.space)):
+        members.setdefault(tuple(path[:-1] or path), []).append(i)
+    names = ["/".join(path) for path in members]
+    if len(set(names)) < len(names):  # of names with a slash
+        names = [str(path) for path in members]
+    return {name: _block_of(op, paths, picked) for name, picked in zip(names, members.values(), strict=True)}
+
+
+def _block_of(op: Operator, paths: list[str], picked: list[int]) -> Operator:
+    leaves = jax.tree.leaves(op.like)
+    domain = {paths[i]: leaves[i] for i in picked}
+    return Operator(_Block(tuple(paths), tuple(paths[i] for i in picked)), space_of(domain), op)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,5 +79,33 @@ class _Block:
 
 
 def _paths(space: Space) -> list[str]:
-    leaves = jax.tree_util.tree_leaves_with_path(space.like())
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    """The leaves' paths; as JAX writes them where names with a slash would make two alike."""
+    paths = ["/".join(names) for names in _leaf_names(space)]
+    if len(set(paths)) < len(paths):
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
+    return paths
+
+
+def _leaf_names(space: Space) -> list[list[str]]:
+    """The names on each leaf's path, those of boxes left out."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
+    return [
+        [jax.tree_util.keystr((key,), simple=True) for key, boxed in zip(path, flags, strict=True) if not boxed]
+        for path, flags in zip(paths, _boxes(space.treedef), strict=True)
+    ]
+
+
+def _boxes(treedef: Any) -> list[tuple[bool, ...]]:
+    """For each leaf, whether each node above it is a box: a type of its own around one array, which it calls `value`."""
+    node = treedef.node_data()
+    if node is None:
+        return [()]
+    children = treedef.children()
+    lone = len(children) == 1 and jax.tree_util.treedef_is_leaf(children[0]) and children[0].num_leaves == 1
+    boxed = lone and not issubclass(node[0], dict | list | tuple) and _only_name(treedef) == "value"
+    return [(boxed, *below) for child in children for below in _boxes(child)]
+
+
+def _only_name(treedef: Any) -> str:
+    ((path, _),) = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, [0]))
+    return jax.tree_util.keystr(path, simple=True)

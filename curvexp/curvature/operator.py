@@ -46,6 +46,12 @@ class Operator:
         """Pytree of jax.ShapeDtypeStruct: what v looks like."""
         return self.space.like()
 
+    @property
+    def mode(self) -> str | None:
+        """How products are differentiated: forward over reverse; or reverse over reverse, where a function has no rule for forward mode:
+        products are then as exact as the gradient that its rule states. None: the operator is made of others."""
+        return getattr(self.product, "mode", None)
+
     def many(self, vectors: Any) -> Any:
         """Products with several vectors at once: each leaf has a leading axis, and so has the result."""
         return jax.vmap(self)(vectors)
