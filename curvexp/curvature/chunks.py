@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from curvexp.curvature.modes import FORWARD, Mode
 from curvexp.curvature.objective import WeightedMean, sum_and_weight
@@ -137,45 +138,45 @@ class Comparison(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("chunk", "mode"))
 def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode: Mode) -> Comparison:
     count = count_examples(args)
-    keys = jax.random.split(jax.random.key(0), 3)
-    along = _normal(keys[0], params)
-    at = jax.tree.map(lambda leaf, step: leaf + (noise * step).astype(leaf.dtype), params, _steps(keys[1], params))
-    order = jax.random.permutation(keys[2], count)
+    along = _uniform(0, params)
+    at = jax.tree.map(lambda leaf, step: leaf + (noise * step).astype(leaf.dtype), params, _steps(1, params))
+    order = np.random.default_rng(0).permutation(count)
+
+    def both(p: Any, rows: Any) -> Any:
+        """Sum and weight over some of the examples, (2,)."""
+        found = sum_and_weight(loss(p, *jax.tree.map(lambda a: jnp.asarray(a)[rows], args)), len(rows))
+        return jnp.stack([jnp.asarray(part, jnp.promote_types(part.dtype, jnp.float32)) for part in found])
 
     def on(rows: Any) -> Any:
-        """Sum and weight over some of the examples, and their derivatives, (2, 2)."""
-        part = jax.tree.map(lambda a: jnp.asarray(a)[rows], args)
-
-        def both(p: Any) -> Any:
-            return jnp.stack(sum_and_weight(loss(p, *part), len(rows)))
-
+        """Sum and weight, and their derivatives along the direction, (2, 2)."""
+        of = functools.partial(both, rows=rows)
         if mode == FORWARD:
-            value, slope = jax.jvp(both, (at,), (along,))
-        else:
-            value, pull = jax.vjp(both, at)
-            one = jnp.eye(2, dtype=value.dtype)
-            slope = jnp.stack([_dot(pull(one[i])[0], along) for i in range(2)])
-        return jnp.stack([value, slope])
+            return jnp.stack(jax.jvp(of, (at,), (along,)))
+        value, pull = jax.vjp(of, at)
+        return jnp.stack([value, jnp.stack([_dot(pull(one)[0], along) for one in jnp.eye(2, dtype=value.dtype)])])
 
-    def pair(rows: Any) -> tuple[Any, Any, Any]:
-        whole, first, second = on(rows), on(rows[:chunk]), on(rows[chunk:])
+    def compared(whole: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
         return (
             jnp.abs(whole - first - second),
             jnp.abs(first) + jnp.abs(second),
             jnp.stack([whole[0], (first + second)[0]]),
         )
 
+    def pair(rows: Any) -> tuple[Any, Any, Any]:
+        if len(rows) == 2 * chunk:
+            return compared(on(rows), *jax.lax.map(on, rows.reshape(2, chunk)))  # compiled once for both
+        return compared(on(rows), on(rows[:chunk]), on(rows[chunk:]))
+
     width = min(2 * chunk, count)
-    pairs = -(-count // width)
-    rows = jnp.resize(order, (pairs, width))
-    apart, size, values = jax.lax.map(pair, rows)
+    apart, size, values = jax.lax.map(pair, np.resize(order, (-(-count // width), width)))
     last = count % chunk
-    if last and count > width:
-        uneven = pair(order[: chunk + last])
-        apart, size, values = (
-            jnp.concatenate([a, b[None]]) for a, b in zip((apart, size, values), uneven, strict=True)
-        )
-    eps = float(jnp.finfo(values.dtype).eps)
+    if last and count > width:  # their values alone
+        uneven = (both(at, order[rows]) for rows in (slice(chunk + last), slice(chunk), slice(chunk, chunk + last)))
+        more = compared(*(jnp.stack([value, jnp.zeros_like(value)]) for value in uneven))
+        apart, size, values = (jnp.concatenate([a, b[None]]) for a, b in zip((apart, size, values), more, strict=True))
+    result = jax.eval_shape(lambda: loss(params, *args))
+    own = result.sum if isinstance(result, WeightedMean) else result
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (own.dtype, space_of(params).dtype))
     tolerance = ROUNDING * eps if eps < 1e-6 else 8 * eps  # half precision: all but the last three bits
     bends = jnp.any(size[:, 1, 1] > tolerance * size[:, 0, 1])
     scale = jnp.maximum(size.max(axis=0), jnp.finfo(size.dtype).tiny)
@@ -221,14 +222,21 @@ def _refusal(found: Comparison, chunk: int, count: int, name: str) -> str:
     )
 
 
-def _normal(key: Any, params: Any) -> Any:
+def _uniform(seed: int, params: Any) -> Any:
+    """Numbers of mean 0 and variance 1, like params: hashes of the entries' positions, which compile far faster than jax.random does."""
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    drawn, offset = [], seed * 0x9E3779B9
+    for leaf in leaves:
+        bits = jax.lax.iota(jnp.uint32, leaf.size) + np.uint32(offset % 2**32)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's last steps
+            bits = (bits ^ (bits >> shift)) * np.uint32(factor)
+        unit = (bits ^ (bits >> 16)).astype(jnp.float32) / 2.0**31 - 1
+        drawn.append((np.sqrt(3) * unit).astype(leaf.dtype).reshape(leaf.shape))
+        offset += leaf.size
     return jax.tree.unflatten(structure, drawn)
 
 
-def _steps(key: Any, params: Any) -> Any:
+def _steps(seed: int, params: Any) -> Any:
     """Random steps of each leaf's root mean square; where that is 0, of all parameters'; 1 where all are 0."""
     sizes = [(jnp.sum(jnp.square(leaf)), leaf.size) for leaf in jax.tree.leaves(params)]
     overall = jnp.sqrt(sum(square for square, _ in sizes) / sum(size for _, size in sizes))
@@ -238,7 +246,7 @@ def _steps(key: Any, params: Any) -> Any:
         own = jnp.sqrt(jnp.mean(jnp.square(leaf))) if leaf.size else 0
         return jnp.where(own > 0, own, overall.astype(leaf.dtype)) * drawn
 
-    return jax.tree.map(step, params, _normal(key, params))
+    return jax.tree.map(step, params, _uniform(seed, params))
 
 
 def _dot(left: Any, right: Any) -> Any:

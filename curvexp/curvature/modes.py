@@ -5,6 +5,7 @@ products differentiate the stated gradient a second time in reverse. They are as
 that an ODE solver computes carries the solver's tolerance, and is not symmetric beyond it.
 """
 
+import re
 import types
 import weakref
 from collections.abc import Callable
@@ -45,7 +46,9 @@ def returned(call: Any, params: Any, args: Any, who: str) -> Any:
     """
     try:
         return jax.eval_shape(lambda call, params, args: call(params, *args), call, params, args)
-    except jax.errors.JAXTypeError as error:
+    except (jax.errors.JAXTypeError, TypeError) as error:
+        if not (isinstance(error, jax.errors.JAXTypeError) or "concrete" in str(error)):
+            raise  # the function's own
         raise TypeError(
             f"{who}: JAX cannot trace the function: {_first_line(error)} Where it needs a number itself, for a shape or a branch, bind the "
             "number with functools.partial(function, name=number)."
@@ -81,20 +84,24 @@ def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any
 
 
 def _traced_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
-    failed: list[Exception] = []
-    for mode in (FORWARD, REVERSE):
-        try:
-            jax.eval_shape(product(mode), operands, like)
-        except Exception as error:  # whatever the person's rules of differentiation raise
-            failed.append(error)
-            if "custom_vjp" not in str(error):
-                break
-        else:
-            return mode
+    shapes = jax.tree.map(_shape, (operands, like))
+    try:
+        for mode in (FORWARD, REVERSE):
+            # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
+            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(product(mode))(*shapes))):
+                return mode
+    except Exception as error:  # whatever the person's rules of differentiation raise
+        raise TypeError(
+            f"{who}: JAX cannot differentiate the function twice: {_first_line(error)} Expected operations of JAX that have derivatives; "
+            "a loop needs a number of steps that is known: lax.scan, or lax.fori_loop with fixed bounds."
+        ) from error
     raise TypeError(
-        f"{who}: JAX cannot differentiate the function twice: {_first_line(failed[-1])} Expected jax operations that have derivatives; a "
-        "loop needs a number of steps that is known (lax.scan, or lax.fori_loop with fixed bounds)."
-    ) from failed[-1]
+        f"{who}: a jax.custom_vjp within the derivative of another one has no rule. Expected jax.custom_jvp there."
+    )
+
+
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
 
 
 # what is known of a function lives as long as the function does
@@ -109,7 +116,7 @@ def _known(operands: Any) -> dict[Any, Mode] | None:
 def _signature(product: Any, operands: Any) -> Any:
     leaves, structure = jax.tree.flatten(operands)
     shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
-    return product, shapes, hash(structure), jax.dtypes.canonicalize_dtype(np.float64)
+    return product, shapes, str(structure), jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def _first_line(error: Exception) -> str:

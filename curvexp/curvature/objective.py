@@ -70,7 +70,7 @@ def check_value(value: Any, who: str) -> None:
     if isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value, WeightedMean):
         cure = "For (loss, auxiliary) pass has_aux=True; for a sum and its weight return curvexp.WeightedMean(sum, weight)."
     elif _is_array(value) and jnp.shape(value) == ():
-        cure = "Take its real part, or cast it to floating point where it has a derivative."
+        cure = "Take the real part of a complex number; a count or a truth value has no derivative."
     raise TypeError(
         f"{who}: the loss returned {described(value)}, expected one real number, float32[] or float64[]. {cure}"
     )
