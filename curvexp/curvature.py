@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg import Estimate
+from curvexp.linalg.precision import at_least_float32, full_precision
 from curvexp.linalg.vectors import Space, dense_matrix, space_of
 
 
@@ -75,7 +76,8 @@ def hessian(loss: Any, params: Any, *args: Any, chunk: int | None = None) -> Ope
 
     Args:
         loss: loss(params, *args) -> scalar; a function, or a jax.tree_util.Partial, whose arrays then stay arguments of jit.
-        params: pytree of real arrays.
+        params: pytree of real arrays; those of 16 bits are taken in float32, and so are then the vectors of the operator. What the loss
+            itself casts to fewer bits stays its own.
         args: further arguments: arrays, data.
         chunk: examples taken at once. The loss is then a mean over the examples, the leading axis of every array in `args`, and
             is computed in chunks whose weighted mean is the whole loss; memory is that of one chunk.
@@ -83,7 +85,7 @@ def hessian(loss: Any, params: Any, *args: Any, chunk: int | None = None) -> Ope
     Raises:
         TypeError: integer or complex parameters. ValueError: no parameters; chunk below 1; a loss that is no mean over its examples.
     """
-    loss = _partial(loss)
+    loss, params = _partial(loss), at_least_float32(params)
     if chunk is None:
         return Operator(_hessian_product, space_of(params), (loss, params, args))
     _check_mean(loss, params, args, chunk)
@@ -105,13 +107,14 @@ def ggn(
 
     Source: Schraudolph 2002, sec. 3.
     """
-    head = (_partial(model), _partial(criterion))
+    head, params = (_partial(model), _partial(criterion)), at_least_float32(params)
     if chunk is None:
         return Operator(_ggn_product, space_of(params), (head, params, (inputs, targets)))
     _check_mean(jax.tree_util.Partial(_composed, head), params, (inputs, targets), chunk)
     return Operator(_Chunked(_ggn_product, chunk), space_of(params), (head, params, (inputs, targets)))
 
 
+@full_precision
 def fisher(
     model: Callable[..., Any],
     log_likelihood: Literal["softmax", "gaussian"],
@@ -141,7 +144,7 @@ def fisher(
     """
     if log_likelihood not in ("softmax", "gaussian"):
         raise ValueError(f"log_likelihood={log_likelihood!r}: expected 'softmax' or 'gaussian'.")
-    bound = _partial(model)
+    bound, params = _partial(model), at_least_float32(params)
     if kind == "true":
         examples: Any = (inputs,)
         product: Callable[[Any, Any], Any] = _TrueFisher(log_likelihood)
@@ -179,7 +182,7 @@ def gradient_covariance(
 
     Source: Jastrzębski et al. 2020, sec. 2.
     """
-    head = (_partial(model), _partial(criterion))
+    head, params = (_partial(model), _partial(criterion)), at_least_float32(params)
     return Operator(_covariance_product, space_of(params), (head, params, (inputs, targets)))
 
 
@@ -253,8 +256,9 @@ class Objective(NamedTuple):
     loss: Any
     data: Any
 
+    @full_precision
     def __call__(self, params: Any) -> Any:
-        """The loss at params."""
+        """The loss at params; its products have all bits of their dtype."""
         return self.loss(params, self.data)
 
 
@@ -293,6 +297,7 @@ def sampling_error(
 
 
 @functools.partial(jax.jit, static_argnames="groups")
+@full_precision
 def _quadratic_forms(loss: Any, params: Any, args: Any, vectors: Any, *, groups: int) -> Any:
     """v'H_g v, (groups, m)."""
     size = _examples(args) // groups
@@ -349,6 +354,7 @@ def _outer_product(operands: Any, v: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("samples", "family"))
+@full_precision
 def _scores(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: str) -> Any:
     outputs = model(params, inputs)
     shape = (outputs.shape[0], samples, outputs.shape[-1])
@@ -431,7 +437,7 @@ class _Chunked:
         return total
 
 
-_applied = jax.jit(lambda op, v: op.product(op.operands, v), inline=True)
+_applied = jax.jit(full_precision(lambda op, v: op.product(op.operands, at_least_float32(v))), inline=True)
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------------------------
@@ -482,6 +488,7 @@ def _check_mean(loss: Any, params: Any, args: Any, chunk: int) -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("chunk", "both"))
+@full_precision
 def _two_chunks(loss: Any, params: Any, args: Any, *, chunk: int, both: int) -> tuple[Any, Any]:
     def on(low: int, high: int) -> Any:
         return (high - low) / both * loss(params, *jax.tree.map(lambda a: a[low:high], args))
