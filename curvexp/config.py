@@ -27,6 +27,11 @@ CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on with a run
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _GIVEN_BY_US = {"preprocess", "dtype"}  # what a problem's builder is called with
+PRECISIONS = {  # of the parameters and, by JAX's name, of the training's matrix products; the curvature is measured in the parameters'
+    "float32": "highest",
+    "float64": "highest",
+    "tensorfloat32": "tensorfloat32",
+}
 CACHE_BYTES = 2**28  # of compiled programs, some thousands
 
 
@@ -104,7 +109,10 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     with texts.told(config):
         try:
             problem, preprocess = _problem(
-                json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"], config["devices"]
+                json.dumps(config["problem"]),
+                json.dumps(config["preprocess"]),
+                _dtype(config["precision"]),
+                config["devices"],
             )
         except MemoryError as error:
             raise ConfigError(f"problem: more memory than there is ({_first_line(error)}). Lower its sizes.") from error
@@ -128,7 +136,8 @@ def build_parts(config: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `run` that stand at the top level of the config."""
-    return {key: config[key] for key in ("steps", "batch_size", "record_every", "target", "diverge_at")}
+    found = {key: config[key] for key in ("steps", "batch_size", "record_every", "target", "diverge_at")}
+    return {**found, "matmul_precision": PRECISIONS[config["precision"]]}
 
 
 def check_numbers(config: dict[str, Any]) -> None:
@@ -145,10 +154,9 @@ def _check_numbers(config: dict[str, Any]) -> None:
     seed, precision = config["seed"], config["precision"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed}: expected an integer from 0 to 2^32 - 1. Change seed.")
-    if precision not in ("float32", "float64"):
-        raise ConfigError(
-            f"precision={precision}: expected float32 or float64.{nearest(str(precision), ['float32', 'float64'])}"
-        )
+    if precision not in list(PRECISIONS):
+        expected = f"{', '.join(list(PRECISIONS)[:-1])} or {list(PRECISIONS)[-1]}"
+        raise ConfigError(f"precision={precision}: expected {expected}.{nearest(str(precision), list(PRECISIONS))}")
     landscape = "off" if config["landscape"] is False else config["landscape"]  # YAML reads a bare off as false
     if landscape not in ("auto", "all", "off"):
         raise ConfigError(f"landscape={landscape}: expected auto, all or off. Change landscape.")
@@ -201,6 +209,11 @@ def prepare_jax(precision: str) -> None:
         with contextlib.suppress(OSError):  # JAX then warns, and compiles
             _mend_cache(folder)
     jax.config.update("jax_enable_x64", precision == "float64")
+
+
+def _dtype(precision: str) -> str:
+    """The dtype of the parameters."""
+    return "float64" if precision == "float64" else "float32"
 
 
 def _cache_folder() -> Path:
@@ -432,7 +445,7 @@ def _schedule(node: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _problem(problem: str, preprocess: str, precision: str, devices: int | Literal["all"]) -> tuple[Any, Any]:
+def _problem(problem: str, preprocess: str, dtype: str, devices: int | Literal["all"]) -> tuple[Any, Any]:
     """One problem for one config, and its preprocessing: jobs that differ in seed, optimizer or probe alone share data and programs."""
     import jax.numpy as jnp
 
@@ -447,7 +460,7 @@ def _problem(problem: str, preprocess: str, precision: str, devices: int | Liter
     except ValueError:  # it has no signature
         pass
     prepared = watched(_instantiate("preprocess", json.loads(preprocess)))
-    made = builder(preprocess=prepared, dtype=jnp.dtype(precision))
+    made = builder(preprocess=prepared, dtype=jnp.dtype(dtype))
     return (made if devices == 1 else spread(made, devices)), prepared
 
 

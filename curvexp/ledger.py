@@ -28,6 +28,7 @@ from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.decomposition import decomposed
 from curvexp.host import fetch, threads
+from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
 from curvexp.probe import condition_number_bound, condition_numbers, eps_of, solved
@@ -105,11 +106,11 @@ def enter(
         reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
             (m,), nan where unknown; operator: hessian | preconditioned; loss_from: optimum | model; since: the record measured from.
     """
-    params = state.params
+    params = at_least_float32(state.params)
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
     gradient, divisor, forms, ratios, products = _account(
         whole,
-        params,
+        state.params,
         state.gradient,
         state.opt_state,
         batches,
@@ -337,7 +338,8 @@ def _directions(
     given = {name: vector for name, vector in vectors.items() if vector is not None}
     found, norms = _project(spectrum.eigenvectors, given, state.params, optimum, divisor)
     values = spectrum.eigenvalues
-    floor = theory.rounding_floor(values, eps=eps_of(state.params)) if spectrum.complete else spectrum.residuals
+    eps = eps_of(at_least_float32(state.params))
+    floor = theory.rounding_floor(values, eps=eps) if spectrum.complete else spectrum.residuals
     if optimum is not None:
         along = 0.5 * values * found["offset"] ** 2
     else:
@@ -420,6 +422,7 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 @functools.partial(program, static=("update", "preconditioner"))
+@full_precision
 def _account(
     loss: Any,
     params: Any,
@@ -436,7 +439,13 @@ def _account(
     One linearization of the gradient serves every product with H over all examples.
     """
     step, stepped = update(gradient, opt_state, params)
-    divisor = None if preconditioner is None else preconditioner(stepped)
+    divisor = None if preconditioner is None else at_least_float32(preconditioner(stepped))
+    if any(map(is_half, jax.tree.leaves(params))):
+        moved, params = (
+            optax.apply_updates(params, step),
+            at_least_float32(params),
+        )  # the step as rounded to the parameters
+        step = optax.tree.sub(at_least_float32(moved), params)
     gradient, product = jax.linearize(jax.grad(loss), params)
     divided = () if divisor is None else (jax.tree.map(jnp.divide, gradient, divisor),)
     vectors = (gradient, step, *divided)
@@ -469,11 +478,13 @@ def _noises(loss: Any, params: Any, gradient: Any, product: Callable[[Any], Any]
 
 
 @program
+@full_precision
 def _noise(loss: Any, params: Any, batches: Any) -> tuple[Any, Any]:
     return _noises(loss, params, *jax.linearize(jax.grad(loss), params), batches)
 
 
 @program
+@full_precision
 def _projected(eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any) -> tuple[Any, Any]:
     found, offset = dict(vectors), None if optimum is None else optax.tree.sub(params, optimum)
     if divisor is not None:

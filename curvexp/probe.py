@@ -23,6 +23,7 @@ from curvexp.host import fetch, x64
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.layout import LARGE, devices_of
+from curvexp.linalg.precision import full_precision
 from curvexp.lockstep import hosted, program
 from curvexp.number import is_number
 from curvexp.quantities import Quantity
@@ -290,6 +291,7 @@ def sharpness(op: Operator, *, tol: float, key: Any) -> float:
 
 
 @program
+@full_precision
 def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
     gradient = jax.grad(loss)(params)
     energy = optax.tree.vdot(gradient, gradient)
@@ -297,6 +299,7 @@ def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
 
 
 @program
+@full_precision
 def _dense(loss: Loss, params: Any, operator: Operator) -> tuple[Any, Any]:
     """The matrix (n, n) and the gradient (n,)."""
     return operator.dense(), ravel_pytree(jax.grad(loss)(params))[0]

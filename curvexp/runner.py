@@ -20,6 +20,7 @@ from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
+from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.lockstep import program
 from curvexp.number import is_number
 from curvexp.optim import Optimizer
@@ -28,6 +29,13 @@ from curvexp.probe import Probe
 from curvexp.problem import Problem
 from curvexp.quantities import check_own
 from curvexp.record import Reading, Record
+
+
+MATMUL_PRECISIONS = (
+    "highest",
+    "tensorfloat32",
+    "bfloat16",
+)  # JAX's names: all bits of the dtype, or fewer where the device has them
 
 
 class State(NamedTuple):
@@ -78,6 +86,7 @@ class Kind(NamedTuple):
     evaluate: Callable[[Any, Any, Any], dict[str, Any]] | None
     examples: int | None
     batch_size: int | None
+    matmul_precision: str
 
 
 def run(
@@ -91,6 +100,7 @@ def run(
     record_every: int = 10,
     target: float | Literal["auto"] | None = "auto",
     diverge_at: float = 1e6,
+    matmul_precision: str = "highest",
     clock: Callable[[], float] | None = None,
     resume: Snapshot | None = None,
 ) -> Iterator[Record]:
@@ -107,6 +117,9 @@ def run(
         target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
             steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
         diverge_at: the run ends as `diverged` when loss − f* passes this multiple of its initial value.
+        matmul_precision: of the training's matrix products and convolutions, whatever `jax_default_matmul_precision` says: "highest", all
+            bits of the dtype on every device; "tensorfloat32" or "bfloat16", fewer on a device that has them, the same bits on a CPU.
+            The curvature is always measured with all bits.
         clock: seconds, such as time.perf_counter: what a reading takes of them is recorded as probe_seconds; None records none.
         resume: the snapshot of a record of this same run: what follows that record is yielded, bit for bit on the same machine.
 
@@ -133,6 +146,7 @@ def run(
         record_every=record_every,
         target=target,
         diverge_at=diverge_at,
+        matmul_precision=matmul_precision,
     )
     if optimizer.unknown is not None:
         optim.check_step(optimizer, problem.init)
@@ -140,13 +154,13 @@ def run(
     if resume is None:
         params, order_key, tune_key, probe_key = _init(key, init=problem.init)
         optimizer, choice = tune(problem, optimizer, params, key=tune_key)
-        kind = _kind(problem, optimizer, batch_size)
+        kind = _kind(problem, optimizer, batch_size, matmul_precision)
         state, seen = _start(params, optimizer.init(params), problem.data, problem.test, order_key, kind=kind)
         first = float(seen["loss"])
     else:
         probe_key = _keys(key)[-1]
         optimizer = optimizer._replace(hyper=dict(resume.hyper))
-        kind, state, first = _kind(problem, optimizer, batch_size), resume.state, resume.first
+        kind, state, first = _kind(problem, optimizer, batch_size, matmul_precision), resume.state, resume.first
     limits = bounds(
         first, minimum=problem.known.minimum, lower_bound=problem.lower_bound, target=target, diverge_at=diverge_at
     )
@@ -225,7 +239,7 @@ def _as_key(key: Any) -> Any:
 
 def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) -> State:
     """The shapes of a run's training state; nothing is computed. `optimizer` has its numbers, see `Snapshot.hyper`."""
-    kind = _kind(problem, optimizer, batch_size)
+    kind = _kind(problem, optimizer, batch_size, MATMUL_PRECISIONS[0])  # of no account for shapes
 
     def start(key: Any) -> State:
         params = problem.init(key)
@@ -234,9 +248,10 @@ def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) 
     return jax.eval_shape(start, jax.random.key(0))
 
 
-def _kind(problem: Problem, optimizer: Optimizer, batch_size: int | None) -> Kind:
+def _kind(problem: Problem, optimizer: Optimizer, batch_size: int | None, matmul_precision: str) -> Kind:
     transform = optimizer.transform
-    return Kind(problem.loss, transform.update, optimizer.numbers, problem.evaluate, problem.examples, batch_size)
+    functions = (problem.loss, transform.update, optimizer.numbers, problem.evaluate)
+    return Kind(*functions, problem.examples, batch_size, matmul_precision)
 
 
 def check(
@@ -248,6 +263,7 @@ def check(
     record_every: int,
     target: float | Literal["auto"] | None,
     diverge_at: float,
+    matmul_precision: str = "highest",
 ) -> int:
     """Number of parameters, after refusing every setting that this problem cannot serve; nothing is computed.
 
@@ -272,6 +288,10 @@ def check(
     if not is_number(diverge_at) or not diverge_at > 1:
         raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
     check_own(probe.quantities)
+    if matmul_precision not in MATMUL_PRECISIONS:
+        raise ConfigError(
+            f"matmul_precision={matmul_precision}: expected {', '.join(MATMUL_PRECISIONS)}. Change matmul_precision."
+        )
     size = _size(problem.init)
     probe.check(size, problem)
     return size
@@ -340,7 +360,11 @@ class _Meter:
             return scalars, None
         begun = self.clock() if self.clock else 0.0
         key = _fold_in(self.key, state.step)
-        reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
+        params = at_least_float32(state.params)
+        reading, self.probe_state = self.probe.measure(self.whole, params, self.probe_state, key)
+        half = sorted({leaf.dtype.name for leaf in jax.tree.leaves(state.params) if is_half(leaf)})
+        if half:
+            reading = reading._replace(extra={**reading.extra, "upcast": f"{', '.join(half)} measured in float32"})
         if self.problem.batchnorm:
             reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
         found, reading, self.past = ledger.enter(
@@ -394,6 +418,18 @@ def over_all_data(problem: Problem) -> Objective:
 # ---- compiled programs ----------------------------------------------------------------------------------------------------------
 
 
+def _in_its_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced with the kind's precision of matrix products."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, kind: Kind, **static: Any) -> Any:
+        with jax.default_matmul_precision(kind.matmul_precision):
+            return function(*args, kind=kind, **static)
+
+    return traced
+
+
+@_in_its_precision
 def _advance_many(
     present: Any, axes: Any, state: State, data: Any, test: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int
 ) -> tuple[State, Any, Any, Any]:
@@ -439,6 +475,7 @@ def _column(alive: Any, leaf: Any) -> Any:
 
 
 @functools.partial(program, static=("kind", "capacity"), many=_advance_many, apart=lambda state, *rest: int(state.step))
+@_in_its_precision
 def _advance(
     state: State, data: Any, test: Any, limits: Any, steps: Any, *, kind: Kind, capacity: int
 ) -> tuple[State, Any, Any, Any]:
@@ -469,6 +506,7 @@ def _step(state: State, data: Any, number: Any, kind: Kind) -> State:
 
 
 @functools.partial(program, static=("kind",))
+@_in_its_precision
 def _start(params: Any, opt_state: Any, data: Any, test: Any, key: Any, *, kind: Kind) -> tuple[State, Any]:
     order = jnp.arange(kind.examples) if kind.batch_size else ()
     batch, order = _batch(data, order, key, jnp.int32(0), kind)
@@ -504,6 +542,7 @@ def _batch(data: Any, order: Any, key: Any, step: Any, kind: Kind) -> tuple[Any,
 
 
 @functools.partial(program, static=("init",))
+@full_precision
 def _init(key: Any, *, init: Callable[[Any], Any]) -> tuple[Any, ...]:
     """The parameters at the start; the keys of batch order, tuning and probes."""
     first, *others = jax.random.split(key, 4)

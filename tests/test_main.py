@@ -81,7 +81,7 @@ REFUSALS = [  # what is typed, what the message must hold
     (["steps=nan"], r"steps=nan: expected"),
     (["steps=10000000000"], r"steps=10000000000: expected"),
     (["seed=-1"], r"seed=-1: expected"),
-    (["precision=float16"], r"precision=float16: expected float32 or float64"),
+    (["precision=float16"], r"precision=float16: expected float32, float64 or tensorfloat32"),
     (["probe.k=0"], r"probe\.k=0: expected"),
     (["probe.k=11"], r"probe\.k=11: expected 1 <= k <= 10, the number of parameters"),
     (["probe.every=0"], r"probe\.every=0: expected"),

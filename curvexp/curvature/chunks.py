@@ -11,6 +11,7 @@ import numpy as np
 
 from curvexp.curvature.modes import FORWARD, Mode
 from curvexp.curvature.objective import WeightedMean, sum_and_weight
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
 
 NOISES = (0.1, 1e-3, 0.0)  # relative perturbations of the parameters: the first at which the loss is finite
@@ -134,8 +135,8 @@ class Comparison(NamedTuple):
     bends: Any
 
 
-@jax.default_matmul_precision("highest")
 @functools.partial(jax.jit, static_argnames=("chunk", "mode"))
+@full_precision
 def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode: Mode) -> Comparison:
     count = count_examples(args)
     along = _uniform(0, params)
@@ -189,6 +190,7 @@ def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode:
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
+@full_precision
 def _weight(loss: Any, params: Any, args: Any, *, chunk: int) -> Any:
     """The sum of the weights of all examples."""
     count = count_examples(args)

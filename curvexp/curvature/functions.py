@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.precision import at_least_float32
+
 NUMBERS = (int, float, complex)  # of Python: traced, as jax.jit traces them; bool, text, functions and None are static
 
 
@@ -63,9 +65,11 @@ def root(call: Any) -> Any:
 
 
 def arrays(tree: Any) -> Any:
-    """The pytree with numbers and numpy arrays as jax arrays, in the precision that JAX computes in."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic | float) else leaf, tree
+    """Parameters with numbers and numpy arrays as jax arrays, in the precision that JAX computes in; those of 16 bits in float32."""
+    return at_least_float32(
+        jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic | float) else leaf, tree
+        )
     )
 
 

@@ -22,7 +22,8 @@ def hessian(
     Args:
         loss: loss(params, *args, **keywords) -> real scalar, or a WeightedMean; a function, or a jax.tree_util.Partial or another pytree
             that can be called, whose arrays then stay arguments of jit.
-        params: pytree of real arrays.
+        params: pytree of real arrays; those of 16 bits are taken in float32, and so are then the vectors of the operator. What the loss
+            itself casts to fewer bits stays its own.
         args: further arguments: arrays, numbers, data. What is no array and no number (True, text, None, a function) stays static.
         chunk: examples taken at once. The loss is then a mean over the examples, the leading axis of every array in `args`, and
             is computed in chunks whose weighted mean is the whole loss; memory is that of two chunks. The whole is compared with its

@@ -22,9 +22,11 @@ from curvexp.curvature.likelihoods import (
 from curvexp.curvature.modes import FORWARD, Mode, derivative, mode_of, returned
 from curvexp.curvature.objective import check_value
 from curvexp.curvature.operator import Operator
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
 
 
+@full_precision
 def fisher(
     model: Callable[..., Any],
     log_likelihood: Family,
@@ -192,6 +194,7 @@ def _outputs(model: Any, params: Any, inputs: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("samples", "family"))
+@full_precision
 def _drawn(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: Family) -> Any:
     return sampled_scores(predictions(model(params, inputs)), key, samples=samples, family=family)
 

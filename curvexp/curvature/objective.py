@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from curvexp.curvature.functions import described
+from curvexp.linalg.precision import full_precision
 
 
 class Objective(NamedTuple):
@@ -18,8 +19,9 @@ class Objective(NamedTuple):
     loss: Any
     data: Any
 
+    @full_precision
     def __call__(self, params: Any) -> Any:
-        """The loss at params."""
+        """The loss at params; its products have all bits of their dtype."""
         return self.loss(params, self.data)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.precision import at_least_float32, full_precision
 from curvexp.linalg.vectors import Space, dense_matrix, space_of
 
 
@@ -114,7 +115,7 @@ def _preconditioned_product(operands: Any, v: Any) -> Any:
     return jax.tree.map(jnp.divide, op(jax.tree.map(jnp.divide, v, roots)), roots)
 
 
-_applied = jax.jit(lambda op, v: op.product(op.operands, v), inline=True)
+_applied = jax.jit(full_precision(lambda op, v: op.product(op.operands, at_least_float32(v))), inline=True)
 
 
 def _same_space(op: Operator, tree: Any, name: str) -> None:

@@ -15,6 +15,7 @@ from curvexp.curvature.modes import Mode, loss_mode, returned
 from curvexp.curvature.objective import WeightedMean
 from curvexp.curvature.operator import Operator
 from curvexp.linalg import Estimate
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
 
 
@@ -73,6 +74,7 @@ def sampling_error(
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "mode"))
+@full_precision
 def _quadratic_forms(loss: Any, params: Any, args: Any, vectors: Any, *, groups: int, mode: Mode) -> Any:
     """v'H_g v, (groups, m); the first groups have one example more, where the division has a remainder."""
     size, more = divmod(count_examples(args), groups)

@@ -16,6 +16,7 @@ import numpy as np
 from curvexp.linalg.eigenpairs import Eigenpairs
 from curvexp.linalg.krylov import orthogonalized
 from curvexp.linalg.layout import Layout, layout_of
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
 
 MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
@@ -121,6 +122,7 @@ class _Known(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("space", "probes", "steps", "points", "batch", "layout"))
+@full_precision
 def _density(
     op: Any,
     key: Any,

@@ -10,11 +10,12 @@ import numpy as np
 
 from curvexp.linalg import krylov
 from curvexp.linalg.layout import LARGE, Layout, layout_of
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
 
 Which = Literal["LA", "SA", "LM", "BE"]
-STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor")
-CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR = 1, 2, 3, 4
+STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
+CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR, NOISY = 1, 2, 3, 4, 5
 
 
 class Eigenpairs(NamedTuple):
@@ -23,16 +24,20 @@ class Eigenpairs(NamedTuple):
     Attributes:
         eigenvalues: (k,) ascending.
         eigenvectors: pytree of the domain, each leaf with a leading axis k; orthonormal to rounding.
-        residuals: (k,) ‖Av − λv‖₂ from the Krylov relation, with the operator's measured asymmetry (its rounding) added in
-            quadrature; some eigenvalue of A lies within it (Parlett 1998, thm 4.5.1).
+        residuals: (k,) ‖Av − λv‖₂ from the Krylov relation, and what rounding adds to it: of the products, as measured by u'Av − v'Au
+            between basis vectors, of the orthogonalization, and of the small eigenproblem. Some eigenvalue of A lies within it
+            (Parlett 1998, thm 4.5.1).
         matvecs: () products with A that it took.
         status: () code: 1 converged; 2 out of products; 3 an entry was not finite; 4 converged, to the floor of the dtype, which lies
-            above the tolerance asked for. `message` says it in words.
+            above the tolerance asked for; 5 not converged, because the products scatter by more than the tolerance and than any rounding
+            of the dtype (√eps·‖A‖): a precision below that of the vectors, or a product that differs from call to call. `message` says
+            it in words.
         missed: () upper bound of the probability that an eigenvalue which belongs to the k was missed, by more than tol·‖A‖, because
             the start had no part of it (a copy of a multiple eigenvalue): from a Lanczos run in the complement of what was found. 0
             where the whole space was searched; 1 where the check gained nothing; nan where there was none (warm start, no convergence).
         asymmetry: () largest |u'Av − v'Au| seen between basis vectors: rounding, if A is symmetric.
-        floor: () absolute residual below which rounding hides everything, 10·eps·‖A‖.
+        floor: () absolute residual below which rounding hides everything: 10·eps·‖A‖, or the measured rounding and noise of the
+            products where that is more.
     """
 
     eigenvalues: Any
@@ -60,8 +65,13 @@ class Eigenpairs(NamedTuple):
             return f"{name}: product {made} has an entry that is nan or inf. Look at the loss there; float64 may be wide enough."
         if code == BELOW_FLOOR:
             return (
-                f"{name}: the dtype's rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} "
-                "products. Raise tol, or compute in float64."
+                f"{name}: rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} products. Raise tol, or "
+                "compute in float64."
+            )
+        if code == NOISY:
+            return (
+                f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in {made} of "
+                "them. Let the operator multiply in the precision of its vectors, and give every call the same random numbers; or raise tol."
             )
         chance = float(self.missed)
         if np.isnan(chance):
@@ -144,8 +154,9 @@ def eigsh(
     key = jax.random.key(0) if key is None else key
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
     wanted = krylov.Wanted(k, which, size, stride, layout)
-    below = np.bool_(tol < floor)
-    result, scale = _solve(op, rows, count, limits, key, np.asarray(floor, dtype), below, space=space, wanted=wanted)
+    result, scale = _solve(
+        op, rows, count, limits, key, np.asarray(floor, dtype), np.asarray(tol, dtype), space=space, wanted=wanted
+    )
     if not isinstance(scale, jax.core.Tracer):
         asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
@@ -202,6 +213,7 @@ def eigsh_above(
 
 
 @functools.partial(jax.jit, static_argnames=("space", "wanted"))
+@full_precision
 def _solve(
     op: Any,
     rows: Any,
@@ -209,16 +221,21 @@ def _solve(
     limits: krylov.Limits,
     key: Any,
     floor: Any,
-    below: Any,
+    asked: Any,
     *,
     space: Space,
     wanted: krylov.Wanted,
 ) -> tuple[Eigenpairs, Any]:
-    """The pairs, and the largest ‖Av‖ seen; floor: relative, below: whether the tolerance that was asked for lies below it."""
+    """The pairs, and the largest ‖Av‖ seen; floor: the dtype's, relative; asked: the tolerance."""
     found = krylov.solve(flat_product(op, space), rows, count, limits, key, wanted)
     layout = wanted.layout
     vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
-    status = jnp.where((found.status == CONVERGED) & below, BELOW_FLOOR, found.status)
+    hidden = jnp.maximum(floor * found.scale, found.noise)
+    root = jnp.sqrt(jnp.finfo(floor.dtype).eps)  # no rounding of the dtype comes near it
+    above = (asked * found.scale < hidden) | jnp.any(found.residuals > asked * found.scale)
+    reached = jnp.where(above, BELOW_FLOOR, CONVERGED)
+    reached = jnp.where(found.noise > jnp.maximum(asked, root) * found.scale, NOISY, reached)
+    status = jnp.where(found.status == CONVERGED, reached, found.status)
     return Eigenpairs(
         found.values,
         vectors,
@@ -227,7 +244,7 @@ def _solve(
         status,
         found.missed,
         found.asymmetry,
-        floor * found.scale,
+        hidden,
     ), found.scale
 
 

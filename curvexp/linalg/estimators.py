@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
 
 MOST = 10_000  # samples, where a relative error is asked for and no other limit is given
@@ -109,6 +110,7 @@ class _Limits(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("space", "rank"))
+@full_precision
 def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Estimate:
     product = flat_product(op, space)
     first, second = jax.random.split(key)
@@ -128,6 +130,7 @@ def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Es
 
 
 @functools.partial(jax.jit, static_argnames="space")
+@full_precision
 def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
 
@@ -140,6 +143,7 @@ def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
 
 
 @functools.partial(jax.jit, static_argnames="space")
+@full_precision
 def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
     # of the root of the mean the relative error is half of that of the mean

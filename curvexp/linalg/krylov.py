@@ -60,7 +60,7 @@ class Limits(NamedTuple):
 
 class Found(NamedTuple):
     """Eigenvalues (k,) ascending, vectors (k, n), residuals (k,), products made, status, chance that one was
-    missed, asymmetry, largest ‖Av‖ seen."""
+    missed, asymmetry, largest ‖Av‖ seen, what rounding and noise of the products add to a residual."""
 
     values: Any
     vectors: Any
@@ -70,10 +70,12 @@ class Found(NamedTuple):
     missed: Any
     asymmetry: Any
     scale: Any
+    noise: Any
 
 
 class State(NamedTuple):
-    """Basis (size, n), T (size, size), counts; then the check's: start row, level of both ends, polynomial, products when it began; of a
+    """Basis (size, n), T (size, size), counts; `rounding`: sum of the squares of u'Av − v'Au over ‖A‖², their number, and that of
+    restarts; then the check's: start row, level of both ends, polynomial, products when it began; of a
     warm start: least products, those after which it is judged (0: never); most products of the check."""
 
     basis: Any
@@ -83,6 +85,7 @@ class State(NamedTuple):
     products: Any
     scale: Any
     asymmetry: Any
+    rounding: Any
     event: Any
     status: Any
     key: Any
@@ -119,18 +122,19 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
         jnp.array(_ends(wanted)), jnp.where(state.passed, jnp.minimum(chance, CONFIDENCE), chance), 0
     ).max()
     missed = jnp.where(state.found_end, 0.0, jnp.where(state.checking, jnp.minimum(chance, 1), jnp.nan))
-    noise = jnp.where(state.products > 1, state.asymmetry, 0)
+    noise = _noise(state, wanted.layout.size)
     lost = state.status == NON_FINITE
     order = jnp.argsort(state.values)
     return Found(
         jnp.where(lost, jnp.nan, state.values[order]),
         state.basis[:k][order],
-        jnp.where(lost, jnp.inf, jnp.hypot(state.residuals, noise)[order]),
+        jnp.where(lost, jnp.inf, (state.residuals + noise)[order]),
         state.products,
         state.status,
         missed,
         state.asymmetry,
         state.scale,
+        noise,
     )
 
 
@@ -173,8 +177,11 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     a, b = jnp.vdot(s.basis[j], image), jnp.where(j > 0, s.matrix[before, j], 0)
     rest, c = orthogonalized(s.basis, image - a * s.basis[j] - b * s.basis[before])
     c = c.at[j].add(a).at[before].add(b)
-    known = (index < j) & ~(s.checking & (index < k))
-    asymmetry = jnp.maximum(s.asymmetry, jnp.max(jnp.where(known, jnp.abs(c - s.matrix[:, j]), 0)))
+    known = (index < j) & ~(
+        s.checking & (index <= k)
+    )  # of a check's first row the neighbour before it may be gone from the basis
+    defects = jnp.where(known, jnp.abs(c - s.matrix[:, j]), 0)
+    asymmetry = jnp.maximum(s.asymmetry, jnp.max(defects))
     beta = jnp.linalg.norm(rest)
     grows = (beta > 10 * eps * scale) & (s.rows < min(size, n))
     row = jnp.where(grows, s.rows, 0)
@@ -204,7 +211,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     blank = (s.values, s.residuals, jnp.array(False), jnp.array(False), jnp.array(False))
 
     def look() -> Any:
-        theta, y, order = _ritz(matrix, jnp.where(s.checking, k, 0), done, wanted)
+        theta, y, order, off = _ritz(matrix, jnp.where(s.checking, k, 0), done, wanted)
         # in the check: is anything beyond what was found?
         bottom, top = theta[0], theta[done - jnp.where(s.checking, k, 0) - 1]
         beyond = s.checking & ((low & (bottom < s.levels[0])) | (high & (top > s.levels[1])))
@@ -214,10 +221,14 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
         there = jnp.arange(k) < done
         values = jnp.where(there, theta[order[:k]], jnp.nan)
         residuals = jnp.where(there, residual[order[:k]], jnp.inf)
-        accurate = jnp.all(residuals <= limits.tol * largest) & (done >= k) & (exhausted | (products >= s.least))
+        limit = limits.tol * largest
+        limit = jnp.maximum(
+            limit - _noise(s, n), jnp.maximum(limit / 2, 10 * eps * largest)
+        )  # what is reported is to be under tol
+        accurate = jnp.all(residuals <= limit) & (done >= k) & (exhausted | (products >= s.least))
         return (
             jnp.where(s.checking, s.values, values),
-            jnp.where(s.checking, s.residuals, residuals),
+            jnp.where(s.checking, s.residuals, jnp.hypot(residuals, jnp.where(there, off[order[:k]], jnp.inf))),
             accurate & ~s.checking,
             beyond,
             jnp.any(residuals > FAR * limits.tol * largest),
@@ -250,6 +261,10 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
         products=products,
         scale=scale,
         asymmetry=asymmetry,
+        rounding=s.rounding.at[0]
+        .add(jnp.sum(jnp.square(defects / jnp.where(scale > 0, scale, 1))))
+        .at[1]
+        .add(known.sum()),
         event=event.astype(jnp.int32),
         status=jnp.where(event == STOP, -status, RUNNING).astype(jnp.int32),
         values=values,
@@ -260,6 +275,20 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     )
 
 
+def _noise(s: State, n: int) -> Any:
+    """What the rounding of all that was computed adds at most to the residual of a Ritz pair, from what was seen of it.
+
+    The image of a basis vector v is Av + e with the product's own rounding, or noise, e. Where two images are known, u'Av − v'Au shows e's
+    part along u: the root mean square over all such pairs, times √n, is ‖e‖, for an e that prefers no direction, and a unit combination of
+    the basis has no larger one. It is taken three times, for the part of a perturbation that is itself symmetric and shows nowhere, and
+    for the spread. Besides, each restart rounds the basis, as Gram-Schmidt does: independent errors of a few eps·‖A‖. Measured on 150
+    random matrices of n = 10 to 1600, float32, 10 to 2300 products: what the residual lacked was at most 0.9 of this.
+    """
+    total, pairs, restarts = s.rounding
+    product = 3 * jnp.sqrt(n * total / jnp.maximum(pairs, 1))
+    return s.scale * (product + 5 * jnp.finfo(s.scale.dtype).eps * jnp.sqrt(1 + restarts))
+
+
 # ---- between two stretches of products ------------------------------------------------------------------------------------------
 
 
@@ -268,7 +297,7 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
     size, k = wanted.size, wanted.k
     index, layout = jnp.arange(size), wanted.layout
     event, j, waiting = s.event, s.done, s.rows - s.done
-    _, y, order = _ritz(s.matrix, 0, j, wanted)
+    _, y, order, _ = _ritz(s.matrix, 0, j, wanted)
     best = y[:, order]
     kept = jnp.minimum(k + jnp.maximum(size - k - waiting, 2) // 2, jnp.minimum(j, size - waiting - 1))
     stays = (event == EMPTY) | ((event == STOP) & s.checking)
@@ -291,9 +320,6 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
     )
     matrix = jnp.matmul(q.T, jnp.matmul(s.matrix, q, precision="highest"), precision="highest")
     matrix = (matrix + matrix.T) / 2
-    block = (index[:, None] < kept) & (index[None, :] < kept)
-    diagonal = block & ~(stays | slides)
-    matrix = jnp.where(diagonal, jnp.where(identity > 0, matrix, 0), matrix)
     matrix = jnp.where(event == MISSED, 0, matrix)
 
     rows = kept + tail
@@ -311,6 +337,7 @@ def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
         rows=(rows + adds).astype(jnp.int32),
         key=key,
         event=jnp.where(event == STOP, STOP, EXTEND).astype(jnp.int32),
+        rounding=s.rounding.at[2].add(jnp.where(stays, 0, 1)),
         status=-s.status,
         checking=jnp.where(enters, True, jnp.where(leaves, False, s.checking)),
         levels=jnp.where(enters, levels, s.levels),
@@ -350,6 +377,7 @@ def _first(start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> 
         products=jnp.int32(0),
         scale=zero,
         asymmetry=zero,
+        rounding=jnp.zeros(3, dtype),
         event=jnp.int32(EMPTY),
         status=jnp.int32(RUNNING),
         key=key,
@@ -379,7 +407,8 @@ def _random_row(basis: Any, key: Any, layout: Layout) -> Any:
 
 
 def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any, Any]:
-    """Eigenpairs of matrix[first:last, first:last]: ascending first, then sentinels; and indices in order of wish."""
+    """Eigenpairs of matrix[first:last, first:last]: ascending first, then sentinels; indices in order of wish; and
+    ‖matrix y − θy‖, the eigensolver's own rounding."""
     size = wanted.size
     index = jnp.arange(size)
     active = (index >= first) & (index < last)
@@ -388,6 +417,13 @@ def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any,
     sentinel = 2 * jnp.linalg.norm(core) + 1e-30
     theta, y = jnp.linalg.eigh(core + jnp.diag(jnp.where(active, 0, sentinel)))
     y = jnp.where(active[:, None], y, 0)
+    length = jnp.linalg.norm(
+        y, axis=0
+    )  # a float32 eigensolver's y and θ have errors of some ten eps, which restarts would add up
+    y = y / jnp.where(length > 0, length, 1)
+    image = core @ y
+    theta = jnp.where(index < last - first, jnp.sum(y * image, axis=0), theta)
+    off = jnp.linalg.norm(image - y * theta, axis=0)
     count = last - first
     if wanted.which == "LM":
         order = jnp.argsort(-jnp.where(index < count, jnp.abs(theta), -1), stable=True)
@@ -395,7 +431,7 @@ def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any,
         down = count - 1 - index
         turns = jnp.where(index % 2 == 0, count - 1 - index // 2, index // 2)  # top, bottom, next to top, ...
         order = jnp.where(index < count, {"LA": down, "SA": index, "BE": turns}[wanted.which], index)
-    return theta, y, order
+    return theta, y, order, off
 
 
 def _ends(wanted: Wanted) -> tuple[bool, bool]:

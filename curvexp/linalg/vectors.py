@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.precision import full_precision
+
 
 class Space(NamedTuple):
     """The vector space of a pytree of real arrays; hashable.
@@ -27,8 +29,8 @@ class Space(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The floating dtype that flat vectors have: the widest of the leaves'."""
-        return np.result_type(*(np.dtype(name) for name in self.dtypes)) if self.dtypes else np.dtype(np.float32)
+        """The floating dtype that flat vectors have, and all that is computed with them: the widest of the leaves', at least float32."""
+        return np.result_type(np.float32, *(np.dtype(name) for name in self.dtypes))
 
     def flat(self, tree: Any) -> Any:
         """The pytree's entries in one array, (n,)."""
@@ -105,6 +107,7 @@ def flat_product(op: Callable[[Any], Any], space: Space) -> Callable[[Any], Any]
         TypeError: A's result does not have the domain's structure and shapes.
     """
 
+    @full_precision
     def product(x: Any) -> Any:
         result = op(space.tree(x))
         if (
