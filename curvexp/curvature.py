@@ -21,6 +21,7 @@ import numpy as np
 
 from curvexp.linalg import Estimate
 from curvexp.linalg.vectors import Space, dense_matrix, space_of
+from curvexp.programs import compiled
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("operands",), meta_fields=("product", "space"))
@@ -292,7 +293,7 @@ def sampling_error(
     return Estimate(forms.mean(axis=0), stderr, forms.shape[1])
 
 
-@functools.partial(jax.jit, static_argnames="groups")
+@functools.partial(compiled, static=("groups",))
 def _quadratic_forms(loss: Any, params: Any, args: Any, vectors: Any, *, groups: int) -> Any:
     """v'H_g v, (groups, m)."""
     size = _examples(args) // groups
@@ -348,7 +349,7 @@ def _outer_product(operands: Any, v: Any) -> Any:
     return jax.vjp(lambda p: model(p, inputs), params)[1](weighted)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("samples", "family"))
+@functools.partial(compiled, static=("samples", "family"))
 def _scores(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: str) -> Any:
     outputs = model(params, inputs)
     shape = (outputs.shape[0], samples, outputs.shape[-1])
@@ -431,7 +432,9 @@ class _Chunked:
         return total
 
 
-_applied = jax.jit(lambda op, v: op.product(op.operands, v), inline=True)
+@functools.partial(compiled, inline=True)
+def _applied(op: Operator, v: Any) -> Any:
+    return op.product(op.operands, v)
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------------------------
@@ -481,7 +484,7 @@ def _check_mean(loss: Any, params: Any, args: Any, chunk: int) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("chunk", "both"))
+@functools.partial(compiled, static=("chunk", "both"))
 def _two_chunks(loss: Any, params: Any, args: Any, *, chunk: int, both: int) -> tuple[Any, Any]:
     def on(low: int, high: int) -> Any:
         return (high - low) / both * loss(params, *jax.tree.map(lambda a: a[low:high], args))

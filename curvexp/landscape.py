@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp.curvature import Objective, hessian
 from curvexp.linalg import eigsh
+from curvexp.programs import compiled
 
 POINTS = 41  # a side
 POINTS_NETWORK = 25
@@ -111,10 +112,12 @@ def filter_normalized(params: Any, key: Any) -> Any:
     return jax.tree.unflatten(shape, [one(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
 
-_gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
+@compiled
+def _gradient(whole: Objective, params: Any) -> Any:
+    return jax.grad(whole)(params)
 
 
-@jax.jit
+@compiled
 def _grid(whole: Objective, params: Any, u: Any, v: Any, xs: Any, ys: Any) -> Any:
     def at(x: Any, y: Any) -> Any:
         return whole(jax.tree.map(lambda p, a, b: p + x * a + y * b, params, u, v))

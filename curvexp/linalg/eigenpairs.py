@@ -11,6 +11,7 @@ import numpy as np
 from curvexp.linalg import krylov
 from curvexp.linalg.layout import LARGE, Layout, layout_of
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor")
@@ -201,7 +202,7 @@ def eigsh_above(
         k, start = min(2 * k, most), found.eigenvectors
 
 
-@functools.partial(jax.jit, static_argnames=("space", "wanted"))
+@functools.partial(compiled, static=("space", "wanted"))
 def _solve(
     op: Any,
     rows: Any,
@@ -253,12 +254,12 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
     return rows, np.int32(min(k, len(jax.tree.leaves(start)[0])))
 
 
-@functools.partial(jax.jit, static_argnames=("k", "dtype", "layout"))
+@functools.partial(compiled, static=("k", "dtype", "layout"))
 def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
     return layout.parted(jnp.zeros((k, layout.length), dtype))
 
 
-@functools.partial(jax.jit, static_argnames=("space", "k", "layout"))
+@functools.partial(compiled, static=("space", "k", "layout"))
 def _padded(start: Any, *, space: Space, k: int, layout: Layout) -> Any:
     rows = jax.vmap(space.flat)(start)[-k:]
     return layout.parted(jnp.pad(rows, [(0, k - len(rows)), (0, 0)]))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 MOST = 10_000  # samples, where a relative error is asked for and no other limit is given
 
@@ -108,7 +109,7 @@ class _Limits(NamedTuple):
     rtol: Any
 
 
-@functools.partial(jax.jit, static_argnames=("space", "rank"))
+@functools.partial(compiled, static=("space", "rank"))
 def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Estimate:
     product = flat_product(op, space)
     first, second = jax.random.split(key)
@@ -127,7 +128,7 @@ def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Es
     return Estimate(known + mean, stderr, made + 2 * rank)
 
 
-@functools.partial(jax.jit, static_argnames="space")
+@functools.partial(compiled, static=("space",))
 def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
 
@@ -139,7 +140,7 @@ def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     return Estimate(space.tree(mean), space.tree(stderr), made)
 
 
-@functools.partial(jax.jit, static_argnames="space")
+@functools.partial(compiled, static=("space",))
 def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
     # of the root of the mean the relative error is half of that of the mean

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.programs import compiled
+
 
 class Space(NamedTuple):
     """The vector space of a pytree of real arrays; hashable.
@@ -130,7 +132,7 @@ def dense_matrix(op: Any, space: Space, *, chunk: int | None = None) -> Any:
     return _columns(op, space=space, width=width)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "width"))
+@functools.partial(compiled, static=("space", "width"))
 def _columns(op: Any, *, space: Space, width: int) -> Any:
     n, product = space.size, flat_product(op, space)
 
