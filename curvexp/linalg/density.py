@@ -121,7 +121,7 @@ class _Known(NamedTuple):
     vectors: Any
 
 
-@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout"))
+@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout"), tells=True)
 def _density(
     op: Any,
     key: Any,

@@ -109,7 +109,7 @@ class _Limits(NamedTuple):
     rtol: Any
 
 
-@functools.partial(compiled, static=("space", "rank"))
+@functools.partial(compiled, static=("space", "rank"), tells=True)
 def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Estimate:
     product = flat_product(op, space)
     first, second = jax.random.split(key)
@@ -128,7 +128,7 @@ def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Es
     return Estimate(known + mean, stderr, made + 2 * rank)
 
 
-@functools.partial(compiled, static=("space",))
+@functools.partial(compiled, static=("space",), tells=True)
 def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
 
@@ -140,7 +140,7 @@ def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     return Estimate(space.tree(mean), space.tree(stderr), made)
 
 
-@functools.partial(compiled, static=("space",))
+@functools.partial(compiled, static=("space",), tells=True)
 def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
     # of the root of the mean the relative error is half of that of the mean

@@ -132,7 +132,7 @@ def dense_matrix(op: Any, space: Space, *, chunk: int | None = None) -> Any:
     return _columns(op, space=space, width=width)
 
 
-@functools.partial(compiled, static=("space", "width"))
+@functools.partial(compiled, static=("space", "width"), tells=True)
 def _columns(op: Any, *, space: Space, width: int) -> Any:
     n, product = space.size, flat_product(op, space)
 
