@@ -194,13 +194,14 @@ def eigsh_above(
     most: int = 256,
     key: Any = None,
 ) -> Eigenpairs:
-    """All eigenpairs above a threshold, and at least k: k is doubled while the smallest one found stands above it.
+    """All eigenpairs above a threshold, and at least k: k grows twofold or fourfold while the smallest one found stands above it.
 
-    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew.
+    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew. Each k
+    is a program of its own, which is compiled for seconds in a new process.
 
     Args:
         threshold: for instance 1.5/lr, what is near or past the edge of stability. most: no more pairs than this.
-        others: as for `eigsh`, which says what is raised.
+        others: as for `eigsh`, which says what is raised; TypeError besides under a trace, where no k can be chosen by values.
 
     Returns:
         The largest k' >= k eigenpairs, `matvecs` those of all searches; the smallest stands above the threshold only where `most` or
@@ -215,10 +216,27 @@ def eigsh_above(
     made = 0
     while True:
         found = eigsh(op, space.like(), k=k, tol=tol, start=start, key=key)
+        if isinstance(found.matvecs, jax.core.Tracer):
+            raise TypeError("eigsh_above chooses k by values: expected none of jax.jit, jax.vmap and jax.grad around it. Use eigsh there.")
         made += int(found.matvecs)
-        if not (found.converged and k < most and float(found.eigenvalues[0]) > threshold):
+        values = np.asarray(found.eigenvalues, np.float64)
+        if not (found.converged and k < most and values[0] > threshold):
             return found._replace(matvecs=made)
-        k, start = min(2 * k, most), found.eigenvectors
+        k, start = min((4 if _more(values, threshold) >= k else 2) * k, most), found.eigenvectors
+
+
+def _more(values: np.ndarray, threshold: float) -> float:
+    """About how many eigenvalues lie between the smallest of some and a threshold under it.
+
+    As they fall on average: by differences, which gives too few where the spectrum flattens, and by ratios, which gives too many where it
+    does not; the mean of both.
+    """
+    smallest, largest, falls = values[0], values[-1], max(len(values) - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = [(smallest - threshold) / (largest - smallest)]
+        if threshold > 0:
+            more.append(np.log(smallest / threshold) / np.log(largest / smallest))
+    return float(falls * np.mean(more)) if largest > smallest else 0.0
 
 
 @functools.partial(compiled, static=("space", "wanted"), tells=True)
