@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from curvexp.curvature import Objective, hessian
 from curvexp.linalg import eigsh
 from curvexp.linalg.precision import at_least_float32, full_precision
+from curvexp.programs import compiled
 
 POINTS = 41  # a side
 POINTS_NETWORK = 25
@@ -113,10 +114,13 @@ def filter_normalized(params: Any, key: Any) -> Any:
     return jax.tree.unflatten(shape, [one(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
 
-_gradient = jax.jit(full_precision(lambda whole, params: jax.grad(whole)(params)))
+@compiled
+@full_precision
+def _gradient(whole: Any, params: Any) -> Any:
+    return jax.grad(whole)(params)
 
 
-@jax.jit
+@compiled
 @full_precision
 def _grid(whole: Objective, params: Any, u: Any, v: Any, xs: Any, ys: Any) -> Any:
     def at(x: Any, y: Any) -> Any:

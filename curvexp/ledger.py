@@ -28,10 +28,11 @@ from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.decomposition import decomposed
 from curvexp.host import fetch, threads
+from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import condition_number_bound, condition_numbers, eps_of, solved
+from curvexp.probe import as_rows, condition_number_bound, condition_numbers, eps_of, solved
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
@@ -398,6 +399,9 @@ def _project(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Components along each eigenvector, (m,), and norms, in the coordinates P^(1/2)θ: of `vectors` as gradients, and of the way from the
     optimum, where it is known, as `offset`."""
+    if not isinstance(eigenvectors, np.ndarray) and sum(leaf.size for leaf in jax.tree.leaves(params)) <= LARGE:
+        eigenvectors, vectors, params, optimum, divisor = fetch((eigenvectors, vectors, params, optimum, divisor))
+        eigenvectors = as_rows(eigenvectors).T  # the host has it before a program for it is compiled
     if isinstance(eigenvectors, np.ndarray):
         found = {name: _flat(vector) for name, vector in vectors.items()}
         if divisor is not None:
@@ -407,7 +411,7 @@ def _project(
             offset = _flat(params) - _flat(optimum)
             found["offset"] = offset if divisor is None else offset * roots
         rows = np.stack(list(found.values()))
-        with threads(len(eigenvectors)), np.errstate(invalid="ignore", over="ignore"):
+        with threads(min(eigenvectors.shape)), np.errstate(invalid="ignore", over="ignore"):
             components = dict(zip(found, rows @ eigenvectors, strict=True))
             return components, dict(zip(found, np.linalg.norm(rows, axis=1).tolist(), strict=True))
     made, norms = fetch(_projected(eigenvectors, vectors, params, optimum, divisor))

@@ -24,6 +24,7 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 from curvexp.host import one_thread, x64
+from curvexp.programs import compiled, kept
 
 NUMBERS = (bool, int, float)  # of Python: arguments that are alike where their values are; numpy's are arrays
 LEAST_ROWS = 4  # of a program that a core has for itself: fewer are not worth its call
@@ -50,7 +51,7 @@ class program:  # noqa: N801: a decorator
         functools.update_wrapper(self, function)
         self.__name__ = function.__name__
         self.function, self.many, self.apart = function, many, apart
-        self.alone = jax.jit(function, static_argnames=static)
+        self.alone = compiled(function, static=static)
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """The function's results: those of this run alone."""
@@ -398,9 +399,6 @@ class _Compiled(NamedTuple):
         return list((pool.map if pool else map)(made, range(count)))
 
 
-_compiled: dict[Any, _Compiled] = {}
-
-
 def _made(
     called: program,
     structure: Any,
@@ -413,13 +411,16 @@ def _made(
     """The program of `size` rows, or of fewer where it would take more than `memory` bytes, for leaves such as one run's."""
     avals = tuple(_aval(leaf) for leaf in leaves)
     key = (called, structure, axes, tuple(static.items()), avals, size, x64(), memory)
-    while key not in _compiled:
-        made, same = _compile(called, structure, axes, static, size, leaves)
-        if size > 1 and _bytes(made) > memory:
-            size = math.ceil(size / 2)
-        else:
-            _compiled[key] = _Compiled(made, size, same)
-    return _compiled[key]
+
+    def make() -> _Compiled:
+        rows = size
+        made, same = _compile(called, structure, axes, static, rows, leaves)
+        while rows > 1 and _bytes(made) > memory:
+            rows = math.ceil(rows / 2)
+            made, same = _compile(called, structure, axes, static, rows, leaves)
+        return _Compiled(made, rows, same)
+
+    return kept(key, make)
 
 
 def _compile(

@@ -16,10 +16,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
-from curvexp.curvature import Objective, Operator, hessian, sampling_error
+from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.decomposition import decomposed
 from curvexp.errors import ConfigError
-from curvexp.host import fetch, x64
+from curvexp.host import fetch, one_thread, x64
 from curvexp.linalg import Eigenpairs, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.layout import LARGE, devices_of
@@ -290,9 +290,33 @@ def sharpness(op: Operator, *, tol: float, key: Any) -> float:
     return float(values[-1] if values[-1] > 0 else np.abs(values).max())
 
 
+def as_rows(vectors: Any) -> np.ndarray:
+    """Vectors as a pytree, each leaf with a leading axis m, as rows (m, n) in float64."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(fetch(vectors))]
+    return np.concatenate([leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves], axis=1)
+
+
 @program
 @full_precision
+def gradient(loss: Loss, params: Any) -> Any:
+    """∇loss at params."""
+    return jax.grad(loss)(params)
+
+
 def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
+    """⟨v,g⟩²/‖g‖², (m,); of a small space on the host."""
+    if _size(params) > LARGE:
+        return _overlaps_on_device(loss, params, eigenvectors)
+    found = fetch(gradient(loss, params))
+    flat = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(found)])
+    with one_thread(True), np.errstate(invalid="ignore", over="ignore"):
+        energy = flat @ flat
+        return (as_rows(eigenvectors) @ flat) ** 2 / (energy if energy > 0 else 1)
+
+
+@program
+@full_precision
+def _overlaps_on_device(loss: Loss, params: Any, eigenvectors: Any) -> Any:
     gradient = jax.grad(loss)(params)
     energy = optax.tree.vdot(gradient, gradient)
     return jax.vmap(lambda v: optax.tree.vdot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
@@ -309,6 +333,17 @@ def _hessian(loss: Any, params: Any, chunk: int | None) -> Operator:
     return hessian(loss, params) if chunk is None else hessian(loss.loss, params, loss.data, chunk=chunk)
 
 
+def undivided(op: Operator) -> Operator:
+    """The operator in the form that a preconditioned one has, P = 1: to divide by 1 is exact.
+
+    `eigsh` then has one program for the Hessian and for the preconditioned one, of which it would take seconds to compile a second. In a
+    large space, where products take longer than that, the operator as it is.
+    """
+    if op.size > LARGE:
+        return op
+    return preconditioned(op, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), op.like))
+
+
 def _sample(loss: Objective, samples: int, key: Any) -> Objective:
     """The loss over examples drawn without replacement."""
     count = len(jax.tree.leaves(loss.data)[0])
@@ -320,6 +355,7 @@ def _extremes(
     op: Operator, pairs: int, size: int, *, which: Any, tol: float, above: float | None, start: Any, key: Any
 ) -> Eigenpairs:
     """`pairs` eigenpairs from each end (BE) or of the largest (LA), more where `above` or the last reading asks for them."""
+    op = undivided(op)
     made, ends = 0, 2 if which == "BE" else 1
     if above is not None and start is not None:
         pairs = max(pairs, len(jax.tree.leaves(start)[0]) // ends)

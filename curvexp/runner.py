@@ -30,7 +30,6 @@ from curvexp.problem import Problem
 from curvexp.quantities import check_own
 from curvexp.record import Reading, Record
 
-
 MATMUL_PRECISIONS = (
     "highest",
     "tensorfloat32",
@@ -319,8 +318,10 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
     op = hessian(whole, params)
     if optimizer.preconditioner is not None:
         trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
-        _, stepped = optimizer.transform.update(_gradient(whole, params), trial.init(params), params)
+        _, stepped = optimizer.transform.update(probes.gradient(whole, params), trial.init(params), params)
         op = preconditioned(op, optimizer.preconditioner(stepped))
+    else:
+        op = probes.undivided(op)
     return optim.resolve(optimizer, sharpness=probes.sharpness(op, tol=1e-2, key=key))
 
 
@@ -558,11 +559,6 @@ def _keys(key: Any) -> tuple[Any, ...]:
 @program
 def _fold_in(key: Any, number: Any) -> Any:
     return jax.random.fold_in(key, number)
-
-
-@program
-def _gradient(whole: Any, params: Any) -> Any:
-    return jax.grad(whole)(params)
 
 
 def _next(done: int, every: int) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvexp import lockstep
+from curvexp import lockstep, programs
 from curvexp.host import SMALL
 from curvexp.lockstep import hosted, program
 
@@ -150,7 +150,7 @@ def test_the_cores_share_a_programs_rows(monkeypatch, runs, cores, memory):
     """Uneven parts too, and parts of what does not fit the memory: 13 rows on 3 cores are 3 x 5, two of which nobody reads."""
     sizes, compiled = set(), lockstep._compile
     monkeypatch.setattr(lockstep, "_cores", lambda: cores)
-    monkeypatch.setattr(lockstep, "_compiled", {})
+    programs.release()
     monkeypatch.setattr(lockstep, "_compile", lambda *args: sizes.add(args[4]) or compiled(*args))
 
     def task(number):

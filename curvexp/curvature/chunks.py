@@ -13,6 +13,7 @@ from curvexp.curvature.modes import FORWARD, Mode
 from curvexp.curvature.objective import WeightedMean, sum_and_weight
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
+from curvexp.programs import compiled
 
 NOISES = (0.1, 1e-3, 0.0)  # relative perturbations of the parameters: the first at which the loss is finite
 ROUNDING = 1e3  # machine epsilons between a whole and its parts, of the sum of their sizes: sums over many examples, twice differentiated
@@ -135,7 +136,7 @@ class Comparison(NamedTuple):
     bends: Any
 
 
-@functools.partial(jax.jit, static_argnames=("chunk", "mode"))
+@functools.partial(compiled, static=("chunk", "mode"))
 @full_precision
 def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode: Mode) -> Comparison:
     count = count_examples(args)
@@ -189,7 +190,7 @@ def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode:
     return Comparison(finite, jnp.all(relative <= tolerance) & ~bends, relative, means[0], means[1], bends)
 
 
-@functools.partial(jax.jit, static_argnames="chunk")
+@functools.partial(compiled, static=("chunk",))
 @full_precision
 def _weight(loss: Any, params: Any, args: Any, *, chunk: int) -> Any:
     """The sum of the weights of all examples."""

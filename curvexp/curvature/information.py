@@ -24,6 +24,7 @@ from curvexp.curvature.objective import check_value
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
+from curvexp.programs import compiled
 
 
 @full_precision
@@ -193,7 +194,7 @@ def _outputs(model: Any, params: Any, inputs: Any) -> Any:
     return model(params, inputs)
 
 
-@functools.partial(jax.jit, static_argnames=("samples", "family"))
+@functools.partial(compiled, static=("samples", "family"))
 @full_precision
 def _drawn(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: Family) -> Any:
     return sampled_scores(predictions(model(params, inputs)), key, samples=samples, family=family)

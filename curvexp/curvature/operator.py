@@ -11,6 +11,7 @@ import numpy as np
 
 from curvexp.linalg.precision import at_least_float32, full_precision
 from curvexp.linalg.vectors import Space, dense_matrix, space_of
+from curvexp.programs import compiled
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("operands",), meta_fields=("product", "space"))
@@ -115,7 +116,10 @@ def _preconditioned_product(operands: Any, v: Any) -> Any:
     return jax.tree.map(jnp.divide, op(jax.tree.map(jnp.divide, v, roots)), roots)
 
 
-_applied = jax.jit(full_precision(lambda op, v: op.product(op.operands, at_least_float32(v))), inline=True)
+@functools.partial(compiled, inline=True)
+@full_precision
+def _applied(op: Operator, v: Any) -> Any:
+    return op.product(op.operands, at_least_float32(v))
 
 
 def _same_space(op: Operator, tree: Any, name: str) -> None:

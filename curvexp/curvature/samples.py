@@ -17,6 +17,7 @@ from curvexp.curvature.operator import Operator
 from curvexp.linalg import Estimate
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
+from curvexp.programs import compiled
 
 
 def sampling_error(
@@ -73,7 +74,7 @@ def sampling_error(
     return Estimate(mean, np.sqrt(variance * left / count), forms.shape[1])
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "mode"))
+@functools.partial(compiled, static=("groups", "mode"))
 @full_precision
 def _quadratic_forms(loss: Any, params: Any, args: Any, vectors: Any, *, groups: int, mode: Mode) -> Any:
     """v'H_g v, (groups, m); the first groups have one example more, where the division has a remainder."""

@@ -18,6 +18,7 @@ from curvexp.linalg.krylov import orthogonalized
 from curvexp.linalg.layout import Layout, layout_of
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
 NOISE = 4  # rounding of a product, in units of eps times its length
@@ -121,7 +122,7 @@ class _Known(NamedTuple):
     vectors: Any
 
 
-@functools.partial(jax.jit, static_argnames=("space", "probes", "steps", "points", "batch", "layout"))
+@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout"), tells=True)
 @full_precision
 def _density(
     op: Any,

@@ -12,6 +12,7 @@ from curvexp.linalg import krylov
 from curvexp.linalg.layout import LARGE, Layout, layout_of
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
@@ -50,13 +51,31 @@ class Eigenpairs(NamedTuple):
     floor: Any
 
     @property
-    def converged(self) -> bool:
-        """Whether every residual is under the tolerance, or under the floor where that is higher."""
+    def converged(self) -> Any:
+        """Whether every residual is under the tolerance, or under the floor where that is higher.
+
+        A bool; an array of them for several solutions at once (`jax.vmap`), and under a trace.
+        """
+        if isinstance(self.status, jax.core.Tracer) or jnp.ndim(self.status):
+            return (self.status == CONVERGED) | (self.status == BELOW_FLOOR)
         return int(self.status) in (CONVERGED, BELOW_FLOOR)
 
     @property
     def message(self) -> str:
-        """What happened, and what to do where that is not what one wants."""
+        """What happened, and what to do where that is not what one wants.
+
+        Raises:
+            TypeError: under a trace, or for several solutions at once.
+        """
+        if isinstance(self.status, jax.core.Tracer):
+            raise TypeError(
+                "message: expected a solution's numbers, got tracers. Ask for it outside of jax.jit and jax.vmap."
+            )
+        if jnp.ndim(self.status):
+            raise TypeError(
+                f"message: expected one solution, got {jnp.shape(self.status)} of them. Take one first, the i-th by "
+                "jax.tree.map(lambda a: a[i], pairs); pairs.converged and pairs.status are arrays."
+            )
         code, worst = int(self.status), float(np.max(np.asarray(self.residuals)))
         name, made = STATUS[code], int(self.matvecs)
         if code == BUDGET:
@@ -101,7 +120,8 @@ def eigsh(
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
 
     Runs as one compiled program, which is compiled anew only for another operator function, shape, k, which or basis; can be called under
-    jit (then nothing is warned of).
+    jit (then nothing is warned of). `jax.jvp` and `jax.grad` give the derivatives of simple eigenvalues, λ' = v'A'v; eigenvectors and
+    residuals have those of `jax.jvp` alone.
 
     Args:
         op: an Operator, or a function v -> Av of a pytree, linear and symmetric.
@@ -125,7 +145,7 @@ def eigsh(
         ValueError: k, basis, tol or max_matvecs out of range, no parameters. TypeError: integer or complex leaves, no domain.
 
     Warns:
-        RuntimeWarning: asymmetry above 1 % of ‖A‖.
+        RuntimeWarning: asymmetry above 1 % of ‖A‖. Once: a function is new in each call, and compiled anew.
 
     Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-12 and 1e18.
 
@@ -185,13 +205,14 @@ def eigsh_above(
     most: int = 256,
     key: Any = None,
 ) -> Eigenpairs:
-    """All eigenpairs above a threshold, and at least k: k is doubled while the smallest one found stands above it.
+    """All eigenpairs above a threshold, and at least k: k grows twofold or fourfold while the smallest one found stands above it.
 
-    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew.
+    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew. Each k
+    is a program of its own, which is compiled for seconds in a new process.
 
     Args:
         threshold: for instance 1.5/lr, what is near or past the edge of stability. most: no more pairs than this.
-        others: as for `eigsh`, which says what is raised.
+        others: as for `eigsh`, which says what is raised; TypeError besides under a trace, where no k can be chosen by values.
 
     Returns:
         The largest k' >= k eigenpairs, `matvecs` those of all searches; the smallest stands above the threshold only where `most` or
@@ -206,13 +227,32 @@ def eigsh_above(
     made = 0
     while True:
         found = eigsh(op, space.like(), k=k, tol=tol, start=start, key=key)
+        if isinstance(found.matvecs, jax.core.Tracer):
+            raise TypeError(
+                "eigsh_above chooses k by values: expected none of jax.jit, jax.vmap and jax.grad around it. Use eigsh there."
+            )
         made += int(found.matvecs)
-        if not (found.converged and k < most and float(found.eigenvalues[0]) > threshold):
+        values = np.asarray(found.eigenvalues, np.float64)
+        if not (found.converged and k < most and values[0] > threshold):
             return found._replace(matvecs=made)
-        k, start = min(2 * k, most), found.eigenvectors
+        k, start = min((4 if _more(values, threshold) >= k else 2) * k, most), found.eigenvectors
 
 
-@functools.partial(jax.jit, static_argnames=("space", "wanted"))
+def _more(values: np.ndarray, threshold: float) -> float:
+    """About how many eigenvalues lie between the smallest of some and a threshold under it.
+
+    As they fall on average: by differences, which gives too few where the spectrum flattens, and by ratios, which gives too many where it
+    does not; the mean of both.
+    """
+    smallest, largest, falls = values[0], values[-1], max(len(values) - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = [(smallest - threshold) / (largest - smallest)]
+        if threshold > 0:
+            more.append(np.log(smallest / threshold) / np.log(largest / smallest))
+    return float(falls * np.mean(more)) if largest > smallest else 0.0
+
+
+@functools.partial(compiled, static=("space", "wanted"), tells=True)
 @full_precision
 def _solve(
     op: Any,
@@ -227,7 +267,8 @@ def _solve(
     wanted: krylov.Wanted,
 ) -> tuple[Eigenpairs, Any]:
     """The pairs, and the largest ‖Av‖ seen; floor: the dtype's, relative; asked: the tolerance."""
-    found = krylov.solve(flat_product(op, space), rows, count, limits, key, wanted)
+    product, operands = jax.closure_convert(flat_product(op, space), jnp.zeros(space.size, rows.dtype))
+    found = _found(product, wanted, operands, rows, count, limits, key)
     layout = wanted.layout
     vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
     hidden = jnp.maximum(floor * found.scale, found.noise)
@@ -248,9 +289,45 @@ def _solve(
     ), found.scale
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _found(
+    product: Any, wanted: krylov.Wanted, operands: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any
+) -> krylov.Found:
+    """`krylov.solve` for x -> product(x, *operands)."""
+    return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
+
+
+@_found.defjvp
+def _found_jvp(product: Any, wanted: krylov.Wanted, primals: Any, tangents: Any) -> tuple[krylov.Found, krylov.Found]:
+    """λ' = v'A'v, which can be transposed; the rest by differentiating the iteration, which cannot."""
+
+    def solution(operands: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any) -> krylov.Found:
+        return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
+
+    found, change = jax.jvp(solution, primals, tangents)
+    operands, moved = tuple(primals[0]), tuple(tangents[0])
+
+    def along(x: Any) -> Any:
+        return jnp.vdot(x, jax.jvp(lambda *operands: product(x, *operands), operands, moved)[1])
+
+    values = jax.vmap(along)(wanted.layout.whole(found.vectors)) if operands else change.values
+    floats = {name: part for name, part in change._asdict().items() if part.dtype != jax.dtypes.float0}
+    fixed = jax.custom_derivatives.linear_call(lambda _, part: part, _refuse, (), floats)
+    return found, change._replace(**{**fixed, "values": values})
+
+
+def _refuse(_: Any, cotangent: Any) -> Any:
+    raise TypeError(
+        "eigsh: jax.grad goes through the eigenvalues alone; eigenvectors and residuals have no reverse mode. Use jax.jvp, jax.jacfwd."
+    )
+
+
 def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:
-    """Start vectors as (k, layout.length) rows, zero where there are fewer, and their number."""
+    """Start vectors as (k, layout.length) rows, zero where there are fewer, and their number; small ones on the host, without a program."""
+    host = space.size <= LARGE
     if start is None:
+        if host:
+            return np.zeros((k, space.size), dtype), np.int32(0)
         return _no_rows(k=k, dtype=dtype, layout=layout), np.int32(0)
     leaves = jax.tree.leaves(start)
     if (
@@ -266,16 +343,23 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
         raise ValueError(
             f"start has the shapes {jax.tree.map(jnp.shape, start)}: expected those of {space.like()} after a leading axis."
         )
-    rows = _padded(start, space=space, k=k, layout=layout)
-    return rows, np.int32(min(k, len(jax.tree.leaves(start)[0])))
+    leaves = jax.tree.leaves(start)
+    count = np.int32(min(k, len(leaves[0])))
+    if not host or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return _padded(start, space=space, k=k, layout=layout), count
+    rows = np.zeros((k, space.size), dtype)
+    rows[:count] = np.concatenate(
+        [np.reshape(a, (len(a), np.prod(a.shape[1:], dtype=int))) for a in jax.device_get(leaves)], 1
+    )[-k:]
+    return rows, count
 
 
-@functools.partial(jax.jit, static_argnames=("k", "dtype", "layout"))
+@functools.partial(compiled, static=("k", "dtype", "layout"))
 def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
     return layout.parted(jnp.zeros((k, layout.length), dtype))
 
 
-@functools.partial(jax.jit, static_argnames=("space", "k", "layout"))
+@functools.partial(compiled, static=("space", "k", "layout"))
 def _padded(start: Any, *, space: Space, k: int, layout: Layout) -> Any:
     rows = jax.vmap(space.flat)(start)[-k:]
     return layout.parted(jnp.pad(rows, [(0, k - len(rows)), (0, 0)]))

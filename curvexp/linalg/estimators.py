@@ -11,6 +11,7 @@ import numpy as np
 
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 MOST = 10_000  # samples, where a relative error is asked for and no other limit is given
 
@@ -109,7 +110,7 @@ class _Limits(NamedTuple):
     rtol: Any
 
 
-@functools.partial(jax.jit, static_argnames=("space", "rank"))
+@functools.partial(compiled, static=("space", "rank"), tells=True)
 @full_precision
 def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Estimate:
     product = flat_product(op, space)
@@ -129,7 +130,7 @@ def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Es
     return Estimate(known + mean, stderr, made + 2 * rank)
 
 
-@functools.partial(jax.jit, static_argnames="space")
+@functools.partial(compiled, static=("space",), tells=True)
 @full_precision
 def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
@@ -142,7 +143,7 @@ def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     return Estimate(space.tree(mean), space.tree(stderr), made)
 
 
-@functools.partial(jax.jit, static_argnames="space")
+@functools.partial(compiled, static=("space",), tells=True)
 @full_precision
 def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)

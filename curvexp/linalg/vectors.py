@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg.precision import full_precision
+from curvexp.programs import compiled
 
 
 class Space(NamedTuple):
@@ -133,7 +134,7 @@ def dense_matrix(op: Any, space: Space, *, chunk: int | None = None) -> Any:
     return _columns(op, space=space, width=width)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "width"))
+@functools.partial(compiled, static=("space", "width"), tells=True)
 def _columns(op: Any, *, space: Space, width: int) -> Any:
     n, product = space.size, flat_product(op, space)
 

@@ -1,0 +1,271 @@
+"""Compiled programs: which are kept, and when one is released.
+
+XLA keeps what a program was compiled to for as long as JAX knows the function: about 425 memory maps for one `eigsh` on a CPU, of 65 530
+that Linux gives a process, and every array that the function captured. So each program here is a jitted function of its own, for one
+structure and shape of arguments. It is released when a function that it was compiled for is gone, and, the least recently used first,
+when programs or memory maps become too many. A program that runs while it is released ends first: XLA holds it until then.
+"""
+
+import collections
+import functools
+import gc
+import math
+import threading
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+SHARE = 0.75  # of the memory maps that the kernel gives a process; the rest is for libraries, and for what is being compiled
+FEWEST = 16  # programs that stay whatever the maps are: those of one training, which must not release each other
+NEW_CLOSURES = 3  # of one definition and equal shapes, after which the cure is told
+
+
+class Bounds(NamedTuple):
+    """What is released beyond.
+
+    Attributes:
+        programs: most that are kept. maps: most memory maps of the process, from which on the older half of the programs is released;
+            inf where the system has no such bound.
+    """
+
+    programs: int
+    maps: float
+
+
+def bounds(*, programs: int | None = None, maps: float | None = None) -> Bounds:
+    """Sets the bounds that are given, from the next program on; those that held before.
+
+    Raises:
+        ValueError: a bound below 1.
+    """
+    for name, value in (("programs", programs), ("maps", maps)):
+        if value is not None and not value >= 1:
+            raise ValueError(f"{name}={value!r}: expected a number of at least 1.")
+    before = _table.bounds
+    _table.bounds = Bounds(before.programs if programs is None else programs, before.maps if maps is None else maps)
+    return before
+
+
+def count() -> int:
+    """Number of programs that are kept."""
+    return len(_table.entries)
+
+
+def release() -> None:
+    """Releases all programs: a function that is called again is compiled again. A warning of new functions may be given anew."""
+    _table.entries.clear()
+    _table.new.clear()
+    _table.told = False
+    gc.collect()  # what JAX holds of a program holds itself
+
+
+class compiled:  # noqa: N801: a decorator
+    """`jax.jit` with a bounded number of programs, none of which keeps a function alive that it was called with.
+
+    A function among the arguments (in a jax.tree_util.Partial) or the static ones is held weakly where it is equal to itself alone, such
+    as a closure. What is equal by value, such as a frozen dataclass that can be called, is held: an equal one shares the program.
+
+    Args:
+        static: names of arguments that are no arrays, given by keyword. inline: as of jax.jit.
+        tells: warns once where the first argument is a function that is new in each call.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *, static: tuple[str, ...] = (), inline: bool = False, tells: bool = False
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.__name__ = function.__name__
+        self.function, self.static, self.inline, self.tells = function, frozenset(static), inline, tells
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        """The function's results."""
+        if static and not static.keys() <= self.static:
+            raise TypeError(
+                f"{self.__name__} got the keywords {sorted(static)}: expected some of {sorted(self.static)}."
+            )
+        weak: list[_Weak] = []
+        leaves, form = _flattened(args, weak)
+        options, structure = jax.tree.flatten(static)
+        options = [_weakly(option, weak) for option in options]
+        key = (self, form, structure, tuple(options), tuple([_aval(leaf) for leaf in leaves]))
+
+        def make() -> Any:
+            if self.tells and args and _is_partial(args[0]):
+                _tell(args[0].func, (self, structure, tuple(options), key[-1]))
+            return self._made(form, structure, options)
+
+        return kept(key, make, weak)(*leaves)
+
+    def _made(self, form: "_Form", structure: Any, options: list[Any]) -> Any:
+        """The function of the leaves alone, jitted: no cache of JAX's then holds what the arguments are made of."""
+
+        def call(*leaves: Any) -> Any:
+            static = jax.tree.unflatten(structure, [_strongly(option) for option in options])
+            return self.function(*_unflattened(form, iter(leaves)), **static)
+
+        call.__name__ = call.__qualname__ = self.__name__
+        return jax.jit(call, inline=self.inline)
+
+
+def kept(key: Any, make: Callable[[], Any], weak: "Sequence[_Weak]" = ()) -> Any:
+    """The program of a key, made where it is not there; what the bounds leave no room for is released first.
+
+    Args:
+        key: hashable. weak: functions in the key; when one is gone, so is the program.
+    """
+    with _table.lock:
+        if (found := _table.entries.pop(key, None)) is not None:
+            _table.entries[key] = found  # the last to be released
+            return found[0]
+    _make_room()
+    made = make(), tuple(weak)
+    with _table.lock:
+        return _table.entries.setdefault(key, made)[0]
+
+
+class _Table:
+    """Programs by key, each with the functions that it depends on, the least recently used first."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Any, tuple[Any, tuple[_Weak, ...]]] = {}
+        self.new: collections.Counter[Any] = collections.Counter()  # programs of one definition, equal shapes
+        self.told = False
+        self.lock = threading.RLock()  # runs in step call from several threads, and a function may go at any moment
+        self.bounds = Bounds(512, SHARE * _most_maps())
+
+
+def _tell(function: Any, alike: Any) -> None:
+    """Warns, once in a process, where one definition has been compiled several times for equal arguments."""
+    code = getattr(function, "__code__", None)
+    if _table.told or code is None:
+        return
+    _table.new[code, alike] += 1
+    if _table.new[code, alike] == NEW_CLOSURES:
+        _table.told = True
+        _table.new.clear()
+        warnings.warn(
+            f"{function.__name__} is compiled anew: it is a new function in each call, the {NEW_CLOSURES}rd of this definition. Define it "
+            "once and pass arrays as arguments, jax.tree_util.Partial(function, *arrays), or an Operator, curvexp.hessian(loss, params, "
+            "*arrays): then one program serves all of them.",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+
+
+def _make_room() -> None:
+    """Releases the older half of the programs where they, or the memory maps, are too many."""
+    entries, most = _table.entries, _table.bounds
+    full = len(entries) >= most.programs
+    crowded = len(entries) > FEWEST and math.isfinite(most.maps) and _maps() > most.maps
+    if full or crowded:
+        for key in list(entries)[: (len(entries) + 1) // 2]:
+            entries.pop(key, None)
+        gc.collect()  # what JAX holds of a program holds itself
+
+
+def _forget(gone: Any) -> None:
+    for key, (_, weak) in list(_table.entries.items()):
+        if any(one.ref() is None for one in weak):
+            _table.entries.pop(key, None)
+
+
+class _Weak:
+    """A function in a key, which it does not keep alive."""
+
+    __slots__ = ("hash", "ref")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        make: Any = weakref.WeakMethod if isinstance(function, types.MethodType) else weakref.ref
+        self.ref, self.hash = make(function, _forget), hash(function)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, _Weak):
+            return self is other
+        function = self.ref()
+        return function is not None and function == other.ref()
+
+
+class _Form(NamedTuple):
+    """What a tree is but for its arrays. structure: with each Partial as a leaf; partials: (position, function, form of its arguments)."""
+
+    structure: Any
+    partials: tuple[tuple[int, Any, Any], ...]
+
+
+def _flattened(tree: Any, weak: list[_Weak]) -> tuple[list[Any], _Form]:
+    """The arrays of a tree, and its form, which holds functions weakly; these are added to `weak`."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_partial)
+    found, partials = [], []
+    for position, leaf in enumerate(leaves):
+        if type(leaf) is jax.tree_util.Partial:
+            boxed = getattr(leaf.func, "fun", None)  # JAX puts a functools.partial into a box
+            function = boxed if isinstance(boxed, functools.partial) else leaf.func
+            inner, form = _flattened((leaf.args, leaf.keywords), weak)
+            partials.append((position, _weakly(function, weak), form))
+            found += inner
+        else:
+            found.append(leaf)
+    return found, _Form(structure, tuple(partials))
+
+
+def _unflattened(form: _Form, leaves: Iterator[Any]) -> Any:
+    partials = {position: (function, inner) for position, function, inner in form.partials}
+    found = []
+    for position in range(form.structure.num_leaves):
+        if position in partials:
+            function, inner = partials[position]
+            args, keywords = _unflattened(inner, leaves)
+            found.append(jax.tree_util.Partial(_strongly(function), *args, **keywords))
+        else:
+            found.append(next(leaves))
+    return jax.tree.unflatten(form.structure, found)
+
+
+def _weakly(value: Any, weak: list[_Weak]) -> Any:
+    """A function that is equal to itself alone as `_Weak`, added to the list; other values as they are."""
+    if callable(value) and (type(value).__eq__ is object.__eq__ or isinstance(value, types.MethodType)):
+        try:
+            weak.append(_Weak(value))
+        except TypeError:  # there is no weak reference to it
+            return value
+        return weak[-1]
+    return value
+
+
+def _strongly(value: Any) -> Any:
+    return value.ref() if isinstance(value, _Weak) else value
+
+
+def _is_partial(node: Any) -> bool:
+    return type(node) is jax.tree_util.Partial
+
+
+def _aval(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else type(leaf)
+
+
+def _maps() -> int:
+    """Memory maps of this process."""
+    with open("/proc/self/maps", "rb") as file:
+        return file.read().count(b"\n")
+
+
+def _most_maps() -> float:
+    """Memory maps that the kernel gives a process; inf where nothing says it."""
+    try:
+        with open("/proc/sys/vm/max_map_count") as file:
+            most = float(file.read())
+        _maps()
+    except (OSError, ValueError):
+        return math.inf
+    return most
+
+
+_table = _Table()
