@@ -4,6 +4,7 @@ A probe of your own is one function that returns a `Probe` whose `measure(loss, 
 that the next call gets (the last eigenvectors, for a warm start).
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
+from curvexp.curvature.chunks import checked as check_chunks
 from curvexp.decomposition import decomposed
 from curvexp.errors import ConfigError
 from curvexp.host import fetch, one_thread, x64
-from curvexp.linalg import Eigenpairs, eigsh, spectral_density
+from curvexp.linalg import Eigenpairs, Estimate, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import basis_size
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.linalg.precision import full_precision
@@ -405,17 +407,23 @@ def _sampled(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors:
     extra: dict[str, Any] = {**reading.extra, "samples": count, "population": population}
     scalars = dict(reading.scalars)
     if eigenvectors is not None and np.isfinite(reading.eigenvalues).all():
-        found = sampling_error(
-            part.loss,
-            params,
-            part.data,
-            vectors=eigenvectors,
-            groups=GROUPS,
-            population=population,
-        )
-        extra["sampling_error"] = np.asarray(found.stderr, np.float64)
-        scalars["lambda_max_sampling_error"] = float(found.stderr[-1])
+        found = _sampling_error(part, params, eigenvectors, population)
+        if found is not None:
+            extra["sampling_error"] = np.asarray(found.stderr, np.float64)
+            scalars["lambda_max_sampling_error"] = float(found.stderr[-1])
     return reading._replace(scalars=scalars, extra=extra)
+
+
+def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population: int) -> Estimate | None:
+    """From as many groups of the sample as keep ghost batches whole, GROUPS of them where there are none; None where two do not."""
+    options = {"vectors": eigenvectors, "population": population}
+    count = len(jax.tree.leaves(part.data)[0])
+    for groups in (GROUPS, *(groups for groups in range(GROUPS - 1, 1, -1) if count % groups == 0)):
+        with contextlib.suppress(ValueError):
+            return sampling_error(part.loss, params, part.data, groups=groups, **options)
+    return None
+
+
 
 
 def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
@@ -519,6 +527,11 @@ def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:
                 f"them has another loss. Set probe.{name}=null, or choose preprocess.mode=ghost with preprocess.ghost a divisor of "
                 f"probe.{name}."
             )
+        try:  # a person's loss may couple examples too
+            params = problem.init(jax.random.key(0))
+            check_chunks(jax.tree_util.Partial(problem.loss), params, (problem.data,), value, name=f"probe.{name}")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _optional(key: str, value: Any, *, least: int = 1) -> None:

@@ -163,3 +163,24 @@ def test_parts_of_a_batch_that_batchnorm_couples_are_refused_unless_they_are_gho
     quadratic = problems.quadratic(preprocess=preprocess.raw(), dtype=jnp.float64, dimension=4, condition_number=2.0)
     with pytest.raises(ConfigError, match="no examples"):
         probe.top(**{name: 60}).check(4, quadratic)
+
+
+@pytest.mark.parametrize("name", ["samples", "chunk"])
+def test_parts_of_a_batch_that_a_persons_loss_couples_are_refused_by_their_key(name):
+    problem, _, _ = network()
+    loss = problem.loss
+    with pytest.raises(ConfigError, match=rf"probe\.{name}=60: .*coupled"):
+        probe.top(**{name: 60}).check(350, problem._replace(loss=lambda params, data: jnp.sqrt(loss(params, data))))
+    probe.top(**{name: 60}).check(350, problem)
+
+
+@pytest.mark.slow  # a compiled program for each number of groups that is tried
+def test_a_sample_of_ghost_batches_has_an_error_from_groups_that_keep_them_whole():
+    normalized = preprocess.batchnorm(mode="ghost", ghost=10)
+    problem = problems.mlp(preprocess=normalized, dtype=jnp.float64, data=problems.data.wine(), hidden=[4])
+    params = problem.init(KEY)
+    made = probe.top(k=1, which="LA", samples=60, dense_below=0)
+    made.check(100, problem)
+    loss = Objective(jax.tree_util.Partial(problem.loss), problem.data)
+    reading, _ = made.measure(loss, params, None, KEY)
+    assert 0 < reading.scalars["lambda_max_sampling_error"] < reading.scalars["lambda_max"]

@@ -41,7 +41,7 @@ def layers(op: Operator) -> dict[str, Operator]:
     A layer is the arrays that lie side by side, at one path up to its last name: {"block": {"scale": s, "dense": {"kernel": k, "bias": b}}}
     has the layers "block", s alone, and "block/dense", k and b. An array that has no path above itself is a layer of its own.
 
-    >>> import jax.numpy as jnp, curvexp
+    >>> import jax, jax.numpy as jnp, curvexp
     >>> params = {"block": {"scale": jnp.ones(2), "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}}
     >>> op = curvexp.hessian(lambda p: sum(jnp.sum(a**2) for a in jax.tree.leaves(p)), params)
     >>> {name: part.size for name, part in curvexp.layers(op).items()}

@@ -37,7 +37,7 @@ def ggn(
     if chunk is not None:
         check_chunk(chunk, args)
     value = returned(composed, params, args, "ggn")
-    check_value(value, "ggn")
+    check_value(value, "ggn", name="criterion")
     mode = mode_of("ggn", GgnProduct, (head, params, args), params)
     if chunk is None:
         return Operator(GgnProduct(mode), space_of(params), (head, params, args))

@@ -127,7 +127,7 @@ def gradient_covariance(
     count_examples((inputs, targets), name="gradient_covariance")
     one = jax.tree_util.Partial(_own_loss, head)
     value = returned(one, params, jax.tree.map(lambda a: jnp.asarray(a)[0], (inputs, targets)), "gradient_covariance")
-    check_value(value, "gradient_covariance")
+    check_value(value, "gradient_covariance", name="criterion")
     if isinstance(value, tuple):
         raise TypeError(
             "gradient_covariance: the criterion returned a WeightedMean, expected the mean over the examples."

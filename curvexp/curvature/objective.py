@@ -57,11 +57,11 @@ def sum_and_weight(value: Any, examples: int) -> tuple[Any, Any]:
     return examples * value, jnp.full((), examples, value.dtype)
 
 
-def check_value(value: Any, who: str) -> None:
+def check_value(value: Any, who: str, *, name: str = "loss") -> None:
     """Refuses a loss's value that is no real scalar.
 
     Args:
-        value: what the loss returned, or its shapes. who: the function that was called, for the message.
+        value: what the loss returned, or its shapes. who, name: the function that was called and its parameter, for the message.
     """
     parts = value if isinstance(value, WeightedMean) else (value,)
     if all(jnp.shape(part) == () and _is_real(part) for part in parts if _is_array(part)) and all(
@@ -70,11 +70,12 @@ def check_value(value: Any, who: str) -> None:
         return
     cure = "Return a scalar, for instance the mean over the examples."
     if isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value, WeightedMean):
-        cure = "For (loss, auxiliary) pass has_aux=True; for a sum and its weight return curvexp.WeightedMean(sum, weight)."
+        pair = "For (loss, auxiliary) pass has_aux=True" if name == "loss" else "Leave auxiliary values out"
+        cure = f"{pair}; for a sum and its weight return curvexp.WeightedMean(sum, weight)."
     elif _is_array(value) and jnp.shape(value) == ():
         cure = "Take the real part of a complex number; a count or a truth value has no derivative."
     raise TypeError(
-        f"{who}: the loss returned {described(value)}, expected one real number, float32[] or float64[]. {cure}"
+        f"{who}: the {name} returned {described(value)}, expected one real number, float32[] or float64[]. {cure}"
     )
 
 
