@@ -418,6 +418,21 @@ def test_options_do_what_they_do_in_optax(transform, options):
     assert mine.hyper["learning_rate"] == LR
 
 
+def test_one_transformation_serves_every_number_of_optaxs_own():
+    first, second = (
+        optim.from_optax(optax.adamw, lr=lr, b1=b1, schedule=schedule) for lr, b1 in ((0.1, 0.8), (0.2, 0.7))
+    )
+    assert first.transform is second.transform
+    assert second.hyper == {"b1": 0.7, "learning_rate": 0.2}
+    assert (
+        first.transform is not optim.from_optax(optax.adamw, lr=0.1, b1=0.8, nesterov=True, schedule=schedule).transform
+    )
+    halved = optim.from_optax(
+        optax.sgd, learning_rate=lambda step: 0.5 * schedule(step)
+    )  # optax's way to give a schedule
+    assert halved.hyper_at(halved.init(jnp.ones(2)))["learning_rate"] == 0.5
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_chain_is_an_optimizer_and_its_injected_numbers_are_recorded():
     chain = optim.from_optax(optax.chain, optax.clip(0.5), optax.inject_hyperparams(optax.sgd)(LR))
