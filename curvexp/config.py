@@ -430,7 +430,10 @@ def _check_update(node: dict[str, Any], optimizer: Any, problem: Any) -> None:
     try:
         check_step(optimizer, problem.init)
     except Exception as error:
-        raise ConfigError(f"optim: {' and '.join(targets)} cannot be called so: {_first_line(error)}") from error
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(
+            f"optim: {' and '.join(targets)} cannot be called so: {kind}{_first_line(error)}. Change optim.KEY."
+        ) from error
 
 
 def _is_known(target: Any) -> bool:

@@ -424,8 +424,6 @@ def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population:
     return None
 
 
-
-
 def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
     computed, gradient = fetch(_dense(loss, params, operator))
     if not np.isfinite(computed).all():

@@ -96,14 +96,14 @@ STABILITY = (
         "threshold",
         "theory",
         "largest eigenvalue of A at which the coming step is stable: 2/α; heavy ball 2(1+β)/α; Nesterov 2(1+β)/(α(1+2β)); "
-        "Adam 2(1+β₁)/((1−β₁)α); infinite where a schedule reaches 0",
+        "Adam 2(1+β₁)/((1−β₁)α); AdamW with decay w (1+β₁)(2−αw)/((1−β₁)α); infinite where a schedule reaches 0; null where A is not known",
         summary=True,
         overview=True,
     ),
     Quantity(
         "sharpness",
         "curvature",
-        "λmax of A, the curvature that decides stability. Above the threshold a step is unstable on a quadratic",
+        "λmax of A, the curvature that decides stability; null where A is not known. Above the threshold a step is unstable on a quadratic",
         summary=True,
         start=True,
         overview=True,
@@ -277,7 +277,7 @@ DIRECTIONS = (
     Quantity(
         "rest_contraction_theory",
         "theory",
-        "part of the spectrum: the factor in theory for an eigenvalue of `rest_curvature`",
+        "part of the spectrum: the factor in theory for an eigenvalue of `rest_curvature`; without momentum alone, whose rate is no function of a mean curvature",
     ),
 )
 
@@ -364,7 +364,8 @@ DIRECTION = (  # columns of a reading's ledger, one value a tracked eigenvector 
         "contraction_theory",
         "theory",
         "for the same steps and today's λ: \\|1 − αλ\\|, with momentum the spectral radius of its 2 × 2 iteration. With a schedule the "
-        "geometric mean over the lr of each step. At the first reading that of the coming step. NaN for an optimizer without theory",
+        "geometric mean over the lr of each step. At the first reading that of the coming step. NaN for an optimizer without theory, "
+        "and for AdamW with a weight decay, whose gradient does not shrink to 0",
     ),
 )
 

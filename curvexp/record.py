@@ -40,7 +40,7 @@ class Record(NamedTuple):
         state: the training state (parameters, optimizer state) at this step; never stored.
         seconds: wall time since the start of the run; None as the runner yields it, which reads no clock.
         outcome: what the run amounts to, at its last record; else None.
-        note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`; else None.
+        note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`, or why a quantity is absent; else None.
         snapshot: what `run` goes on from after this record, see `runner.Snapshot`; never stored in the record's line.
     """
 

@@ -147,7 +147,7 @@ def run(
         diverge_at=diverge_at,
         matmul_precision=matmul_precision,
     )
-    if optimizer.unknown is not None:
+    if optimizer.operator is None:
         optim.check_step(optimizer, problem.init)
     minibatch = batch_size is not None
     if resume is None:
@@ -177,8 +177,9 @@ def run(
 
     if resume is None:
         scalars, reading = meter(state, fetch(seen), probed=True)
-        if probe.measure is not None and optimizer.unknown is not None:
-            choice = "; ".join(filter(None, (choice, f"no sharpness and no threshold: {optimizer.unknown}")))
+        if probe.measure is not None and optimizer.operator is None:
+            why = optimizer.unknown or f"of {optimizer.name} neither threshold nor preconditioner is given"
+            choice = "; ".join(filter(None, (choice, f"no sharpness and no threshold: {why}")))
         yield Record(step=0, scalars=scalars, reading=reading, state=state, note=choice, snapshot=snapshot())
     else:
         meter.probe_state, meter.past = resume.probe_state, resume.past

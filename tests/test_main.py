@@ -609,6 +609,52 @@ def test_any_optax_optimizer_and_schedule_from_the_command_line(here):
     assert [line["lr"] for line in metrics] == pytest.approx([0.05, 0.025, 0.0], abs=1e-8)
 
 
+OPTAX = {
+    "chained": """
+_target_: optax.chain
+_args_:
+  - {_target_: optax.clip_by_global_norm, max_norm: 1.0}
+  - {_target_: optax.adam, learning_rate: 0.1}
+""",
+    "factored": "{_target_: optax.adafactor, learning_rate: 0.1, min_dim_size_to_factor: 16}",
+    "prodigal": "{_target_: optax.contrib.prodigy, learning_rate: 1.0, betas: [0.9, 0.99]}",
+    "ahead": "{_target_: optax.lookahead, fast_optimizer: {_target_: optax.sgd, learning_rate: 0.1}, sync_period: 2, slow_step_size: 0.5}",
+}  # fmt: skip
+
+
+def test_optax_optimizers_of_parts_switches_and_lists(here, capsys):
+    """Nested targets are made as Hydra makes them; whole numbers stay; what cannot step is refused in a sentence."""
+    folder = here / "myconf" / "optim"
+    folder.mkdir(parents=True)
+    for name, text in OPTAX.items():
+        (folder / f"{name}.yaml").write_text(text)
+    small = ["--config-dir", "myconf", "problem=bowl", "probe=off", "landscape=off", "steps=2"]
+    assert call(*small, "-m", "optim=chained,factored,prodigal") == 0
+    assert [summary["status"] for summary in summaries(here)] == ["completed"] * 3
+    capsys.readouterr()
+    assert call(*small, "optim=ahead") == 2
+    assert "no second set of parameters" in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_an_optimizer_without_a_known_operator_the_run_says_so(here, capsys):
+    assert (
+        call(
+            "problem=bowl",
+            "landscape=off",
+            "steps=2",
+            "optim=adamw",
+            "optim._target_=optax.nadamw",
+            "hydra.run.dir=out",
+        )
+        == 0
+    )
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["sharpness"] is summary["threshold"] is summary["stability_margin"] is None
+    assert summary["lambda_max"] == pytest.approx(10.0, rel=1e-5)  # float32
+    words = capsys.readouterr()
+    assert "no sharpness and no threshold" in " ".join((words.out + words.err).split())
+
+
 def test_help_and_cfg_load_no_jax(here):
     script = (
         "import sys; sys.argv = ['curvexp', *{!r}]\n"

@@ -67,7 +67,8 @@ class Optimizer(NamedTuple):
         """Whose largest eigenvalue decides stability: what theory is given for; None where that is not known."""
         if self.preconditioner is not None:
             return "preconditioned"
-        return "hessian" if self.threshold is not None or self.iteration is not None else None
+        theory = (self.threshold, self.rate, self.iteration)
+        return "hessian" if any(form is not None for form in theory) else None
 
     @property
     def numbers(self) -> Callable[[Any], dict[str, Any]]:
@@ -100,8 +101,11 @@ def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) 
     state = init(params)
     if isinstance(state, Injected):
         return state.made.start(params, numbers)
-    if numbers and hasattr(state, "hyperparams"):  # a person's own, of optax.inject_hyperparams
+    # a person's own, of optax.inject_hyperparams, alone or first in a chain
+    if numbers and hasattr(state, "hyperparams"):
         return state._replace(hyperparams={**state.hyperparams, **numbers})
+    if numbers and type(state) is tuple and hasattr(state[0], "hyperparams"):
+        return (state[0]._replace(hyperparams={**state[0].hyperparams, **numbers}), *state[1:])
     return state
 
 

@@ -326,6 +326,21 @@ def test_of_an_unknown_operator_nothing_is_said_and_why_is_noted(optimizer):
 
 
 @pytest.mark.usefixtures("x64")
+def test_an_optimizer_of_ones_own_is_judged_by_what_it_is_given():
+    """With a threshold the Hessian's largest eigenvalue stands beside it; without any theory there is neither, and a note."""
+    transform = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+    mine = curvexp.Optimizer(
+        "mine", transform, {"learning_rate": LR}, threshold=lambda hyper: 2 / hyper["learning_rate"]
+    )
+    first, *_, last = scalars(mine)
+    assert (first.note, last.scalars["lr"]) == (None, LR)
+    assert last.scalars["stability_margin"] == pytest.approx(20.0 * LR / 2, rel=1e-9)
+    first, *_, last = scalars(mine._replace(threshold=None))
+    assert "neither threshold nor preconditioner is given" in first.note
+    assert last.scalars.get("sharpness") is None
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("beta, nesterov", [(None, False), (0.8, False), (0.8, True)])
 def test_sgd_of_optax_is_read_as_ours(beta, nesterov):
     theirs = optim.from_optax(optax.sgd, lr=LR, momentum=beta, nesterov=nesterov)
@@ -416,6 +431,21 @@ def test_options_do_what_they_do_in_optax(transform, options):
             found[name], expected[name], rtol=1e-5, atol=1e-9
         )  # float32: the same operations, fused otherwise
     assert mine.hyper["learning_rate"] == LR
+
+
+def test_one_transformation_serves_every_number_of_optaxs_own():
+    first, second = (
+        optim.from_optax(optax.adamw, lr=lr, b1=b1, schedule=schedule) for lr, b1 in ((0.1, 0.8), (0.2, 0.7))
+    )
+    assert first.transform is second.transform
+    assert second.hyper == {"b1": 0.7, "learning_rate": 0.2}
+    assert (
+        first.transform is not optim.from_optax(optax.adamw, lr=0.1, b1=0.8, nesterov=True, schedule=schedule).transform
+    )
+    halved = optim.from_optax(
+        optax.sgd, learning_rate=lambda step: 0.5 * schedule(step)
+    )  # optax's way to give a schedule
+    assert halved.hyper_at(halved.init(jnp.ones(2)))["learning_rate"] == 0.5
 
 
 @pytest.mark.usefixtures("x64")
