@@ -143,6 +143,8 @@ def _tell(function: Any, alike: Any) -> None:
     code = getattr(function, "__code__", None)
     if _table.told or code is None:
         return
+    if len(_table.new) > 1000:
+        _table.new.clear()
     _table.new[code, alike] += 1
     if _table.new[code, alike] == NEW_CLOSURES:
         _table.told = True
