@@ -100,6 +100,21 @@ class compiled:  # noqa: N801: a decorator
 
         return kept(key, make, weak)(*leaves)
 
+    def lower(self, *args: Any, **static: Any) -> Any:
+        """The program as it is compiled, not run: as of jax.jit."""
+        return jax.jit(self.function, static_argnames=tuple(self.static)).lower(*args, **static)
+
+    def clear_cache(self) -> None:
+        """Releases the programs of this function."""
+        for key in self._keys():
+            _table.entries.pop(key, None)
+
+    def _cache_size(self) -> int:
+        return len(self._keys())
+
+    def _keys(self) -> list[Any]:
+        return [key for key in list(_table.entries) if key[0] is self]
+
     def _made(self, form: "_Form", structure: Any, options: list[Any]) -> Any:
         """The function of the leaves alone, jitted: no cache of JAX's then holds what the arguments are made of."""
 
@@ -143,6 +158,8 @@ def _tell(function: Any, alike: Any) -> None:
     code = getattr(function, "__code__", None)
     if _table.told or code is None:
         return
+    if len(_table.new) > 1000:
+        _table.new.clear()
     _table.new[code, alike] += 1
     if _table.new[code, alike] == NEW_CLOSURES:
         _table.told = True

@@ -10,6 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curvexp import programs
 from curvexp.linalg import eigsh, eigsh_above, inertia, spectral_density
 
 N = 60
@@ -218,8 +219,10 @@ def test_a_dropped_start_does_not_cost_a_copy(x64):
 def test_k_grows_until_all_above_a_threshold_are_found(x64):
     values = np.r_[np.linspace(-1, 0.4, N - 11), np.linspace(0.6, 3, 11)]
     matrix = rotated(values)
-    found = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8)
-    assert len(found.eigenvalues) == 12  # 3, 6, 12
+    op, made = operator(matrix), programs.count()
+    found = eigsh_above(op, 0.5, jnp.zeros(N), k=3, tol=1e-8)
+    assert len(found.eigenvalues) == 12
+    assert programs.count() == made + 2  # 3, 12: the first three fall by 0.24 each, so that more than 6 lie above 0.5
     assert (np.asarray(found.eigenvalues) > 0.5).sum() == 11
     certified(matrix, found, k=12, which="LA", tol=1e-8)
     again = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8, start=found.eigenvectors)
