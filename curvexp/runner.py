@@ -29,7 +29,6 @@ from curvexp.probe import Probe
 from curvexp.problem import Problem
 from curvexp.record import Reading, Record
 
-
 MATMUL_PRECISIONS = (
     "highest",
     "tensorfloat32",
