@@ -84,13 +84,14 @@ class Eigenpairs(NamedTuple):
             return f"{name}: product {made} has an entry that is nan or inf. Look at the loss there; float64 may be wide enough."
         if code == BELOW_FLOOR:
             return (
-                f"{name}: rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} products. Raise tol, or "
-                "compute in float64."
+                f"{name}: rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} products. "
+                "Raise tol, or compute in float64."
             )
         if code == NOISY:
             return (
-                f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in {made} of "
-                "them. Let the operator multiply in the precision of its vectors, and give every call the same random numbers; or raise tol."
+                f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in "
+                f"{made} of them. Let the operator multiply in the precision of its vectors, and give every call the same random numbers; or "
+                "raise tol."
             )
         chance = float(self.missed)
         if np.isnan(chance):

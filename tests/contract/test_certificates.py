@@ -56,7 +56,7 @@ def a_default(request) -> Iterator[str | None]:
 def precisions(jaxpr):
     """Of every matrix product and convolution of a program, those of its inner programs included."""
     for equation in jaxpr.eqns:
-        if "dot" in equation.primitive.name or "conv" in equation.primitive.name and "precision" in equation.params:
+        if "dot" in equation.primitive.name or ("conv" in equation.primitive.name and "precision" in equation.params):
             yield equation.params["precision"]
         for inner in jaxprs_in_params(equation.params):
             yield from precisions(inner)
