@@ -27,8 +27,11 @@ from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 SPECTRAL = (  # what the summary has twice: at the last reading, and at the first as NAME_start
     "lambda_max",
+    "lambda_max_missed",
     "lambda_min",
+    "lambda_min_missed",
     "sharpness",
+    "sharpness_missed",
     "stability_margin",
     "condition_number",
     "condition_number_positive",

@@ -17,6 +17,13 @@ STATUS = ("running", "converged", "out of products", "not finite", "tolerance be
 CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR = 1, 2, 3, 4
 
 
+class Start(NamedTuple):
+    """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them."""
+
+    eigenvectors: Any
+    scout: Any
+
+
 class Eigenpairs(NamedTuple):
     """Some eigenvalues of a symmetric operator A, with unit eigenvectors.
 
@@ -29,10 +36,15 @@ class Eigenpairs(NamedTuple):
         status: () code: 1 converged; 2 out of products; 3 an entry was not finite; 4 converged, to the floor of the dtype, which lies
             above the tolerance asked for. `message` says it in words.
         missed: () upper bound of the probability that an eigenvalue which belongs to the k was missed, by more than tol·‖A‖, because
-            the start had no part of it (a copy of a multiple eigenvalue): from a Lanczos run in the complement of what was found. 0
-            where the whole space was searched; 1 where the check gained nothing; nan where there was none (warm start, no convergence).
+            the start had no part of it (a copy of a multiple eigenvalue; after a warm start a newcomer): from a Lanczos run from a random
+            vector in the complement of what was found. 0 where the whole space was searched; 1 where the check gained nothing; nan where
+            there was none (a warm start without `check`, no convergence).
         asymmetry: () largest |u'Av − v'Au| seen between basis vectors: rounding, if A is symmetric.
         floor: () absolute residual below which rounding hides everything, 10·eps·‖A‖.
+        missed_ends: (2,) the same for the ends alone: of an eigenvalue below all the found, and of one above them; nan at an end that was
+            not looked at. A few products bound it where the k-th pair's neighbours ask for many.
+        scout: pytree with a leading axis 1: a vector outside of what was searched, in which newcomers grow from solution to solution
+            where `start` is the result before; zero where there is none.
     """
 
     eigenvalues: Any
@@ -43,11 +55,18 @@ class Eigenpairs(NamedTuple):
     missed: Any
     asymmetry: Any
     floor: Any
+    missed_ends: Any
+    scout: Any
 
     @property
     def converged(self) -> bool:
         """Whether every residual is under the tolerance, or under the floor where that is higher."""
         return int(self.status) in (CONVERGED, BELOW_FLOOR)
+
+    @property
+    def start(self) -> Start:
+        """What the next solution starts from."""
+        return Start(self.eigenvectors, self.scout)
 
     @property
     def message(self) -> str:
@@ -65,7 +84,7 @@ class Eigenpairs(NamedTuple):
             )
         chance = float(self.missed)
         if np.isnan(chance):
-            check = "completeness was not checked"
+            check = "completeness was not checked (check='full' does)"
         elif chance == 0:
             check = "complete: the Krylov spaces were exhausted"
         else:
@@ -85,7 +104,7 @@ def eigsh(
     start: Any = None,
     basis: int | None = None,
     max_matvecs: int | None = None,
-    check: int | None = None,
+    check: int | Literal["full"] | None = None,
     key: Any = None,
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
@@ -100,19 +119,21 @@ def eigsh(
         which: LA the largest, SA the smallest, LM those of largest absolute value, BE k//2 smallest and the rest largest.
         tol: residual asked for, relative to ‖A‖ (the largest |Ritz value|). Below the floor 10·eps it is raised to
             it, and the status says so.
-        start: a vector, or eigenvectors with a leading axis, to begin with; a random vector always joins them. k of them that turn out
-            to be far from the eigenvectors are dropped for the random vector alone, which then gets there in fewer products.
+        start: a vector, eigenvectors with a leading axis, or the Eigenpairs of a nearby operator (or their Start), to begin with. A random
+            vector, of Eigenpairs the scout, always joins them; a newcomer that it hardly has a part of is missed, see `check`. k vectors
+            that turn out to be far from the eigenvectors are dropped for a random one alone, which then gets there in fewer products.
         basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38, from 20 000 parameters on 2k + 22. Memory
             is basis·n entries, twice at a restart; from 20 000 parameters on shared out over the devices of the mesh that the
             operator's arrays lie on, where they lie on one (`start` and the eigenvectors too).
         max_matvecs: most products; default 100·(basis + k).
-        check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
-            6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is under 6. After a start
-            that was dropped: an eighth.
+        check: most products spent on looking for what was missed: copies of multiple eigenvalues, after a warm start newcomers.
+            "full": until `missed` is at most 1e-3, but at most 50, or without a start n where n <= 2048. Default: an eighth of the
+            products made, at least 6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is
+            under 6. After a start that was dropped: an eighth.
         key: jax.random key of the random vectors; default jax.random.key(0).
 
     Raises:
-        ValueError: k, basis, tol or max_matvecs out of range, no parameters. TypeError: integer or complex leaves, no domain.
+        ValueError: k, basis, tol, max_matvecs or check out of range, no parameters. TypeError: integer or complex leaves, no domain.
 
     Warns:
         RuntimeWarning: asymmetry above 1 % of ‖A‖.
@@ -137,10 +158,14 @@ def eigsh(
     floor = 10 * float(jnp.finfo(dtype).eps)
     layout = layout_of(op, n)
     rows, count = _start_rows(start, space, k, dtype, layout)
-    dropped = krylov.EIGHTH if check is None else check
-    if check is None:
-        check = krylov.TO_END if start is None else 0
-    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(check), np.int32(dropped))
+    if check == "full":
+        most = krylov.TO_END if start is None and n <= krylov.SMALL else krylov.FULL
+        dropped = krylov.FULL
+    elif check is None:
+        most, dropped = krylov.TO_END if start is None else 0, krylov.EIGHTH
+    else:
+        most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
+    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = jax.random.key(0) if key is None else key
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
     wanted = krylov.Wanted(k, which, size, stride, layout)
@@ -190,7 +215,8 @@ def eigsh_above(
     k = _whole("k", k, 1, space.size, "the dimension of the space")
     most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
     if start is not None:
-        rows = jnp.shape(jax.tree.leaves(start)[0])[: -len(space.shapes[0]) or None]
+        vectors = start.eigenvectors if isinstance(start, Eigenpairs | Start) else start
+        rows = jnp.shape(jax.tree.leaves(vectors)[0])[: -len(space.shapes[0]) or None]
         k = min(max([k, *rows]), most)
     made = 0
     while True:
@@ -198,7 +224,7 @@ def eigsh_above(
         made += int(found.matvecs)
         if not (found.converged and k < most and float(found.eigenvalues[0]) > threshold):
             return found._replace(matvecs=made)
-        k, start = min(2 * k, most), found.eigenvectors
+        k, start = min(2 * k, most), found
 
 
 @functools.partial(jax.jit, static_argnames=("space", "wanted"))
@@ -217,7 +243,9 @@ def _solve(
     """The pairs, and the largest ‖Av‖ seen; floor: relative, below: whether the tolerance that was asked for lies below it."""
     found = krylov.solve(flat_product(op, space), rows, count, limits, key, wanted)
     layout = wanted.layout
-    vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
+    vectors, scout = (
+        layout.spread(jax.vmap(space.tree)(layout.whole(rows))) for rows in (found.vectors, found.scout[None])
+    )
     status = jnp.where((found.status == CONVERGED) & below, BELOW_FLOOR, found.status)
     return Eigenpairs(
         found.values,
@@ -228,11 +256,17 @@ def _solve(
         found.missed,
         found.asymmetry,
         floor * found.scale,
+        found.ends,
+        scout,
     ), found.scale
 
 
 def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:
-    """Start vectors as (k, layout.length) rows, zero where there are fewer, and their number."""
+    """Start vectors as (k + 1, layout.length) rows, the last one the scout, zero where there are fewer, and the number of those but the
+    scout."""
+    scout = None
+    if isinstance(start, Eigenpairs | Start):
+        start, scout = start.eigenvectors, start.scout
     if start is None:
         return _no_rows(k=k, dtype=dtype, layout=layout), np.int32(0)
     leaves = jax.tree.leaves(start)
@@ -249,19 +283,20 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
         raise ValueError(
             f"start has the shapes {jax.tree.map(jnp.shape, start)}: expected those of {space.like()} after a leading axis."
         )
-    rows = _padded(start, space=space, k=k, layout=layout)
+    rows = _padded(start, scout, space=space, k=k, layout=layout)
     return rows, np.int32(min(k, len(jax.tree.leaves(start)[0])))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "dtype", "layout"))
 def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
-    return layout.parted(jnp.zeros((k, layout.length), dtype))
+    return layout.parted(jnp.zeros((k + 1, layout.length), dtype))
 
 
 @functools.partial(jax.jit, static_argnames=("space", "k", "layout"))
-def _padded(start: Any, *, space: Space, k: int, layout: Layout) -> Any:
+def _padded(start: Any, scout: Any, *, space: Space, k: int, layout: Layout) -> Any:
     rows = jax.vmap(space.flat)(start)[-k:]
-    return layout.parted(jnp.pad(rows, [(0, k - len(rows)), (0, 0)]))
+    last = jnp.zeros_like(rows[:1]) if scout is None else jax.vmap(space.flat)(scout)
+    return layout.parted(jnp.concatenate([jnp.pad(rows, [(0, k - len(rows)), (0, 0)]), last]))
 
 
 def _whole(name: str, value: Any, least: int, most: int, what: str) -> int:

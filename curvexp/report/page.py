@@ -33,7 +33,7 @@ GLOSSARY = {
     "κ": "condition number, max|λ| / min|λ|. The larger, the slower gradient descent. ≥ marks a lower bound, where only a part of the spectrum was measured; "
     "∞ means that some eigenvalue is zero to rounding, and the number marked ⁺ is then taken over the positive ones.",
     "sharpness, threshold": "the curvature that decides over stability, and the largest one at which the optimizer's step is stable (2/α for gradient descent with step size α). "
-    "A ratio above 1 is unstable on a quadratic.",
+    "A ratio above 1 is unstable on a quadratic. ? marks λmax or a ratio that is unchecked: in one of the runs a larger eigenvalue may have been missed, with a probability above 0.001.",
     "steps to target": "first step at which the loss reached its target (1e-3 of the initial distance from the minimum where that is known, else a loss of 0.1): median over the runs, and "
     "its 95 % bootstrap interval; (n/m): n of m runs reached it.",
     "rate / theory": "factor a step by which √(loss − minimum) shrinks, measured, and what theory gives for this spectrum, step size and momentum. Below 1 it converges; the smaller, the faster.",
@@ -182,7 +182,11 @@ class _Page:
                 elif np.isinf(value) and not np.isnan(positive):
                     text = f"∞ ({number(positive)}⁺)"
                 cells.append((text, value))
-            cells += [(number(row[name]), row[name]) for name in ("lambda_max_start", "lambda_max", "sharpness_ratio")]
+            marks = {"lambda_max_start": "lambda_max_start", "lambda_max": "lambda_max", "sharpness_ratio": "sharpness"}
+            cells += [
+                (number(row[name]) + "?" * (row[f"{mark}_unchecked"] and not np.isnan(row[name])), row[name])
+                for name, mark in marks.items()
+            ]
             steps, low, high = (row[f"steps_to_target{suffix}"] for suffix in ("", "_low", "_high"))
             text = "–" if np.isnan(steps) else f"{steps:.0f}" if np.isfinite(steps) else "not reached"
             text += f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) and np.isfinite(high) and low < high else ""
