@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from curvexp.record import SURE
+
 QUIET_SECONDS = 10.0  # between two lines where there is no terminal
 IN_ASCII = {  # for a stream whose encoding lacks the character
     **{"→": "->", "–": "-", "−": "-", "≥": ">=", "≤": "<=", "±": "+-", "×": "x", "∞": "inf", "⁺": "+", "…": "...", "√": "sqrt"},
@@ -265,17 +267,23 @@ def _beside(value: Any, name: str, other: Any, *, digits: int) -> str:
 def _span(summary: dict[str, Any], name: str) -> str:
     if summary.get(name) is None:
         return ""
-    return f"{number(summary.get(f'{name}_start'))} → {number(summary[name])}"
+    start, end = (number(summary.get(name + suffix)) + _mark(summary, name, suffix) for suffix in ("_start", ""))
+    return f"{start} → {end}"
+
+
+def _mark(summary: dict[str, Any], name: str, suffix: str = "") -> str:
+    """Of an eigenvalue beyond which another may have been missed."""
+    return " (unchecked)" if (summary.get(f"{name}_missed{suffix}") or 0) > SURE else ""
 
 
 def _sharpness(summary: dict[str, Any]) -> str:
     if summary.get("sharpness") is None:
         return ""
-    margin = summary.get("stability_margin")
+    margin, mark = summary.get("stability_margin"), _mark(summary, "sharpness")
     if margin is None:
-        return _beside(summary["sharpness"], "threshold", summary.get("threshold"), digits=4)
+        return _beside(summary["sharpness"], "threshold", summary.get("threshold"), digits=4) + mark
     where = _over(summary) or f"{number(margin, 3)} of the threshold"
-    return f"{number(summary['sharpness'])}  ({where}, {number(summary.get('threshold'))})"
+    return f"{number(summary['sharpness'])}{mark}  ({where}, {number(summary.get('threshold'))})"
 
 
 def _over(scalars: dict[str, Any]) -> str:

@@ -28,11 +28,12 @@ from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.decomposition import decomposed
 from curvexp.host import fetch, threads
+from curvexp.linalg.eigenpairs import Start
 from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.lockstep import program
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import as_rows, condition_number_bound, condition_numbers, eps_of, solved
+from curvexp.probe import as_rows, chance, condition_number_bound, condition_numbers, eps_of, solved
 from curvexp.record import Reading
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
@@ -46,23 +47,29 @@ class Past(NamedTuple):
 
     Attributes:
         step: of the record before. gradient, momentum: there, or None.
-        vectors: eigenvectors of the preconditioned Hessian at the last reading, the next one's warm start; or None.
+        vectors, scout: of the preconditioned Hessian at the last reading, the next one's warm start (see `eigsh`); or None.
+        readings: made so far.
     """
 
     step: Any = None
     gradient: Any = None
     momentum: Any = None
     vectors: Any = None
+    scout: Any = None
+    readings: int = 0
 
 
 class Spectrum(NamedTuple):
-    """Eigenpairs of the operator that decides stability, as a Reading has them, and the products that they took."""
+    """Eigenpairs of the operator that decides stability, as a Reading has them, and the products that they took; those of a preconditioned
+    Hessian by products with the next one's scout, and the probabilities that one of them was missed, and one above them."""
 
     eigenvalues: np.ndarray
     residuals: np.ndarray
     eigenvectors: Any
     complete: bool
     products: int
+    scout: Any = None
+    missed: Any = None
 
 
 def enter(
@@ -78,6 +85,7 @@ def enter(
     optimum: Any,
     batch_size: int | None,
     tol: float,
+    full: bool,
     key: Any,
 ) -> tuple[dict[str, Any], Reading, Past]:
     """A reading's scalars, the reading with its `ledger`, and what the next one looks back at.
@@ -89,12 +97,14 @@ def enter(
         loss: over all training data. base: the minimum, or a lower bound of it; None where neither is known.
         optimum: parameters at the minimum, or None.
         batch_size: of the training, None for all examples. tol: relative residual of the preconditioned Hessian's eigenvalues.
+        full: whether these are checked in full for what was missed.
 
     Returns:
         scalars, each None where it has no meaning:
             gradient_curvature g'Hg/g'g, best_lr_gradient g'g/g'Hg; for the step s that comes: change_predicted g's + ½s'Hs,
             change_actual, best_step −g's/s'Hs in multiples of s.
-            sharpness, its residual where there is a preconditioner, stability_margin sharpness/threshold.
+            sharpness, its residual where there is a preconditioner, the probability that a larger one was missed, where not all are
+            computed, stability_margin sharpness/threshold.
             effective_condition_number, effective_condition_number_positive, or effective_condition_number_bound: of A, whose top is
             the sharpness, as condition_number and the others are of H.
             gradient_share_tracked: what of the gradient's energy all tracked directions hold. bottleneck_eigenvalue, _loss_share,
@@ -127,7 +137,7 @@ def enter(
             exact = number == _batches(count, size)
             scalars |= _mean("batch_sharpness", ratios, exact) | _mean("trace_noise", products, exact)
             hvps += number * (1 + size / count)
-        spectrum = _spectrum(whole, params, reading, divisor, start=past.vectors, tol=tol, key=key)
+        spectrum = _spectrum(whole, params, reading, divisor, past=past, tol=tol, full=full, key=key)
         hvps += spectrum.products
         scalars |= _stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
         if spectrum.eigenvectors is not None and np.isfinite(spectrum.eigenvalues).all():
@@ -135,6 +145,8 @@ def enter(
                 optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum
             )
             ledger = {"operator": "hessian" if divisor is None else "preconditioned", **directions}
+            if spectrum.missed is not None:
+                ledger["missed"] = spectrum.missed[0]
             scalars |= _answers(ledger, lower="lambda_min" in reading.scalars and len(spectrum.eigenvalues) > 1)
             if not spectrum.complete and "samples" not in reading.extra:
                 scalars |= _rest(optimizer, ledger, used, rest, forms["ghg_divided"] / forms["gg_divided"])
@@ -142,7 +154,8 @@ def enter(
     scalars["hvps"] = hvps
     keep = spectrum.eigenvectors if divisor is not None and not spectrum.complete else None
     kept = keep if np.isfinite(spectrum.eigenvalues).all() else None
-    past = Past(state.step, gradient, momentum(optimizer, state), kept)
+    scout = spectrum.scout if kept is not None else None
+    past = Past(state.step, gradient, momentum(optimizer, state), kept, scout, past.readings + 1)
     return _without_nan(scalars), reading._replace(eigenvectors=None), past
 
 
@@ -222,8 +235,12 @@ def _stability(
         return scalars
     if divided:
         scalars = {"sharpness": spectrum.eigenvalues[-1], "sharpness_residual": spectrum.residuals[-1]}
+        if spectrum.missed is not None:
+            scalars["sharpness_missed"] = spectrum.missed[1]
     elif "lambda_max" in reading.scalars:
         scalars = {"sharpness": reading.scalars["lambda_max"]}
+        if "lambda_max_missed" in reading.scalars:
+            scalars["sharpness_missed"] = reading.scalars["lambda_max_missed"]
     if optimizer.threshold is not None and "sharpness" in scalars:
         with np.errstate(divide="ignore", invalid="ignore"):  # an lr of a schedule may be infinite, its threshold 0
             margin = np.float64(scalars["sharpness"]) / np.float64(optimizer.threshold(hyper))
@@ -290,7 +307,7 @@ def _plain(value: Any) -> float | int:
 
 
 def _spectrum(
-    whole: Objective, params: Any, reading: Reading, divisor: Any, *, start: Any, tol: float, key: Any
+    whole: Objective, params: Any, reading: Reading, divisor: Any, *, past: Past, tol: float, full: bool, key: Any
 ) -> Spectrum:
     """The reading's own eigenpairs; or as many of the preconditioned Hessian, from the reading's dense Hessian where it has one."""
     values, residuals = reading.eigenvalues, reading.residuals
@@ -312,9 +329,12 @@ def _spectrum(
     )
     op = preconditioned(hessian(whole, params), divisor)
     both = k > 1 and "lambda_min" in reading.scalars
-    pairs = solved(op, k=k, which="BE" if both else "LA", tol=tol, start=start, key=key)
+    start = None if past.vectors is None else Start(past.vectors, past.scout)
+    check = "full" if full or start is None else None
+    pairs = solved(op, k=k, which="BE" if both else "LA", tol=tol, start=start, check=check, key=key)
     values, residuals = np.asarray(pairs.eigenvalues, np.float64), np.asarray(pairs.residuals, np.float64)
-    return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs))
+    missed = (chance(pairs.missed), chance(np.asarray(pairs.missed_ends)[1]))
+    return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs), pairs.scout, missed)
 
 
 # ---- figures of each direction --------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import numpy as np
 
 from curvexp.outcome import Outcome
 
+SURE = 1e-3  # probability of a missed eigenvalue, above which an end of a spectrum is marked as unchecked
+
 
 class Reading(NamedTuple):
     """What a probe measured at one step; every array is float64 numpy.
@@ -15,7 +17,8 @@ class Reading(NamedTuple):
         residuals: (m,), ‖Hv − λv‖₂ of each with v of unit length: some eigenvalue of H lies within it.
         gradient_overlaps: (m,), ⟨g,v⟩²/‖g‖², the share of the gradient's energy along each eigenvector; or None.
         complete: True where these are all n eigenvalues, False where they are the ends only.
-        scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars.
+        scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars. Where not all eigenvalues are computed
+            lambda_max_missed, lambda_min_missed and eigenvalues_missed bound the probabilities that one beyond was missed; 1: unchecked.
         extra: what else the probe measured, each under its own key: density {x, density, stderr}, trace {mean, stderr}, ledger.
         eigenvectors: what the ledger is kept along: a pytree like the parameters with a leading axis m, or a float64 matrix (n, m) of
             flat columns; None from a probe that has none, and in a record.

@@ -211,7 +211,7 @@ def run(
         if ended is None and not math.isfinite(seen["batch_loss"]):
             ended = "diverged", f"the loss of a minibatch is {seen['batch_loss']} at step {done}"
         last = ended is not None or done == steps
-        scalars, reading = meter(state, seen, probed=last or due)
+        scalars, reading = meter(state, seen, probed=last or due, last=last)
         outcome = None
         if last:
             status, reason = ended or ("completed", None)
@@ -343,7 +343,9 @@ class _Meter:
         self.whole, self.base = over_all_data(problem), _base(problem)
         self.probe_state, self.past = probe.state, ledger.Past()
 
-    def __call__(self, state: State, seen: dict[str, Any], *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
+    def __call__(
+        self, state: State, seen: dict[str, Any], *, probed: bool, last: bool = False
+    ) -> tuple[dict[str, Any], Reading | None]:
         """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
         hyper = {name: float(value) for name, value in seen["numbers"].items()}
         scalars: dict[str, Any] = {"loss": float(seen["loss"]), "grad_norm": float(seen["grad_norm"])}
@@ -363,7 +365,8 @@ class _Meter:
         begun = self.clock() if self.clock else 0.0
         key = _fold_in(self.key, state.step)
         params = at_least_float32(state.params)
-        reading, self.probe_state = self.probe.measure(self.whole, params, self.probe_state, key)
+        measure = self.probe.measure_last if last and self.probe.measure_last else self.probe.measure
+        reading, self.probe_state = measure(self.whole, params, self.probe_state, key)
         half = sorted({leaf.dtype.name for leaf in jax.tree.leaves(state.params) if is_half(leaf)})
         if half:
             reading = reading._replace(extra={**reading.extra, "upcast": f"{', '.join(half)} measured in float32"})
@@ -381,6 +384,7 @@ class _Meter:
             optimum=self.problem.known.optimum,
             batch_size=self.batch_size,
             tol=self.probe.tol,
+            full=last or self.past.readings % self.probe.check_every == 0,
             key=key,
         )
         scalars |= {**reading.scalars, **found}

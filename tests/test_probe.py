@@ -118,6 +118,21 @@ def test_the_density_holds_what_the_ends_leave_and_its_moments_are_those_of_the_
     assert warm.scalars["hvps"] < reading.scalars["hvps"]
 
 
+def test_the_check_of_the_last_reading_leaves_the_next_one_as_it_would_be():
+    """So that a run to which steps are added goes on bit for bit."""
+    watch = probe.top(k=2, which="LA")
+    _, state, _ = read(watch)
+    plain, after, _ = read(watch, state)
+    last, after_last, _ = read(watch._replace(measure=watch.measure_last), state)
+    assert plain.scalars["lambda_max_missed"] == 1
+    assert plain.extra["unchecked"] == ["lambda_max", "eigenvalues"]
+    assert last.scalars["lambda_max_missed"] <= 1e-3
+    assert last.extra["unchecked"] == []
+    np.testing.assert_array_equal(plain.eigenvalues, last.eigenvalues)
+    for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(after_last), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_what_is_not_finite_is_a_reading_without_values():
     problem, params, _ = network()
     loss = Objective(jax.tree_util.Partial(problem.loss), problem.data)
@@ -133,6 +148,8 @@ def test_what_is_not_finite_is_a_reading_without_values():
     "make, key",
     [
         (lambda: probe.top(which="SA"), "probe.which=SA"),
+        (lambda: probe.top(check_every=0), "probe.check_every=0"),
+        (lambda: probe.density(check_every=1.5), "probe.check_every=1.5"),
         (lambda: probe.top(samples=10), "probe.samples=10"),
         (lambda: probe.top(chunk=0), "probe.chunk=0"),
         (lambda: probe.top(above=math.nan), "probe.above=nan"),

@@ -77,7 +77,12 @@ def valley():
 
 CASES = {
     "quadratic": (valley, lambda: optim.momentum(lr="auto", momentum="auto"), lambda: probe.exact(every=6), None),
-    "krylov": (network, lambda: optim.adam(lr="auto"), lambda: probe.top(k=2, every=6, dense_below=0), None),
+    "krylov": (
+        network,
+        lambda: optim.adam(lr="auto"),
+        lambda: probe.top(k=2, every=6, check_every=2, dense_below=0),
+        None,
+    ),
     "minibatches": (network, lambda: optim.momentum(lr=0.05, momentum=0.9), lambda: probe.top(k=1, every=6), 16),
     "density": (network, lambda: optim.sgd(lr=0.05), lambda: probe.density(k=1, every=6, depth=8, vectors=2), 16),
 }

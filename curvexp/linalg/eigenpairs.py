@@ -19,6 +19,13 @@ STATUS = ("running", "converged", "out of products", "not finite", "tolerance be
 CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR, NOISY = 1, 2, 3, 4, 5
 
 
+class Start(NamedTuple):
+    """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them."""
+
+    eigenvectors: Any
+    scout: Any
+
+
 class Eigenpairs(NamedTuple):
     """Some eigenvalues of a symmetric operator A, with unit eigenvectors.
 
@@ -34,11 +41,16 @@ class Eigenpairs(NamedTuple):
             of the dtype (√eps·‖A‖): a precision below that of the vectors, or a product that differs from call to call. `message` says
             it in words.
         missed: () upper bound of the probability that an eigenvalue which belongs to the k was missed, by more than tol·‖A‖, because
-            the start had no part of it (a copy of a multiple eigenvalue): from a Lanczos run in the complement of what was found. 0
-            where the whole space was searched; 1 where the check gained nothing; nan where there was none (warm start, no convergence).
+            the start had no part of it (a copy of a multiple eigenvalue; after a warm start a newcomer): from a Lanczos run from a random
+            vector in the complement of what was found. 0 where the whole space was searched; 1 where the check gained nothing; nan where
+            there was none (a warm start without `check`, no convergence).
         asymmetry: () largest |u'Av − v'Au| seen between basis vectors: rounding, if A is symmetric.
         floor: () absolute residual below which rounding hides everything: 10·eps·‖A‖, or the measured rounding and noise of the
             products where that is more.
+        missed_ends: (2,) the same for the ends alone: of an eigenvalue below all the found, and of one above them; nan at an end that was
+            not looked at. A few products bound it where the k-th pair's neighbours ask for many.
+        scout: pytree with a leading axis 1: a vector outside of what was searched, in which newcomers grow from solution to solution
+            where `start` is the result before; zero where there is none.
     """
 
     eigenvalues: Any
@@ -49,6 +61,8 @@ class Eigenpairs(NamedTuple):
     missed: Any
     asymmetry: Any
     floor: Any
+    missed_ends: Any
+    scout: Any
 
     @property
     def converged(self) -> Any:
@@ -59,6 +73,11 @@ class Eigenpairs(NamedTuple):
         if isinstance(self.status, jax.core.Tracer) or jnp.ndim(self.status):
             return (self.status == CONVERGED) | (self.status == BELOW_FLOOR)
         return int(self.status) in (CONVERGED, BELOW_FLOOR)
+
+    @property
+    def start(self) -> Start:
+        """What the next solution starts from."""
+        return Start(self.eigenvectors, self.scout)
 
     @property
     def message(self) -> str:
@@ -90,12 +109,12 @@ class Eigenpairs(NamedTuple):
         if code == NOISY:
             return (
                 f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in "
-                f"{made} of them. Let the operator multiply in the precision of its vectors, and give every call the same random numbers; or "
-                "raise tol."
+                f"{made} of them. Let the operator multiply in the precision of its vectors, and give every call the same random numbers; "
+                "or raise tol."
             )
         chance = float(self.missed)
         if np.isnan(chance):
-            check = "completeness was not checked"
+            check = "completeness was not checked (check='full' does)"
         elif chance == 0:
             check = "complete: the Krylov spaces were exhausted"
         else:
@@ -115,7 +134,7 @@ def eigsh(
     start: Any = None,
     basis: int | None = None,
     max_matvecs: int | None = None,
-    check: int | None = None,
+    check: int | Literal["full"] | None = None,
     key: Any = None,
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
@@ -131,19 +150,21 @@ def eigsh(
         which: LA the largest, SA the smallest, LM those of largest absolute value, BE k//2 smallest and the rest largest.
         tol: residual asked for, relative to ‖A‖ (the largest |Ritz value|). Below the floor 10·eps it is raised to
             it, and the status says so.
-        start: a vector, or eigenvectors with a leading axis, to begin with; a random vector always joins them. k of them that turn out
-            to be far from the eigenvectors are dropped for the random vector alone, which then gets there in fewer products.
+        start: a vector, eigenvectors with a leading axis, or the Eigenpairs of a nearby operator (or their Start), to begin with. A random
+            vector, of Eigenpairs the scout, always joins them; a newcomer that it hardly has a part of is missed, see `check`. k vectors
+            that turn out to be far from the eigenvectors are dropped for a random one alone, which then gets there in fewer products.
         basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38, from 20 000 parameters on 2k + 22. Memory
             is basis·n entries, twice at a restart; from 20 000 parameters on shared out over the devices of the mesh that the
             operator's arrays lie on, where they lie on one (`start` and the eigenvectors too).
         max_matvecs: most products; default 100·(basis + k).
-        check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
-            6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is under 6. After a start
-            that was dropped: an eighth.
+        check: most products spent on looking for what was missed: copies of multiple eigenvalues, after a warm start newcomers.
+            "full": until `missed` is at most 1e-3, but at most 50, or without a start n where n <= 2048. Default: an eighth of the
+            products made, at least 6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is
+            under 6. After a start that was dropped: an eighth.
         key: jax.random key of the random vectors; default jax.random.key(0).
 
     Raises:
-        ValueError: k, basis, tol or max_matvecs out of range, no parameters. TypeError: integer or complex leaves, no domain.
+        ValueError: k, basis, tol, max_matvecs or check out of range, no parameters. TypeError: integer or complex leaves, no domain.
 
     Warns:
         RuntimeWarning: asymmetry above 1 % of ‖A‖. Once: a function is new in each call, and compiled anew.
@@ -168,10 +189,14 @@ def eigsh(
     floor = 10 * float(jnp.finfo(dtype).eps)
     layout = layout_of(op, n)
     rows, count = _start_rows(start, space, k, dtype, layout)
-    dropped = krylov.EIGHTH if check is None else check
-    if check is None:
-        check = krylov.TO_END if start is None else 0
-    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(check), np.int32(dropped))
+    if check == "full":
+        most = krylov.TO_END if start is None and n <= krylov.SMALL else krylov.FULL
+        dropped = krylov.FULL
+    elif check is None:
+        most, dropped = krylov.TO_END if start is None else 0, krylov.EIGHTH
+    else:
+        most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
+    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = jax.random.key(0) if key is None else key
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
     wanted = krylov.Wanted(k, which, size, stride, layout)
@@ -223,7 +248,8 @@ def eigsh_above(
     k = _whole("k", k, 1, space.size, "the dimension of the space")
     most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
     if start is not None:
-        rows = jnp.shape(jax.tree.leaves(start)[0])[: -len(space.shapes[0]) or None]
+        vectors = start.eigenvectors if isinstance(start, Eigenpairs | Start) else start
+        rows = jnp.shape(jax.tree.leaves(vectors)[0])[: -len(space.shapes[0]) or None]
         k = min(max([k, *rows]), most)
     made = 0
     while True:
@@ -236,7 +262,7 @@ def eigsh_above(
         values = np.asarray(found.eigenvalues, np.float64)
         if not (found.converged and k < most and values[0] > threshold):
             return found._replace(matvecs=made)
-        k, start = min((4 if _more(values, threshold) >= k else 2) * k, most), found.eigenvectors
+        k, start = min((4 if _more(values, threshold) >= k else 2) * k, most), found
 
 
 def _more(values: np.ndarray, threshold: float) -> float:
@@ -271,7 +297,9 @@ def _solve(
     product, operands = jax.closure_convert(flat_product(op, space), jnp.zeros(space.size, rows.dtype))
     found = _found(product, wanted, operands, rows, count, limits, key)
     layout = wanted.layout
-    vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
+    vectors, scout = (
+        layout.spread(jax.vmap(space.tree)(layout.whole(rows))) for rows in (found.vectors, found.scout[None])
+    )
     hidden = jnp.maximum(floor * found.scale, found.noise)
     root = jnp.sqrt(jnp.finfo(floor.dtype).eps)  # no rounding of the dtype comes near it
     above = (asked * found.scale < hidden) | jnp.any(found.residuals > asked * found.scale)
@@ -287,6 +315,8 @@ def _solve(
         found.missed,
         found.asymmetry,
         hidden,
+        found.ends,
+        scout,
     ), found.scale
 
 
@@ -324,7 +354,11 @@ def _refuse(_: Any, cotangent: Any) -> Any:
 
 
 def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:
-    """Start vectors as (k, layout.length) rows, zero where there are fewer, and their number; small ones on the host, without a program."""
+    """Start vectors as (k + 1, layout.length) rows, the last one the scout, zero where there are fewer, and the number of those but the
+    scout; small ones on the host, without a program."""
+    scout = None
+    if isinstance(start, Eigenpairs | Start):
+        start, scout = start.eigenvectors, start.scout
     host = space.size <= LARGE
     if start is None:
         if host:
@@ -344,26 +378,32 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
         raise ValueError(
             f"start has the shapes {jax.tree.map(jnp.shape, start)}: expected those of {space.like()} after a leading axis."
         )
-    leaves = jax.tree.leaves(start)
+    leaves, last = jax.tree.leaves(start), jax.tree.leaves(scout)
     count = np.int32(min(k, len(leaves[0])))
-    if not host or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return _padded(start, space=space, k=k, layout=layout), count
-    rows = np.zeros((k, space.size), dtype)
-    rows[:count] = np.concatenate(
-        [np.reshape(a, (len(a), np.prod(a.shape[1:], dtype=int))) for a in jax.device_get(leaves)], 1
-    )[-k:]
+    if not host or any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, *last)):
+        return _padded(start, scout, space=space, k=k, layout=layout), count
+    rows = np.zeros((k + 1, space.size), dtype)
+    rows[:count] = _flat_rows(leaves)[-k:]
+    if scout is not None:
+        rows[k:] = _flat_rows(last)
     return rows, count
+
+
+def _flat_rows(leaves: Any) -> np.ndarray:
+    """Vectors as leaves with a leading axis m, as rows (m, n)."""
+    return np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.device_get(leaves) if np.size(leaf)], 1)
 
 
 @functools.partial(compiled, static=("k", "dtype", "layout"))
 def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
-    return layout.parted(jnp.zeros((k, layout.length), dtype))
+    return layout.parted(jnp.zeros((k + 1, layout.length), dtype))
 
 
 @functools.partial(compiled, static=("space", "k", "layout"))
-def _padded(start: Any, *, space: Space, k: int, layout: Layout) -> Any:
+def _padded(start: Any, scout: Any, *, space: Space, k: int, layout: Layout) -> Any:
     rows = jax.vmap(space.flat)(start)[-k:]
-    return layout.parted(jnp.pad(rows, [(0, k - len(rows)), (0, 0)]))
+    last = jnp.zeros_like(rows[:1]) if scout is None else jax.vmap(space.flat)(scout)
+    return layout.parted(jnp.concatenate([jnp.pad(rows, [(0, k - len(rows)), (0, 0)]), last]))
 
 
 def _whole(name: str, value: Any, least: int, most: int, what: str) -> int:

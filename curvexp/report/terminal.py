@@ -33,6 +33,7 @@ KINDS = {
 }
 POSITIVE = "⁺ some eigenvalues are zero to rounding; this is λmax over the smallest eigenvalue above it"
 BOUND = "≥ only a part of the spectrum was measured: a lower bound"
+UNCHECKED = "? unchecked: a larger eigenvalue may have been missed"
 CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
 
 
@@ -216,8 +217,8 @@ def _columns(
         *(_Column(name, "", [_name(_value(row[name])) for row in records]) for name in by if name != "problem"),
         _Column("runs", ", ", [_runs(row) for row in records]),
         _Column("κ start\nend", " → ", [_condition(row, notes) for row in records]),
-        _Column("λmax start\nend", " → ", [_pair(row["lambda_max_start"], row["lambda_max"]) for row in records]),
-        _Column("sharp/\nthr", "", [number(row["sharpness_ratio"]) + line(row, "sharpness") for row in records]),
+        _Column("λmax start\nend", " → ", [_largest(row, notes) for row in records]),
+        _Column("sharp/\nthr", "", [_ratio(row, notes) + line(row, "sharpness") for row in records]),
         _Column("steps\nto target", " ", [_steps(row, notes) for row in records]),
         _Column("loss", "", [number(row["loss"]) + line(row, "loss") for row in records]),
         _Column("rate\ntheory", " / ", [_pair(row["rate"], row["rate_theory"], rate) for row in records]),
@@ -233,6 +234,25 @@ def _pair(first: float, second: float, text: Callable[[float], str] | None = Non
     if math.isnan(first) and math.isnan(second):
         return "–"
     return "\n".join(map(text or number, (first, second)))
+
+
+def _largest(row: dict, notes: dict[str, None]) -> str:
+    names = ("lambda_max_start", "lambda_max")
+    if all(math.isnan(row[name]) for name in names):
+        return "–"
+    return "\n".join(_marked(number(row[name]), row[f"{name}_unchecked"], notes) for name in names)
+
+
+def _ratio(row: dict, notes: dict[str, None]) -> str:
+    text = number(row["sharpness_ratio"])
+    return text if text == "–" else _marked(text, row["sharpness_unchecked"], notes)
+
+
+def _marked(text: str, unchecked: bool, notes: dict[str, None]) -> str:
+    if not unchecked:
+        return text
+    notes[UNCHECKED] = None
+    return f"{text}?"
 
 
 def _condition(row: dict, notes: dict[str, None]) -> str:

@@ -194,7 +194,7 @@ def test_a_start_that_is_far_off_is_dropped(x64):
     cold = eigsh(operator(matrix), jnp.zeros(n), k=k, check=0)
     near, far = (np.linalg.eigh(m)[1][:, -k:].T for m in (matrix, other))
     kept = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(near))
-    assert int(kept.matvecs) == 2 * k + 2  # two passes of the block, with its random vector
+    assert int(kept.matvecs) == 2 * k + 1  # two passes of the block, and its random vector once
     assert np.isnan(kept.missed)
     for start in (far, near + 0.5 * far):
         found = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(start))
