@@ -61,8 +61,9 @@ class Whole(NamedTuple):
     """What chunks add up to.
 
     Attributes:
-        weight: () sum of the examples' weights. valid: () bool, whether the loss is the mean over its chunks: False under jit alone, where
-            nothing can be raised.
+        weight: () sum of the examples' weights.
+        valid: () bool, whether the loss is the mean over its chunks; else products are nan: under jit, where nothing can be raised, and
+            where the loss is not finite, so that nothing can be compared.
     """
 
     weight: Any
@@ -87,7 +88,9 @@ def check_chunk(chunk: Any, args: Any, *, name: str = "chunk") -> int:
     return count_examples(args, name=name)
 
 
-def checked(loss: Any, params: Any, args: Any, chunk: int, *, mode: Mode = FORWARD, name: str = "chunk") -> Whole:
+def checked(
+    loss: Any, params: Any, args: Any, chunk: int, *, mode: Mode = FORWARD, name: str = "chunk", subject: str = "loss"
+) -> Whole:
     """The weight of all examples, after a comparison of the whole loss with its chunks.
 
     Sums over chunks a and b have to add up to the sum over both: S(a∪b) = S(a) + S(b), and the weights likewise, at parameters that are
@@ -96,7 +99,7 @@ def checked(loss: Any, params: Any, args: Any, chunk: int, *, mode: Mode = FORWA
 
     Args:
         loss: (params, *args) -> scalar, the mean over the examples, or WeightedMean. chunk: examples taken at once.
-        mode: how the loss is differentiated. name: of `chunk`, for messages.
+        mode: how the loss is differentiated. name, subject: of `chunk` and of the loss, for messages.
 
     Returns:
         Whole; under jit `valid` is the comparison's result.
@@ -113,14 +116,14 @@ def checked(loss: Any, params: Any, args: Any, chunk: int, *, mode: Mode = FORWA
     compare = functools.partial(_compare, loss, params, args, chunk=chunk, mode=mode)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((loss, params, args))):
         first, last = compare(NOISES[0]), compare(NOISES[-1])
-        return Whole(weight, jnp.where(first.finite, first.equal, last.equal | ~last.finite))
+        return Whole(weight, jnp.where(first.finite, first.equal, last.finite & last.equal))
     for noise in NOISES:
         found = jax.device_get(compare(noise))
         if found.finite:
             break
     if found.finite and not found.equal:
-        raise ValueError(_refusal(found, chunk, count, name))
-    return Whole(weight, jnp.array(True))
+        raise ValueError(_refusal(found, chunk, count, name, subject))
+    return Whole(weight, jnp.array(bool(found.finite)))
 
 
 class Comparison(NamedTuple):
@@ -210,16 +213,16 @@ def _weight(loss: Any, params: Any, args: Any, *, chunk: int) -> Any:
     return total
 
 
-def _refusal(found: Comparison, chunk: int, count: int, name: str) -> str:
+def _refusal(found: Comparison, chunk: int, count: int, name: str, subject: str) -> str:
     if found.bends:
         return (
             f"{name}={chunk}: the weight of the loss's WeightedMean depends on the parameters: expected weights of the data alone. Leave "
             f"{name} out: the Hessian of the whole ratio is exact."
         )
     return (
-        f"{name}={chunk}: near the parameters the loss of {min(2 * chunk, count)} examples is {found.both:.9g}, that of its chunks "
+        f"{name}={chunk}: near the parameters the {subject} of {min(2 * chunk, count)} examples is {found.both:.9g}, that of its chunks "
         f"{found.parts:.9g}; their derivatives differ by {found.apart[1].max():.2g} of their size. The examples are coupled (batch "
-        "normalization; a mean over something else than the examples), or the loss is a sum. "
+        f"normalization; a mean over something else than the examples), or the {subject} is a sum. "
         f"Leave {name} out; or divide by the number of examples; or return curvexp.WeightedMean(sum, weight) for a mean over tokens; or "
         "normalize by ghost batches, groups that a chunk is a multiple of, which is another loss."
     )

@@ -98,7 +98,8 @@ def fisher(
     mode = mode_of("fisher", product, (model, params, examples), params)
     if chunk is None:
         return Operator(product(mode), space_of(params), (model, params, examples))
-    whole = checked(jax.tree_util.Partial(_random_combination, model), params, (inputs,), chunk, mode=mode)
+    form = jax.tree_util.Partial(_random_combination, model)
+    whole = checked(form, params, (inputs,), chunk, mode=mode, subject="mean of a linear form of the outputs")
     return Operator(Chunked(product(mode), chunk), space_of(params), (model, params, examples, whole))
 
 

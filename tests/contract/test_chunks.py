@@ -147,9 +147,16 @@ def test_under_jit_a_coupled_loss_is_nan_and_a_mean_exact(case):
     assert np.abs(matrix(params, data, tokens) - whole).max() <= EXACT * np.abs(whole).max()
 
 
+def test_where_the_loss_is_not_finite_chunks_are_nan():
+    op = hessian(
+        lambda p, x: jnp.mean(jnp.log(p * x)), -jnp.ones(()), jnp.arange(1.0, 8), chunk=3
+    )  # its derivatives are finite
+    assert np.isnan(op(jnp.ones(())))
+
+
 def test_fisher_and_sampling_error_refuse_what_couples_examples_too(case):
     params, inputs, targets, mask = case
-    with pytest.raises(ValueError, match="coupled"):
+    with pytest.raises(ValueError, match=r"outputs .*coupled"):
         fisher(batch_normalized, "gaussian", params, inputs, chunk=CHUNK)
     with pytest.raises(ValueError, match="coupled"):
         sampling_error(COUPLED["batch normalization"], params, inputs, targets, mask, vectors=_unit(params), groups=5)
