@@ -186,6 +186,8 @@ def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: 
     """What is to be done in this job's folder: `new`, `on` from its last checkpoint, `anew` from the start, or `nothing`."""
     queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if control["resume"]:
+        if any((place.folder / name).exists() for name in MARKS):  # what a refusal finds stays as it is
+            store.leave()
         resume.check_targets(config, control["trust"] or ())
     if (control["resume"] is None and not queued_again) or not (place.folder / "config.json").exists():
         return "new" if not (control["resume"] and (place.folder / "metrics.jsonl").exists()) else "anew"

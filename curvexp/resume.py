@@ -346,7 +346,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
+def check_targets(config: Any, trust: Sequence[str] | str, *, path: str = "") -> None:
     """Refuses a config that names a function outside of the trusted packages, before anything of it is imported or called.
 
     An interpolation is refused too: a recorded config has none, and one could name such a function, or a variable of the environment.
@@ -354,6 +354,7 @@ def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
     Raises:
         ConfigError: naming the function, or the key.
     """
+    trust = [trust] if isinstance(trust, str) else trust
     if ALL in trust:
         return
     if isinstance(config, str) and "${" in config:

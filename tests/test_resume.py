@@ -426,6 +426,7 @@ def test_a_trusted_package_is_called(here, monkeypatch):
     with pytest.raises(ConfigError, match=r"trust=\[mine\]"):
         resume.check_targets(config, [])
     resume.check_targets(config, ["mine"])
+    resume.check_targets(config, "mine")  # as `trust=mine` on the command line
 
 
 # ---- sweeps -----------------------------------------------------------------------------------------------------------------------
