@@ -216,7 +216,7 @@ def test_a_dropped_start_does_not_cost_a_copy(x64):
 
 
 def test_a_long_check_of_a_warm_start_keeps_the_pairs_and_their_symmetry():
-    """A check that fills the basis goes on with its last vectors: the pairs stay, and what was orthogonal to rows now gone counts no more."""
+    """A check that fills the basis goes on with its last vectors: the pairs stay, and rows now gone count no more."""
     values = np.sort(np.abs(np.random.default_rng(6).standard_normal(5000)) ** 3) * 0.01
     values[-12:] = np.linspace(5, 10, 12)
     op = operator(values, np.float32, function=lambda d, v: d * v)
