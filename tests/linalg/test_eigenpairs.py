@@ -216,6 +216,19 @@ def test_a_dropped_start_does_not_cost_a_copy(x64):
     np.testing.assert_allclose(found.eigenvalues, [2, 2, 3], atol=1e-7)
 
 
+def test_a_long_check_of_a_warm_start_keeps_the_pairs_and_their_symmetry():
+    """A check that fills the basis goes on with its last vectors: the pairs stay, and rows now gone count no more."""
+    values = np.sort(np.abs(np.random.default_rng(6).standard_normal(5000)) ** 3) * 0.01
+    values[-12:] = np.linspace(5, 10, 12)
+    op = operator(values, np.float32, function=lambda d, v: d * v)
+    cold = eigsh(op, jnp.zeros(5000, jnp.float32), k=10, which="BE", check=0, key=jax.random.key(6))
+    warm = eigsh(
+        op, jnp.zeros(5000, jnp.float32), k=10, which="BE", start=cold.eigenvectors, check=100, key=jax.random.key(56)
+    )
+    assert int(warm.matvecs) <= int(cold.matvecs) + 10 + 100  # the start's passes and one check
+    assert warm.asymmetry < 30 * np.finfo(np.float32).eps * 10  # rounding, of a norm of 10
+
+
 def test_k_grows_until_all_above_a_threshold_are_found(x64):
     values = np.r_[np.linspace(-1, 0.4, N - 11), np.linspace(0.6, 3, 11)]
     matrix = rotated(values)
