@@ -437,7 +437,10 @@ class _Chunked:
         return total
 
 
-_applied = jax.jit(full_precision(lambda op, v: op.product(op.operands, at_least_float32(v))), inline=True)
+@functools.partial(jax.jit, inline=True)
+@full_precision
+def _applied(op: Operator, v: Any) -> Any:
+    return op.product(op.operands, at_least_float32(v))
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------------------------

@@ -113,7 +113,10 @@ def filter_normalized(params: Any, key: Any) -> Any:
     return jax.tree.unflatten(shape, [one(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
 
-_gradient = jax.jit(full_precision(lambda whole, params: jax.grad(whole)(params)))
+@jax.jit
+@full_precision
+def _gradient(whole: Objective, params: Any) -> Any:
+    return jax.grad(whole)(params)
 
 
 @jax.jit
