@@ -115,7 +115,7 @@ def filter_normalized(params: Any, key: Any) -> Any:
 
 @jax.jit
 @full_precision
-def _gradient(whole: Objective, params: Any) -> Any:
+def _gradient(whole: Any, params: Any) -> Any:
     return jax.grad(whole)(params)
 
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "optim": {"host", "lockstep", "theory"},
     "probe": {"curvature", "decomposition", "host", "linalg", "lockstep", "theory"},
     "ledger": {"curvature", "decomposition", "host", "linalg", "lockstep", "optim", "probe", "theory"},
-    "runner": {"problem", "optim", "probe", "ledger", "curvature", "host", "lockstep", "theory"},
+    "runner": {"problem", "optim", "probe", "ledger", "curvature", "host", "linalg", "lockstep", "theory"},
     "store": set(),
     "track": {"console"},
     "private": set(),
