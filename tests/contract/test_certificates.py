@@ -180,13 +180,14 @@ def random_matrix(kind, n, seed):
 
 
 def within_their_residuals(matrix, found):
-    """‖Av − λv‖ and the distance to the nearest eigenvalue, computed in float64, are at most what is stated; no slack."""
+    """‖Av − λv‖ and the distance to the nearest eigenvalue, computed in float64, are at most what is stated, to the rounding of LAPACK in float64, about 10 eps‖A‖."""
     vectors, values = (np.asarray(part, np.float64) for part in (found.eigenvectors, found.eigenvalues))
     residuals = np.asarray(found.residuals, np.float64)
     true = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
     nearest = np.abs(np.linalg.eigvalsh(matrix)[:, None] - values).min(axis=0)
-    assert (true <= residuals).all(), (true / residuals).max()
-    assert (nearest <= residuals).all(), (nearest / residuals).max()  # Parlett 1998, thm 4.5.1
+    slack = 10 * np.finfo(np.float64).eps * np.abs(matrix).sum(axis=1).max()
+    assert (true <= residuals + slack).all(), (true / residuals).max()
+    assert (nearest <= residuals + slack).all(), (nearest / residuals).max()  # Parlett 1998, thm 4.5.1
 
 
 @pytest.mark.parametrize("dtype, tol", [(np.float32, 1e-5), (np.float64, 1e-13)])
@@ -243,7 +244,8 @@ def test_a_product_that_differs_from_call_to_call_does_not_converge():
         )
         return values * v + 0.3 * noise
 
-    found = eigsh(product, jnp.zeros(100), k=3, tol=1e-3)
+    with pytest.warns(RuntimeWarning, match="not symmetric"):
+        found = eigsh(product, jnp.zeros(100), k=3, tol=1e-3, max_matvecs=200)
     assert not found.converged
     assert (found.residuals > 0.3 * np.sqrt(100) / 2).all()  # the noise of a product has the length 3
 
