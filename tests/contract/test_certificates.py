@@ -180,7 +180,7 @@ def random_matrix(kind, n, seed):
 
 
 def within_their_residuals(matrix, found):
-    """‖Av − λv‖ and the distance to the nearest eigenvalue, computed in float64, are at most what is stated, to the rounding of LAPACK in float64, about 10 eps‖A‖."""
+    """‖Av − λv‖ and the distance to the nearest eigenvalue are at most what is stated, to LAPACK's own rounding in float64."""
     vectors, values = (np.asarray(part, np.float64) for part in (found.eigenvectors, found.eigenvalues))
     residuals = np.asarray(found.residuals, np.float64)
     true = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
@@ -223,15 +223,16 @@ def rounded(matrix, v):
 
 def test_a_product_that_fixes_a_lower_precision_is_told_by_its_residuals():
     matrix = random_matrix("wigner", 150, 0).astype(np.float32)
-    for k, which in ((1, "LA"), (4, "BE"), (3, "SA")):
-        found = eigsh(jax.tree_util.Partial(rounded, jnp.asarray(matrix)), jnp.zeros(150), k=k, which=which, tol=1e-4)
+    op = jax.tree_util.Partial(rounded, jnp.asarray(matrix))
+    for seed in range(3):
+        found = eigsh(op, jnp.zeros(150), k=4, which="BE", tol=1e-4, key=jax.random.key(seed))
         within_their_residuals(matrix.astype(np.float64), found)
         assert not found.converged
         assert "noisy products" in found.message
         # bfloat16 rounds by 2^-9 relative, twice; three times that is stated
         assert 2**-10 < found.floor / np.abs(np.linalg.eigvalsh(matrix)).max() < 2**-5
     # a tolerance above the noise is met
-    assert eigsh(jax.tree_util.Partial(rounded, jnp.asarray(matrix)), jnp.zeros(150), k=1, tol=0.05).converged
+    assert eigsh(op, jnp.zeros(150), k=4, which="BE", tol=0.05).converged
 
 
 def test_a_product_that_differs_from_call_to_call_does_not_converge():
@@ -312,7 +313,7 @@ def with_values(values):
 @pytest.mark.parametrize("n, dense_below", [(3000, 2000), (60, 2000), (60, 0)])
 def test_inertia_of_few_values(n, dense_below):
     for value, counts in ((6.0, (n, 0, 0)), (-6.0, (0, n, 0)), (0.0, (0, 0, n))):
-        found = curvexp.inertia(with_values(np.full(n, value)), jnp.zeros(n), dense_below=dense_below)
+        found = curvexp.inertia(with_values(np.full(n, value)), jnp.zeros(n), dense_below=dense_below, probes=20)
         assert (found.positive, found.negative, found.zero) == counts
         assert found.exact
     values = np.repeat([-1.0, 0.0, 5.0], n // 3)
