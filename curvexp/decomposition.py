@@ -34,7 +34,7 @@ def decomposed(matrix: Any, vector: Any) -> tuple[np.ndarray, np.ndarray, np.nda
         values (n,), vectors (n, n) in columns, residuals ‖Av − λv‖ (n,), components (n,), all float64; the first three read-only.
     """
     name = hashlib.blake2b(
-        np.ascontiguousarray(matrix).view(np.uint8), digest_size=16, person=matrix.dtype.name.encode()
+        np.ascontiguousarray(matrix).view(np.uint8).data, digest_size=16, person=matrix.dtype.name.encode()
     ).digest()
     found = _kept.get(name) or _kept.put(name, matrix)
     with np.errstate(invalid="ignore", over="ignore"):

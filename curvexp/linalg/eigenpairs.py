@@ -109,8 +109,8 @@ class Eigenpairs(NamedTuple):
         if code == NOISY:
             return (
                 f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in "
-                f"{made} of them. Let the operator multiply in the precision of its vectors, and give every call the same random numbers; "
-                "or raise tol."
+                f"{made} of them. Let the operator multiply in the precision of its vectors, and give every call the same random "
+                "numbers; or raise tol."
             )
         chance = float(self.missed)
         if np.isnan(chance):

@@ -437,7 +437,7 @@ def _new_row(basis: Any, key: Any, scout: Any, layout: Layout) -> Any:
 # ---- Ritz pairs -----------------------------------------------------------------------------------------------------------------
 
 
-def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any, Any]:
+def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any, Any, Any]:
     """Eigenpairs of matrix[first:last, first:last]: ascending first, then sentinels; indices in order of wish; and
     ‖matrix y − θy‖, the eigensolver's own rounding."""
     size = wanted.size
