@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curvexp.curvature import Operator as Operator
+    from curvexp.curvature import WeightedMean as WeightedMean
     from curvexp.curvature import block as block
     from curvexp.curvature import difference as difference
     from curvexp.curvature import fisher as fisher
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 _HOME = {
     "curvature": (
         "Operator",
+        "WeightedMean",
         "block",
         "difference",
         "fisher",

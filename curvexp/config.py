@@ -18,8 +18,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curvexp import private
-from curvexp.errors import ConfigError
+from curvexp import home, private, texts
+from curvexp.errors import ConfigError, Unsupported
 from curvexp.number import is_number
 from curvexp.store.folder import jsonable
 
@@ -27,6 +27,11 @@ CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on with a run
 GROUPS = ("problem", "preprocess", "optim", "probe", "track")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _GIVEN_BY_US = {"preprocess", "dtype"}  # what a problem's builder is called with
+PRECISIONS = {  # of the parameters and, by JAX's name, of the training's matrix products; the curvature is measured in the parameters'
+    "float32": "highest",
+    "float64": "highest",
+    "tensorfloat32": "tensorfloat32",
+}
 CACHE_BYTES = 2**28  # of compiled programs, some thousands
 
 
@@ -101,31 +106,38 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     check_numbers(config)
     prepare_jax(config["precision"])
     optimizer, probe, tracker = build_parts(config)
-    try:
-        problem = _problem(
-            json.dumps(config["problem"]), json.dumps(config["preprocess"]), config["precision"], config["devices"]
-        )
-    except MemoryError as error:
-        raise ConfigError(f"problem: more memory than there is ({_first_line(error)}). Lower its sizes.") from error
-    names = names or {}
-    from curvexp.training import check
+    with texts.told(config):
+        try:
+            problem, preprocess = _problem(
+                json.dumps(config["problem"]),
+                json.dumps(config["preprocess"]),
+                _dtype(config["precision"]),
+                config["devices"],
+            )
+        except MemoryError as error:
+            raise ConfigError(f"problem: more memory than there is ({_first_line(error)}). Lower its sizes.") from error
+        names = names or {}
+        from curvexp.training import check
 
-    parameters = check(problem, probe, **settings(config))
-    _check_update(config["optim"], optimizer, problem)
+        parameters = check(problem, probe, **settings(config))
+        _check_preprocess(problem, preprocess, names)
+        _check_update(config["optim"], optimizer, problem)
     optimizer = optimizer._replace(name=names.get("optim", optimizer.name))
     return Experiment(problem, optimizer, probe, tracker, parameters)
 
 
 def build_parts(config: dict[str, Any]) -> tuple[Any, Any, Any]:
     """The optimizer, the probe and the tracker: what can be built, and refused, without data."""
-    tracker = _instantiate("track", config["track"])
-    tracker.check()
-    return _optimizer(config["optim"]), _instantiate("probe", config["probe"]), tracker
+    with texts.told(config):
+        tracker = _instantiate("track", config["track"])
+        tracker.check()
+        return _optimizer(config["optim"]), _instantiate("probe", config["probe"]), tracker
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `run` that stand at the top level of the config."""
-    return {key: config[key] for key in ("steps", "batch_size", "record_every", "target", "diverge_at")}
+    found = {key: config[key] for key in ("steps", "batch_size", "record_every", "target", "diverge_at")}
+    return {**found, "matmul_precision": PRECISIONS[config["precision"]]}
 
 
 def check_numbers(config: dict[str, Any]) -> None:
@@ -134,13 +146,17 @@ def check_numbers(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    with texts.told(config):
+        _check_numbers(config)
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
     seed, precision = config["seed"], config["precision"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed}: expected an integer from 0 to 2^32 - 1. Change seed.")
-    if precision not in ("float32", "float64"):
-        raise ConfigError(
-            f"precision={precision}: expected float32 or float64.{nearest(str(precision), ['float32', 'float64'])}"
-        )
+    if precision not in list(PRECISIONS):
+        expected = f"{', '.join(list(PRECISIONS)[:-1])} or {list(PRECISIONS)[-1]}"
+        raise ConfigError(f"precision={precision}: expected {expected}.{nearest(str(precision), list(PRECISIONS))}")
     landscape = "off" if config["landscape"] is False else config["landscape"]  # YAML reads a bare off as false
     if landscape not in ("auto", "all", "off"):
         raise ConfigError(f"landscape={landscape}: expected auto, all or off. Change landscape.")
@@ -176,9 +192,10 @@ def _check_checkpoint(node: Any) -> None:
 def prepare_jax(precision: str) -> None:
     """Sets the precision of this job, and JAX's compilation cache: jobs of one process share these flags, so each sets them.
 
-    The cache lies in the user's cache folder and holds CACHE_BYTES, the least recently used going first, under a lock that parallel jobs
-    share. JAX's own variables decide otherwise: JAX_ENABLE_COMPILATION_CACHE=false for none, JAX_COMPILATION_CACHE_DIR for another folder,
-    which is then left as JAX treats it, JAX_COMPILATION_CACHE_MAX_SIZE for another size in bytes, -1 for no bound.
+    The cache lies in the user's cache folder, or where there is none in a temporary one of the user's own, and holds CACHE_BYTES, the least
+    recently used going first, under a lock that parallel jobs share. JAX's own variables decide otherwise:
+    JAX_ENABLE_COMPILATION_CACHE=false for none, JAX_COMPILATION_CACHE_DIR for another folder, which is then left as JAX treats it,
+    JAX_COMPILATION_CACHE_MAX_SIZE for another size in bytes, -1 for no bound.
     """
     import jax
 
@@ -187,19 +204,36 @@ def prepare_jax(precision: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
-            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:  # JAX's eviction asks for the name of each file's owner
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES if home.has_name() else -1)
         with contextlib.suppress(OSError):  # JAX then warns, and compiles
             _mend_cache(folder)
     jax.config.update("jax_enable_x64", precision == "float64")
 
 
+def _dtype(precision: str) -> str:
+    """The dtype of the parameters."""
+    return "float64" if precision == "float64" else "float32"
+
+
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curvexp" / "programs"
+    """The folder of compiled programs: below the user's cache folder, or a temporary one where that cannot be told or written."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no HOME, and no entry of the user in passwd
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curvexp" / "programs"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return home.temporary() / "programs"
 
 
 def _mend_cache(folder: Path) -> None:
-    """Dates entries without a date, which a kill between the two leaves: JAX's eviction stops at one."""
+    """Dates entries without a date, which a kill between the two leaves: JAX's eviction stops at one. Where JAX evicts nothing, and the
+    cache is full, it is emptied."""
+    if not home.has_name() and folder.is_dir():
+        entries = list(os.scandir(folder))
+        if sum(entry.stat().st_size for entry in entries) > CACHE_BYTES:
+            for entry in entries:
+                os.unlink(entry.path)
     names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     for name in names:
         if name.endswith("-cache") and f"{name.removesuffix('-cache')}-atime" not in names:
@@ -258,7 +292,7 @@ def _check_node(path: str, node: Any) -> None:
         names = [name for name in parameters if name not in _GIVEN_BY_US or path != "problem"]
         if path == "optim" and "schedule" not in names:
             names.append("schedule")  # of a transformation of optax's own, which we wrap
-        if "learning_rate" in names:
+        if path == "optim" and "learning_rate" in names:
             names.append("lr")
         for key in node:
             if key not in _HYDRA_KEYS and key not in names and not takes_all:
@@ -346,14 +380,37 @@ def _optimizer(node: dict[str, Any]) -> Any:
         )
     _check_allowed(node["_target_"])
     target = get_object(node["_target_"])
+    options = {key: _made_inside(f"optim.{key}", value) for key, value in options.items()}
+    args = _made_inside("optim._args_", node.get("_args_") or [])
     if str(getattr(target, "__module__", None)).split(".")[0] != "optax":
-        try:
-            found = target(**options, **({"schedule": made} if made is not None else {}))
-        except TypeError as error:
-            raise ConfigError(f"optim: {_first_line(error)}") from error
-        if isinstance(found, Optimizer):
-            return found
-    return from_optax(target, schedule=made, **options)
+        takes = inspect.signature(target).parameters
+        if made is None or "schedule" in takes:  # else it is wrapped, and the schedule goes in as its learning rate
+            try:
+                found = target(*args, **options, **({"schedule": made} if made is not None else {}))
+            except TypeError as error:
+                raise ConfigError(f"optim: {_first_line(error)}") from error
+            if isinstance(found, Optimizer):
+                return found
+    else:  # optax's sequences are tuples, which one can tell apart by their values
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return from_optax(target, *args, schedule=made, **options)
+
+
+def _made_inside(path: str, node: Any) -> Any:
+    """An option, with every mapping in it that has a _target_ made, as Hydra does."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            return _part(path, json.dumps(node))
+        return {key: _made_inside(f"{path}.{key}", value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_made_inside(f"{path}.{index}", value) for index, value in enumerate(node)]
+    return node
+
+
+@functools.lru_cache(maxsize=32)
+def _part(path: str, node: str) -> Any:
+    """One object for one config, so that jobs with the same parts share their compiled programs."""
+    return _instantiate(path, json.loads(node))
 
 
 @functools.lru_cache(maxsize=32)
@@ -364,22 +421,18 @@ def _check_allowed(target: str) -> None:
 
 def _check_update(node: dict[str, Any], optimizer: Any, problem: Any) -> None:
     """Refuses arguments that optax's functions find wrong only when a step is traced; nothing is computed."""
-    import jax
+    from curvexp.optim import check_step
 
     schedule = node.get("schedule")
     targets = [str(part.get("_target_")) for part in (node, schedule) if isinstance(part, dict)]
     if all(target.startswith("curvexp.") for target in targets) or not all(map(_is_known, targets)):
         return
-
-    def step(key: Any) -> Any:
-        params = problem.init(key)
-        return optimizer.transform.update(params, optimizer.transform.init(params), params)
-
     try:
-        jax.eval_shape(step, jax.random.key(0))
+        check_step(optimizer, problem.init)
     except Exception as error:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         raise ConfigError(
-            f"optim: {' and '.join(targets)} cannot be called so: {type(error).__name__}: {_first_line(error)}. Change optim.KEY."
+            f"optim: {' and '.join(targets)} cannot be called so: {kind}{_first_line(error)}. Change optim.KEY."
         ) from error
 
 
@@ -395,10 +448,11 @@ def _schedule(node: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _problem(problem: str, preprocess: str, precision: str, devices: int | Literal["all"]) -> Any:
-    """One problem for one config: jobs that differ in seed, optimizer or probe alone share its data and compiled programs."""
+def _problem(problem: str, preprocess: str, dtype: str, devices: int | Literal["all"]) -> tuple[Any, Any]:
+    """One problem for one config, and its preprocessing: jobs that differ in seed, optimizer or probe alone share data and programs."""
     import jax.numpy as jnp
 
+    from curvexp.preprocess import watched
     from curvexp.problem.placement import spread
 
     builder = _instantiate("problem", {**json.loads(problem), "_partial_": True})
@@ -408,8 +462,29 @@ def _problem(problem: str, preprocess: str, precision: str, devices: int | Liter
         raise ConfigError(f"problem: {_first_line(error)}. Change problem.") from error
     except ValueError:  # it has no signature
         pass
-    made = builder(preprocess=_instantiate("preprocess", json.loads(preprocess)), dtype=jnp.dtype(precision))
-    return made if devices == 1 else spread(made, devices)
+    prepared = watched(_instantiate("preprocess", json.loads(preprocess)))
+    made = builder(preprocess=prepared, dtype=jnp.dtype(dtype))
+    return (made if devices == 1 else spread(made, devices)), prepared
+
+
+def _check_preprocess(problem: Any, preprocess: Any, names: dict[str, str]) -> None:
+    """Refuses a preprocessing that the problem ignores: two equal runs would bear different names."""
+    from curvexp.preprocess import ignored
+
+    name = ignored(preprocess)
+    if name is None:
+        return
+    with contextlib.suppress(
+        Exception
+    ):  # a loss that raises is told by the run; it may be the first to ask for the preprocessing
+        import jax
+
+        jax.eval_shape(lambda key: problem.loss(problem.init(key), problem.data), jax.random.key(0))
+    if ignored(preprocess):
+        raise Unsupported(
+            f"preprocess={names.get('preprocess', name)} has no meaning for problem={names.get('problem', problem.name)}, which makes no "
+            "use of it. Choose preprocess=raw, or apply it in the problem's function."
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,9 +1,13 @@
 """What a person sees of a run: a progress bar, or quiet lines where there is no terminal, and a small table at its end."""
 
+import codecs
+import contextlib
 import math
 import numbers
+import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -11,17 +15,93 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from curvexp.record import SURE
+
 QUIET_SECONDS = 10.0  # between two lines where there is no terminal
+IN_ASCII = {  # for a stream whose encoding lacks the character
+    **{"→": "->", "–": "-", "−": "-", "≥": ">=", "≤": "<=", "±": "+-", "×": "x", "∞": "inf", "⁺": "+", "…": "...", "√": "sqrt"},
+    **{"κ": "kappa", "λ": "lambda", "α": "alpha", "β": "beta", "Σ": "Sigma", "‖": "|", "½": "1/2", "²": "^2", "ᵀ": "'", "·": "*"},
+    **dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)),
+}  # fmt: skip
+
+
+class Stream(Console):
+    """A console for any stream: a character that the stream cannot encode is shown in ASCII, and a reader that has gone ends nothing."""
+
+    def render_str(self, text: str, **options: Any) -> Any:
+        """The text as the stream can show it."""
+        return super().render_str(encodable(text, self.encoding), **options)
+
+    def on_broken_pipe(self) -> None:
+        """What follows is written nowhere: the run and its files do not depend on who reads along."""
+        self.quiet = True
+        nowhere(self.file)
 
 
 def out() -> Console:
     """The console for results, standard output."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Stream(soft_wrap=not sys.stdout.isatty(), highlight=False)
 
 
 def err() -> Console:
     """The console for progress and errors, standard error; while a bar is shown its own, which draws it anew below what is printed."""
-    return _live[-1].console if _live else Console(stderr=True, soft_wrap=True, highlight=False)
+    return _live[-1].console if _live else Stream(stderr=True, soft_wrap=True, highlight=False)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text with ASCII forms of the characters that the encoding lacks.
+
+    >>> encodable("κ 1 → 2", "cp1252")
+    'kappa 1 -> 2'
+    """
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(_encodable(letter, encoding) for letter in text)
+    return text
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """Of what a stream cannot encode the ASCII forms: a handler of errors for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_encodable(letter, "ascii") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("curvexp", _replaced)
+
+
+def _encodable(letter: str, encoding: str) -> str:
+    try:
+        letter.encode(encoding)
+    except UnicodeEncodeError:
+        return IN_ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode()
+    return letter
+
+
+@contextlib.contextmanager
+def any_stream() -> Iterator[None]:
+    """Within, no character and no reader that has gone makes standard output or error raise, also what libraries print."""
+    before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream, errors in before:
+        if errors == "strict":
+            stream.reconfigure(errors="curvexp")
+    try:
+        yield
+    finally:
+        for stream, errors in before:
+            try:
+                stream.reconfigure(errors=errors)  # it flushes
+            except BrokenPipeError:
+                nowhere(stream)
+
+
+def nowhere(stream: Any) -> None:
+    """Turns a stream whose reader has gone to the null device, so that nothing that is printed later raises."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 class Bar(Progress):
@@ -187,17 +267,23 @@ def _beside(value: Any, name: str, other: Any, *, digits: int) -> str:
 def _span(summary: dict[str, Any], name: str) -> str:
     if summary.get(name) is None:
         return ""
-    return f"{number(summary.get(f'{name}_start'))} → {number(summary[name])}"
+    start, end = (number(summary.get(name + suffix)) + _mark(summary, name, suffix) for suffix in ("_start", ""))
+    return f"{start} → {end}"
+
+
+def _mark(summary: dict[str, Any], name: str, suffix: str = "") -> str:
+    """Of an eigenvalue beyond which another may have been missed."""
+    return " (unchecked)" if (summary.get(f"{name}_missed{suffix}") or 0) > SURE else ""
 
 
 def _sharpness(summary: dict[str, Any]) -> str:
     if summary.get("sharpness") is None:
         return ""
-    margin = summary.get("stability_margin")
+    margin, mark = summary.get("stability_margin"), _mark(summary, "sharpness")
     if margin is None:
-        return _beside(summary["sharpness"], "threshold", summary.get("threshold"), digits=4)
+        return _beside(summary["sharpness"], "threshold", summary.get("threshold"), digits=4) + mark
     where = _over(summary) or f"{number(margin, 3)} of the threshold"
-    return f"{number(summary['sharpness'])}  ({where}, {number(summary.get('threshold'))})"
+    return f"{number(summary['sharpness'])}{mark}  ({where}, {number(summary.get('threshold'))})"
 
 
 def _over(scalars: dict[str, Any]) -> str:

@@ -19,16 +19,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from curvexp import __version__, console, private, resume
+from curvexp import __version__, console, private, resume, supervisor
 from curvexp import config as configs
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.quantities import QUANTITIES
-from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable
+from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, ending, jsonable
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
-AT_START = [
-    quantity.name for quantity in QUANTITIES if quantity.start
-]  # the summary has their first values as NAME_start
+ONE_SIGNAL = 0.5  # seconds within which a signal is the same: one that goes to all processes of a sweep comes twice, see supervisor
+AT_START = [q.name for q in QUANTITIES if q.start]  # of these the summary has the first values too, as NAME_start
 
 
 class Place(NamedTuple):
@@ -288,9 +287,9 @@ class Job:
             console.out().print(console.result(place.title, summary, _short(place.folder)))
         if summary["status"] == "interrupted":
             if not place.sweep:
-                console.err().print(
-                    f"Go on with it: python -m curvexp resume={console.printable(_short(place.folder))}"
-                )
+                recorded = resume.recorded(place.folder)
+                line = resume.command(_short(place.folder), sweep=False, trust=resume.packages(recorded))
+                console.err().print(f"Go on with it: {console.printable(line)}")
             raise KeyboardInterrupt(summary["reason"])
         if summary.get("refused"):
             return Refused("nan")
@@ -306,6 +305,8 @@ def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: 
     """What is to be done in this job's folder: `new`, `on` from its last checkpoint, `anew` from the start, or `nothing`."""
     queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if control["resume"]:
+        if any((place.folder / name).exists() for name in MARKS):  # what a refusal finds stays as it is
+            store.leave()
         resume.check_targets(config, control["trust"] or ())
     if (control["resume"] is None and not queued_again) or not (place.folder / "config.json").exists():
         return "new" if not (control["resume"] and (place.folder / "metrics.jsonl").exists()) else "anew"
@@ -466,6 +467,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.caught: str | None = None
+        self.time = 0.0
         self.before: dict[int, Any] = {}
         self.keep = False
 
@@ -494,9 +496,19 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        again, self.caught = self.caught is not None, "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        again = self.caught is not None and time.monotonic() - self.time > ONE_SIGNAL
+        if self.caught is None:
+            self.caught, self.time = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C", time.monotonic()
         if again:
             raise KeyboardInterrupt(self.caught)
+
+
+class Begun(NamedTuple):
+    """What Hydra runs: its config, when it began, and whether its sweep's folder was made for it."""
+
+    config: DictConfig
+    since: float
+    new: bool = True
 
 
 class ReportAtEnd(Callback):
@@ -504,30 +516,35 @@ class ReportAtEnd(Callback):
 
     failed = 0
     refused = 0  # jobs that left no trace, as the sweeper counts them
-    begun: tuple[DictConfig, bool] | None = None  # the config that Hydra runs by, and whether its sweep's folder is new
+    begun: Begun | None = None
+    line: str | None = None  # the command that goes on with the sweep, where its sweeper has the same jobs again
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Knows where the job will be."""
-        ReportAtEnd.begun = config, True
+        ReportAtEnd.begun = Begun(config, time.time())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Counts anew."""
-        ReportAtEnd.failed = ReportAtEnd.refused = 0
-        ReportAtEnd.begun = config, not Path(str(config.hydra.sweep.dir)).exists()
+        ReportAtEnd.failed, ReportAtEnd.refused, ReportAtEnd.line = 0, 0, None
+        folder = Path(str(config.hydra.sweep.dir))
+        ReportAtEnd.begun = Begun(config, time.time(), not folder.exists())
+        sweeper, launcher = (str(config.hydra[part].get("_target_")) for part in ("sweeper", "launcher"))
+        supervisor.began(folder, sweeper=sweeper, launcher=launcher, line=resume.of_sweep(config))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints and writes the report of the sweep's folder."""
         report(Path(str(config.hydra.sweep.dir)))
+        supervisor.note(code=int(ReportAtEnd.failed + ReportAtEnd.refused > 0))
 
 
 def stopped(reason: str) -> bool:
-    """Records, in every folder that was made for a job which then did not begin, that it failed; whether there is one.
+    """Records the end of every job that what stopped Hydra left without one, and reports on a sweep; whether a job was begun.
 
     A sweep's folder without a job is taken away again.
     """
     if ReportAtEnd.begun is None:
         return False
-    (config, new), ReportAtEnd.begun = ReportAtEnd.begun, None
+    (config, since, new), ReportAtEnd.begun = ReportAtEnd.begun, None
     sweep = config.hydra.mode == RunMode.MULTIRUN
     folder = Path(str(config.hydra.sweep.dir if sweep else config.hydra.run.dir))
     made = [folder] if folder.is_dir() else []
@@ -541,13 +558,27 @@ def stopped(reason: str) -> bool:
         chosen = config.hydra.runtime.choices
         store.start(_plain(config), {key: str(chosen.get(key)) for key in ("problem", "preprocess", "optim", "probe")})
         store.finish(status="failed", reason=reason)
-    if sweep and made:
+    if not sweep:
+        return bool(made)
+    left = ending.unfinished(folder, since)
+    ending.end(left, reason)
+    if made or left or _recorded(folder, since):
         report(folder)
-    elif sweep and new and folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+        if ReportAtEnd.line:
+            retry = " retry=failed" * bool(made or left)
+            console.err().print(f"Go on with it: {console.printable(ReportAtEnd.line)}{retry}")
+        return True
+    if new and folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
         (folder / "multirun.yaml").unlink()
         with contextlib.suppress(OSError):  # its parents as far as nothing else is in them
             os.removedirs(folder)
-    return bool(made)
+    return False
+
+
+def _recorded(folder: Path, since: float) -> bool:
+    """Whether a job under the folder was recorded since then."""
+    summaries = (Path(path) / "summary.json" for path, _, names in os.walk(folder) if "summary.json" in names)
+    return any(path.stat().st_mtime >= since - 1 for path in summaries)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -558,12 +589,21 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def report(folder: Path) -> None:
-    """The sweep's table, on the screen and in its folder; counts its failed jobs."""
+    """The sweep's table, on the screen and in its folder; counts its failed jobs, and as one more a table that cannot be made."""
     from curvexp.report import summarize
+    from curvexp.store import load_runs
 
-    if folder.is_dir():
-        runs = summarize(folder, console.out(), page=True)
-        ReportAtEnd.failed = int((runs["status"] == "failed").sum())
+    if not folder.is_dir():
+        return
+    try:
+        found = load_runs(folder)
+        ReportAtEnd.failed = int((found.runs["status"] == "failed").sum())
+        summarize(folder, console.out(), page=True, found=found)
+    except Exception as error:
+        ReportAtEnd.failed += 1
+        console.refuse(
+            f"the report was not made: {type(error).__name__}: {error}. Try python -m curvexp.report {folder}"
+        )
 
 
 @functools.cache

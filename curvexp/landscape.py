@@ -18,6 +18,8 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp.curvature import Objective, hessian
 from curvexp.linalg import eigsh
+from curvexp.linalg.precision import at_least_float32, full_precision
+from curvexp.programs import compiled
 
 POINTS = 41  # a side
 POINTS_NETWORK = 25
@@ -34,7 +36,7 @@ def parameter_plane(
 
     The window is a square over the path, the optimum, and the critical point of the local quadratic model where that is near.
     """
-    flat, unravel = ravel_pytree(params)
+    flat, unravel = ravel_pytree(at_least_float32(params))
     params = unravel(jnp.asarray(path[-1], flat.dtype))
     values, vectors = np.linalg.eigh(np.asarray(hessian(whole, params).dense(), np.float64))
     points = path if optimum is None else np.vstack([path, np.reshape(optimum, (1, 2))])
@@ -75,6 +77,7 @@ def around(whole: Objective, params: Any, *, step: int, key: Any) -> list[dict[s
 
     Along an eigenvector the reach is where its quadratic model has doubled the loss, √(2 loss / |λ|), at most half of ‖θ‖.
     """
+    params = at_least_float32(params)
     size = float(jnp.linalg.norm(ravel_pytree(params)[0]))
     found = eigsh(hessian(whole, params), k=2, tol=1e-2, key=key)
     loss = max(abs(float(whole(params))), 1e-12)
@@ -111,10 +114,14 @@ def filter_normalized(params: Any, key: Any) -> Any:
     return jax.tree.unflatten(shape, [one(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
 
-_gradient = jax.jit(lambda whole, params: jax.grad(whole)(params))
+@compiled
+@full_precision
+def _gradient(whole: Any, params: Any) -> Any:
+    return jax.grad(whole)(params)
 
 
-@jax.jit
+@compiled
+@full_precision
 def _grid(whole: Objective, params: Any, u: Any, v: Any, xs: Any, ys: Any) -> Any:
     def at(x: Any, y: Any) -> Any:
         return whole(jax.tree.map(lambda p, a, b: p + x * a + y * b, params, u, v))

@@ -2,7 +2,8 @@
 
 Jobs whose overrides differ in numbers alone are composed once and varied. In step each leaves its own folder, records, summary and W&B run,
 by the same code as alone, while `training.run_many` trains all that share functions and shapes as rows of one program. A number that
-changes a shape parts them into further programs, one after the other; a job that has no like goes by itself.
+changes a shape parts them into further programs, one after the other; a job that has no like goes by itself. Beside a person's callback
+with an on_job_start the jobs go one after the other: such a callback keeps, or sets, something for the one job that runs.
 """
 
 import copy
@@ -20,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
 
@@ -91,11 +93,20 @@ def distinct(batch: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     return list(found.values())
 
 
-def check_batch(batch: Sequence[Sequence[str]], *, config: DictConfig, context: Any) -> None:
-    """Composes the jobs, one for all that differ in numbers alone; it raises where one cannot be. The launcher takes up the last ones."""
+def check_batch(batch: Sequence[Sequence[str]], *, config: DictConfig, context: Any) -> list[dict[str, Any]]:
+    """Composes the jobs, one for all that differ in numbers alone; it raises where one cannot be. The launcher takes up the last ones.
+
+    Returns:
+        The configs in plain Python, Hydra's part aside, interpolations as they stand.
+    """
     _composed.clear()
+    found = []
     for overrides in distinct(batch):
-        _compose(overrides, config, context)
+        composed = _compose(overrides, config, context)
+        keys = [str(key) for key in composed if key != "hydra"]
+        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys))
+        found.append(plain)
+    return found
 
 
 def in_turn(jobs: Sequence[Job], *, config: DictConfig, context: Any, task: Callable[..., Any]) -> list[JobReturn]:
@@ -137,10 +148,14 @@ def launch(
     found: dict[int, JobReturn] = {}
     for part in (group[begin : begin + most] for group in groups.values() for begin in range(0, len(group), most)):
         first = _Group(part[0], config, context)
-        if first.ordinary and len(part) > 1:
+        if first.ordinary and len(part) > 1 and not first.begins:
             found |= _together(part, first)
         elif first.ordinary:
-            found[part[0].number] = first.run(part[0], task)
+            found |= {job.number: first.run(job, task) for job in part}
+            if len(part) > 1:
+                console.err().print(
+                    f"one after the other, for on_job_start of {console.printable(', '.join(first.begins))}"
+                )
         else:
             found |= {job.number: _alone(job, config, context, task) for job in part}
             if len(part) > 1:
@@ -322,10 +337,12 @@ def _is_number(override: Override) -> bool:
 _composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
 
-def _compose(overrides: Sequence[str], config: DictConfig, context: Any) -> None:
+def _compose(overrides: Sequence[str], config: DictConfig, context: Any) -> DictConfig:
     if len(_composed) == COMPOSED:
         del _composed[next(iter(_composed))]
-    _composed[tuple(overrides)] = config, context.config_loader.load_sweep_config(config, list(overrides))
+    composed: DictConfig = context.config_loader.load_sweep_config(config, list(overrides))
+    _composed[tuple(overrides)] = config, composed
+    return composed
 
 
 class _Group:
@@ -356,6 +373,12 @@ class _Group:
         job, logging = self.plain["job"], self.plain["job_logging"]
         quiet = logging is not None and logging.get("root", 0) is None
         return not (self.overruled or job["chdir"] or job["env_set"] or self.plain["verbose"]) and quiet
+
+    @property
+    def begins(self) -> list[str]:
+        """Callbacks that do something when a job begins, by their class: it would be undone by the next job that begins in step."""
+        kinds = [type(callback) for callback in self.callbacks.callbacks]
+        return [kind.__name__ for kind in kinds if getattr(kind, "on_job_start", None) is not Callback.on_job_start]
 
     def run(self, job: Job, task: Callable[..., Any]) -> JobReturn:
         """Runs a job by itself; what it came to."""

@@ -28,8 +28,11 @@ from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.host import fetch, threads
 from curvexp.linalg import dense_eigh
+from curvexp.linalg.eigenpairs import Start
+from curvexp.linalg.layout import LARGE
+from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import condition_number_bound, condition_numbers, eps_of, solved
+from curvexp.probe import as_rows, chance, condition_number_bound, condition_numbers, eps_of, solved
 from curvexp.programs import compiled
 from curvexp.record import Reading
 
@@ -44,23 +47,29 @@ class Past(NamedTuple):
 
     Attributes:
         step: of the record before. gradient, momentum: there, or None.
-        vectors: eigenvectors of the preconditioned Hessian at the last reading, the next one's warm start; or None.
+        vectors, scout: of the preconditioned Hessian at the last reading, the next one's warm start (see `eigsh`); or None.
+        readings: made so far.
     """
 
     step: Any = None
     gradient: Any = None
     momentum: Any = None
     vectors: Any = None
+    scout: Any = None
+    readings: int = 0
 
 
 class Spectrum(NamedTuple):
-    """Eigenpairs of the operator that decides stability, as a Reading has them, and the products that they took."""
+    """Eigenpairs of the operator that decides stability, as a Reading has them, and the products that they took; those of a preconditioned
+    Hessian by products with the next one's scout, and the probabilities that one of them was missed, and one above them."""
 
     eigenvalues: np.ndarray
     residuals: np.ndarray
     eigenvectors: Any
     complete: bool
     products: int
+    scout: Any = None
+    missed: Any = None
 
 
 def enter(
@@ -76,6 +85,7 @@ def enter(
     optimum: Any,
     batch_size: int | None,
     tol: float,
+    full: bool,
     key: Any,
 ) -> tuple[dict[str, Any], Reading, Past]:
     """A reading's scalars, the reading with its `ledger`, and what the next one looks back at.
@@ -87,12 +97,14 @@ def enter(
         loss: over all training data. base: the minimum, or a lower bound of it; None where neither is known.
         optimum: parameters at the minimum, or None.
         batch_size: of the training, None for all examples. tol: relative residual of the preconditioned Hessian's eigenvalues.
+        full: whether these are checked in full for what was missed.
 
     Returns:
         scalars, each None where it has no meaning:
             gradient_curvature g'Hg/g'g, best_lr_gradient g'g/g'Hg; for the step s that comes: change_predicted g's + ½s'Hs,
             change_actual, best_step −g's/s'Hs in multiples of s.
-            sharpness, its residual where there is a preconditioner, stability_margin sharpness/threshold.
+            sharpness, its residual where there is a preconditioner, the probability that a larger one was missed, where not all are
+            computed, stability_margin sharpness/threshold.
             effective_condition_number, effective_condition_number_positive, or effective_condition_number_bound: of A, whose top is
             the sharpness, as condition_number and the others are of H.
             gradient_share_tracked: what of the gradient's energy all tracked directions hold. bottleneck_eigenvalue, _loss_share,
@@ -105,11 +117,11 @@ def enter(
         reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
             (m,), nan where unknown; operator: hessian | preconditioned; loss_from: optimum | model; since: the record measured from.
     """
-    params = state.params
+    params = at_least_float32(state.params)
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
     gradient, divisor, forms, ratios, products = _account(
         whole,
-        params,
+        state.params,
         state.gradient,
         state.opt_state,
         batches,
@@ -125,7 +137,7 @@ def enter(
             exact = number == _batches(count, size)
             scalars |= _mean("batch_sharpness", ratios, exact) | _mean("trace_noise", products, exact)
             hvps += number * (1 + size / count)
-        spectrum = _spectrum(whole, params, reading, divisor, start=past.vectors, tol=tol, key=key)
+        spectrum = _spectrum(whole, params, reading, divisor, past=past, tol=tol, full=full, key=key)
         hvps += spectrum.products
         scalars |= _stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
         if spectrum.eigenvectors is not None and np.isfinite(spectrum.eigenvalues).all():
@@ -133,6 +145,8 @@ def enter(
                 optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum
             )
             ledger = {"operator": "hessian" if divisor is None else "preconditioned", **directions}
+            if spectrum.missed is not None:
+                ledger["missed"] = spectrum.missed[0]
             scalars |= _answers(ledger, lower="lambda_min" in reading.scalars and len(spectrum.eigenvalues) > 1)
             if not spectrum.complete and "samples" not in reading.extra:
                 scalars |= _rest(optimizer, ledger, used, rest, forms["ghg_divided"] / forms["gg_divided"])
@@ -140,7 +154,8 @@ def enter(
     scalars["hvps"] = hvps
     keep = spectrum.eigenvectors if divisor is not None and not spectrum.complete else None
     kept = keep if np.isfinite(spectrum.eigenvalues).all() else None
-    past = Past(state.step, gradient, momentum_of(state.opt_state), kept)
+    scout = spectrum.scout if kept is not None else None
+    past = Past(state.step, gradient, momentum(optimizer, state), kept, scout, past.readings + 1)
     return _without_nan(scalars), reading._replace(eigenvectors=None), past
 
 
@@ -158,6 +173,11 @@ def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.nd
     """
     ratios, products = _noise(loss, params, jax.device_put(np.asarray(batches)))
     return np.asarray(ratios, np.float64), np.asarray(products, np.float64)
+
+
+def momentum(optimizer: Optimizer, state: Any) -> Any:
+    """The momentum in a training state, a pytree like the parameters; None where theory's iteration has none."""
+    return None if optimizer.iteration is None else momentum_of(state.opt_state)
 
 
 def draw_batches(loss: Objective, batch_size: int, key: Any, *, most: int = BATCHES) -> Any:
@@ -209,12 +229,18 @@ def _stability(
     *,
     eps: float,
 ) -> dict[str, Any]:
-    """Sharpness beside its threshold, and the condition numbers of the operator that it belongs to."""
+    """Sharpness beside its threshold, and the condition numbers of the operator that it belongs to; nothing where that is not known."""
     scalars: dict[str, Any] = {}
+    if optimizer.operator is None:
+        return scalars
     if divided:
         scalars = {"sharpness": spectrum.eigenvalues[-1], "sharpness_residual": spectrum.residuals[-1]}
+        if spectrum.missed is not None:
+            scalars["sharpness_missed"] = spectrum.missed[1]
     elif "lambda_max" in reading.scalars:
         scalars = {"sharpness": reading.scalars["lambda_max"]}
+        if "lambda_max_missed" in reading.scalars:
+            scalars["sharpness_missed"] = reading.scalars["lambda_max_missed"]
     if optimizer.threshold is not None and "sharpness" in scalars:
         with np.errstate(divide="ignore", invalid="ignore"):  # an lr of a schedule may be infinite, its threshold 0
             margin = np.float64(scalars["sharpness"]) / np.float64(optimizer.threshold(hyper))
@@ -256,11 +282,13 @@ def _rest(
     if not share > LEAST_REST:
         return {}
     outside = (curvature - float(ledger["gradient_share"] @ ledger["eigenvalues"])) / share
+    predicted, iteration = _predicted(optimizer, used, np.array([outside]))
     return {
         "rest_gradient_share": share,
         "rest_curvature": outside,
         "rest_contraction": shrinking,
-        "rest_contraction_theory": float(_predicted(optimizer, used, np.array([outside]))[0][0]),
+        # momentum's rate is no function of a mean curvature, and the norm of a gradient is not its mode's
+        "rest_contraction_theory": float(predicted[0]) if iteration.shape[-1] == 1 else math.nan,
     }
 
 
@@ -279,7 +307,7 @@ def _plain(value: Any) -> float | int:
 
 
 def _spectrum(
-    whole: Objective, params: Any, reading: Reading, divisor: Any, *, start: Any, tol: float, key: Any
+    whole: Objective, params: Any, reading: Reading, divisor: Any, *, past: Past, tol: float, full: bool, key: Any
 ) -> Spectrum:
     """The reading's own eigenpairs; or as many of the preconditioned Hessian, from the reading's dense Hessian where it has one."""
     values, residuals = reading.eigenvalues, reading.residuals
@@ -301,9 +329,12 @@ def _spectrum(
     )
     op = preconditioned(hessian(whole, params), divisor)
     both = k > 1 and "lambda_min" in reading.scalars
-    pairs = solved(op, k=k, which="BE" if both else "LA", tol=tol, start=start, key=key)
+    start = None if past.vectors is None else Start(past.vectors, past.scout)
+    check = "full" if full or start is None else None
+    pairs = solved(op, k=k, which="BE" if both else "LA", tol=tol, start=start, check=check, key=key)
     values, residuals = np.asarray(pairs.eigenvalues, np.float64), np.asarray(pairs.residuals, np.float64)
-    return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs))
+    missed = (chance(pairs.missed), chance(np.asarray(pairs.missed_ends)[1]))
+    return Spectrum(values, residuals, pairs.eigenvectors, False, int(pairs.matvecs), pairs.scout, missed)
 
 
 # ---- figures of each direction --------------------------------------------------------------------------------------------------
@@ -322,13 +353,14 @@ def _directions(
     optimum: Any,
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
     """The ledger's columns, each (m,); the numbers of the steps that they look back on; the shrinking of what is not tracked."""
-    momentum = momentum_of(state.opt_state)
-    before = (past.gradient, past.momentum) if past.step is not None else (gradient, momentum)
-    vectors = {"gradient": gradient, "momentum": momentum, "gradient_before": before[0], "momentum_before": before[1]}
+    m = momentum(optimizer, state)
+    before = (past.gradient, past.momentum) if past.step is not None else (gradient, m)
+    vectors = {"gradient": gradient, "momentum": m, "gradient_before": before[0], "momentum_before": before[1]}
     given = {name: vector for name, vector in vectors.items() if vector is not None}
     found, norms = _project(spectrum.eigenvectors, given, state.params, optimum, divisor)
     values = spectrum.eigenvalues
-    floor = theory.rounding_floor(values, eps=eps_of(state.params)) if spectrum.complete else spectrum.residuals
+    eps = eps_of(at_least_float32(state.params))
+    floor = theory.rounding_floor(values, eps=eps) if spectrum.complete else spectrum.residuals
     if optimum is not None:
         along = 0.5 * values * found["offset"] ** 2
     else:
@@ -387,6 +419,9 @@ def _project(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Components along each eigenvector, (m,), and norms, in the coordinates P^(1/2)θ: of `vectors` as gradients, and of the way from the
     optimum, where it is known, as `offset`."""
+    if not isinstance(eigenvectors, np.ndarray) and sum(leaf.size for leaf in jax.tree.leaves(params)) <= LARGE:
+        eigenvectors, vectors, params, optimum, divisor = fetch((eigenvectors, vectors, params, optimum, divisor))
+        eigenvectors = as_rows(eigenvectors).T  # the host has it before a program for it is compiled
     if isinstance(eigenvectors, np.ndarray):
         found = {name: _flat(vector) for name, vector in vectors.items()}
         if divisor is not None:
@@ -396,7 +431,7 @@ def _project(
             offset = _flat(params) - _flat(optimum)
             found["offset"] = offset if divisor is None else offset * roots
         rows = np.stack(list(found.values()))
-        with threads(len(eigenvectors)), np.errstate(invalid="ignore", over="ignore"):
+        with threads(min(eigenvectors.shape)), np.errstate(invalid="ignore", over="ignore"):
             components = dict(zip(found, rows @ eigenvectors, strict=True))
             return components, dict(zip(found, np.linalg.norm(rows, axis=1).tolist(), strict=True))
     made, norms = fetch(_projected(eigenvectors, vectors, params, optimum, divisor))
@@ -411,6 +446,7 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 @functools.partial(compiled, static=("update", "preconditioner"))
+@full_precision
 def _account(
     loss: Any,
     params: Any,
@@ -427,7 +463,13 @@ def _account(
     One linearization of the gradient serves every product with H over all examples.
     """
     step, stepped = update(gradient, opt_state, params)
-    divisor = None if preconditioner is None else preconditioner(stepped)
+    divisor = None if preconditioner is None else at_least_float32(preconditioner(stepped))
+    if any(map(is_half, jax.tree.leaves(params))):
+        moved, params = (
+            optax.apply_updates(params, step),
+            at_least_float32(params),
+        )  # the step as rounded to the parameters
+        step = optax.tree.sub(at_least_float32(moved), params)
     gradient, product = jax.linearize(jax.grad(loss), params)
     divided = () if divisor is None else (jax.tree.map(jnp.divide, gradient, divisor),)
     vectors = (gradient, step, *divided)
@@ -460,11 +502,13 @@ def _noises(loss: Any, params: Any, gradient: Any, product: Callable[[Any], Any]
 
 
 @compiled
+@full_precision
 def _noise(loss: Any, params: Any, batches: Any) -> tuple[Any, Any]:
     return _noises(loss, params, *jax.linearize(jax.grad(loss), params), batches)
 
 
 @compiled
+@full_precision
 def _projected(eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any) -> tuple[Any, Any]:
     found, offset = dict(vectors), None if optimum is None else optax.tree.sub(params, optimum)
     if divisor is not None:

@@ -66,20 +66,23 @@ class OnceSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the jobs, where all of them can be composed: else it raises, and nothing is written. What each came to, by batch."""
-        from curvexp import console, launcher
+        from curvexp import console, launcher, resume, supervisor
         from curvexp.job import Refused, ReportAtEnd
 
         assert self.config is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        trust: dict[str, None] = {}
         for batch in self.split_arguments(overrides, self.max_batch_size):
-            launcher.check_batch(batch, config=self.config, context=self.hydra_context)
+            composed = launcher.check_batch(batch, config=self.config, context=self.hydra_context)
+            trust |= dict.fromkeys(package for config in composed for package in resume.packages(config))
+        ReportAtEnd.line = line = resume.of_sweep(self.config, [*trust])
+        supervisor.note(line=line)
         try:
             found = super().sweep(arguments)
         except KeyboardInterrupt:
-            folder = os.path.relpath(str(self.config.hydra.sweep.dir))
-            console.err().print(f"Go on with it: python -m curvexp -m resume={console.printable(folder)}")
+            console.err().print(f"Go on with it: {console.printable(line)}")
             raise
         ReportAtEnd.refused += sum(isinstance(job.return_value, Refused) for batch in found or () for job in batch)
         return found

@@ -65,9 +65,54 @@ class Preprocess(NamedTuple):
     hidden: BatchNorm | None = None
 
 
+class _Watched(Preprocess):
+    """A preprocessing that knows which of its parts were asked for."""
+
+    asked: set[str]
+
+    def __getattribute__(self, part: str) -> Any:
+        if part in Preprocess._fields:
+            object.__getattribute__(self, "asked").add(part)
+        return super().__getattribute__(part)
+
+    def __iter__(self) -> Any:
+        self.asked.update(Preprocess._fields)
+        return super().__iter__()
+
+    def __getitem__(self, part: Any) -> Any:
+        self.asked.update(Preprocess._fields)
+        return super().__getitem__(part)
+
+
+def watched(preprocess: Any) -> Any:
+    """The same preprocessing, of which `ignored` can tell whether it was made use of; anything else as it is."""
+    if not isinstance(preprocess, Preprocess):
+        return preprocess
+    found = _Watched(*preprocess)
+    found.asked = set()
+    return found
+
+
+def ignored(preprocess: Any) -> str | None:
+    """The name of a watched preprocessing that was not made use of, or None where it was, or nothing can be told.
+
+    What acts is its function on inputs or quadratics; where it has a batch normalization, that.
+
+    `raw` does nothing, and a problem that asked for the name may act by it: both count as made use of.
+    """
+    if not isinstance(preprocess, _Watched):
+        return None
+    name, hidden = (tuple.__getitem__(preprocess, Preprocess._fields.index(part)) for part in ("name", "hidden"))
+    acting = {"fit", "quadratic"} if hidden is None else {"hidden"}
+    return None if name == "raw" or preprocess.asked & {"name", *acting} else str(name)
+
+
 def raw() -> Preprocess:
     """Inputs as they are."""
     return Preprocess("raw", lambda inputs: lambda x: x, quadratic=lambda matrix, vector: (matrix, vector))
+
+
+RAW = raw()  # what a problem takes where none is given
 
 
 def centered() -> Preprocess:

@@ -4,10 +4,11 @@ A probe of your own is one function that returns a `Probe` whose `measure(loss, 
 that the next call gets (the last eigenvectors, for a warm start).
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +17,23 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from curvexp import memory, theory
-from curvexp.curvature import Objective, Operator, hessian, sampling_error
+from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
+from curvexp.curvature.chunks import checked as check_chunks
 from curvexp.errors import ConfigError
 from curvexp.host import SMALL, fetch, one_thread, threads, x64
-from curvexp.linalg import Eigenpairs, dense_eigh, eigsh, spectral_density
-from curvexp.linalg.eigenpairs import basis_size
+from curvexp.linalg import Eigenpairs, Estimate, dense_eigh, eigsh, spectral_density
+from curvexp.linalg.eigenpairs import Start, basis_size
 from curvexp.linalg.layout import LARGE, devices_of
+from curvexp.linalg.precision import full_precision
 from curvexp.number import is_number
 from curvexp.programs import compiled
 from curvexp.quantities import Quantity
-from curvexp.record import Reading
+from curvexp.record import SURE, Reading
 
 Loss = Any  # an Objective: a function of the parameters over all the training data
 PAIRS = 5  # from each end, where nothing is said
 MOST_PAIRS = 64  # from each end, where `above` asks for ever more: a basis of four times as many vectors
+CHECK_EVERY = 10  # readings
 GROUPS = 20  # of a sample's examples, from whose spread the sampling error is told
 
 
@@ -45,6 +49,8 @@ class Probe(NamedTuple):
         state: what `measure` gets at its first call.
         check: (parameters, problem) -> None, raises ConfigError where the probe cannot serve a problem of so many parameters.
         tol: relative residual asked of the sharpness of a preconditioned Hessian.
+        check_every: readings between two of which that sharpness is checked for larger eigenvalues that were missed.
+        measure_last: measures the last reading of a run in place of `measure`; None: `measure` does.
         quantities: descriptions of the scalars that `measure` adds to those of curvexp, see `curvexp.Quantity`.
         fills: parameters -> whether a reading takes all cores, or much memory, for itself; else rows of `run_many` are read side by side.
     """
@@ -55,6 +61,8 @@ class Probe(NamedTuple):
     state: Any = None
     check: Callable[[int, Any], None] = lambda size, problem: None
     tol: float = 1e-3
+    check_every: int = CHECK_EVERY
+    measure_last: Callable[[Loss, Any, Any, Any], tuple[Reading, Any]] | None = None
     quantities: tuple[Quantity, ...] = ()
     fills: Callable[[int], bool] = lambda size: size > LARGE
 
@@ -101,6 +109,7 @@ def top(
     k: int | None = None,
     which: str = "BE",
     every: int = 100,
+    check_every: int = CHECK_EVERY,
     tol: float = 1e-3,
     above: float | None = None,
     samples: int | None = None,
@@ -113,6 +122,8 @@ def top(
         k: eigenpairs from each end; None: five, or all where there are fewer.
         which: BE, both ends; LA, the largest alone, in fewer products.
         every: steps between readings.
+        check_every: readings between two that are checked in full for what the warm start missed; the first and the last always are. The
+            others are marked as unchecked.
         tol: residual ‖Hv − λv‖ asked for, relative to ‖H‖.
         above: k is doubled, and stays so, while the smallest of the k largest stands above this, up to MOST_PAIRS, half of the
             spectrum, and what the memory holds a basis for; None: k it is.
@@ -125,6 +136,7 @@ def top(
         raise ConfigError(f"probe.which={which}: expected BE (both ends) or LA (the largest). Change probe.which.")
     ends = 2 if which == "BE" else 1
     _count("every", every)
+    _count("check_every", check_every)
     _tolerance(tol)
     _optional("samples", samples, least=2 * GROUPS)
     _optional("chunk", chunk)
@@ -140,26 +152,29 @@ def top(
         if size > max(dense_below, ends * pairs):
             _check_basis(ends * pairs, size, problem)
 
-    def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
+    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
         size = _size(params)
         part = loss if samples is None else _sample(loss, samples, key)
         op = _hessian(part, params, chunk)
         if size <= max(dense_below, ends * pairs):
             return _sampled(_dense_reading(part, params, op), loss, part, params, None), state
-        found = _extremes(op, pairs, size, which=which, tol=tol, above=above, start=state, key=key)
+        tracked = _tracked(state, check_every, last)
+        found = _extremes(op, pairs, size, which=which, tol=tol, above=above, tracked=tracked, key=key)
         reading = _partial_reading(part, params, found, which)
-        return _sampled(reading, loss, part, params, found.eigenvectors), _next_start(found)
+        return _sampled(reading, loss, part, params, found.eigenvectors), _next_state(tracked, found)
 
     def fills(size: int) -> bool:
         return size > (SMALL if size <= max(dense_below, ends * pairs) else LARGE)
 
-    return Probe("top", measure, every, None, check, tol, fills=fills)
+    last = functools.partial(measure, last=True)
+    return Probe("top", measure, every, None, check, tol, check_every, last, fills=fills)
 
 
 def density(
     *,
     k: int | None = None,
     every: int = 100,
+    check_every: int = CHECK_EVERY,
     tol: float = 1e-3,
     vectors: int = 10,
     depth: int = 80,
@@ -168,11 +183,12 @@ def density(
     """The spectral density with its standard error, and the k largest and k smallest eigenvalues one by one.
 
     Args:
-        k, every, tol, chunk: as for `top`.
+        k, every, check_every, tol, chunk: as for `top`.
         vectors: random vectors of the stochastic Lanczos quadrature. depth: Lanczos steps from each.
     """
     pairs = _pairs(k)
     _count("every", every)
+    _count("check_every", check_every)
     _tolerance(tol)
     _count("vectors", vectors, least=2)
     _count("depth", depth)
@@ -187,12 +203,12 @@ def density(
         _check_data(problem, None, chunk)
         _check_basis(2 * pairs, size, problem)
 
-    def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
-        op = _hessian(loss, params, chunk)
-        found = _extremes(op, pairs, op.size, which="BE", tol=tol, above=None, start=state, key=key)
-        reading, start = _partial_reading(loss, params, found, "BE"), _next_start(found)
-        if start is None:
-            return reading, start
+    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
+        op, tracked = _hessian(loss, params, chunk), _tracked(state, check_every, last)
+        found = _extremes(op, pairs, op.size, which="BE", tol=tol, above=None, tracked=tracked, key=key)
+        reading, kept = _partial_reading(loss, params, found, "BE"), _next_state(tracked, found)
+        if kept is None:
+            return reading, kept
         rest = fetch(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))
         n = op.size
         scalars = {
@@ -204,9 +220,11 @@ def density(
             "hvps": reading.scalars["hvps"] + int(rest.matvecs),
         }
         curve = {name: np.asarray(getattr(rest, name), np.float64) for name in ("x", "density", "stderr")}
-        return reading._replace(scalars=scalars, extra={"density": {**curve, "width": float(rest.width)}}), start
+        return reading._replace(
+            scalars=scalars, extra={**reading.extra, "density": {**curve, "width": float(rest.width)}}
+        ), kept
 
-    return Probe("density", measure, every, None, check, tol)
+    return Probe("density", measure, every, None, check, tol, check_every, functools.partial(measure, last=True))
 
 
 def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
@@ -293,14 +311,40 @@ def sharpness(op: Operator, *, tol: float, key: Any) -> float:
     return float(values[-1] if values[-1] > 0 else np.abs(values).max())
 
 
+def as_rows(vectors: Any) -> np.ndarray:
+    """Vectors as a pytree, each leaf with a leading axis m, as rows (m, n) in float64."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(fetch(vectors))]
+    return np.concatenate([leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves], axis=1)
+
+
 @compiled
+@full_precision
+def gradient(loss: Loss, params: Any) -> Any:
+    """∇loss at params."""
+    return jax.grad(loss)(params)
+
+
 def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
+    """⟨v,g⟩²/‖g‖², (m,); of a small space on the host."""
+    if _size(params) > LARGE:
+        return _overlaps_on_device(loss, params, eigenvectors)
+    found = fetch(gradient(loss, params))
+    flat = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(found)])
+    with one_thread(True), np.errstate(invalid="ignore", over="ignore"):
+        energy = flat @ flat
+        return (as_rows(eigenvectors) @ flat) ** 2 / (energy if energy > 0 else 1)
+
+
+@compiled
+@full_precision
+def _overlaps_on_device(loss: Loss, params: Any, eigenvectors: Any) -> Any:
     gradient = jax.grad(loss)(params)
     energy = optax.tree.vdot(gradient, gradient)
     return jax.vmap(lambda v: optax.tree.vdot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
 
 
 @compiled
+@full_precision
 def _dense(loss: Loss, params: Any, operator: Operator) -> tuple[Any, Any]:
     """The matrix (n, n) and the gradient (n,)."""
     return operator.dense(), ravel_pytree(jax.grad(loss)(params))[0]
@@ -310,6 +354,17 @@ def _hessian(loss: Any, params: Any, chunk: int | None) -> Operator:
     return hessian(loss, params) if chunk is None else hessian(loss.loss, params, loss.data, chunk=chunk)
 
 
+def undivided(op: Operator) -> Operator:
+    """The operator in the form that a preconditioned one has, P = 1: to divide by 1 is exact.
+
+    `eigsh` then has one program for the Hessian and for the preconditioned one, of which it would take seconds to compile a second. In a
+    large space, where products take longer than that, the operator as it is.
+    """
+    if op.size > LARGE:
+        return op
+    return preconditioned(op, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), op.like))
+
+
 def _sample(loss: Objective, samples: int, key: Any) -> Objective:
     """The loss over examples drawn without replacement."""
     count = len(jax.tree.leaves(loss.data)[0])
@@ -317,15 +372,46 @@ def _sample(loss: Objective, samples: int, key: Any) -> Objective:
     return loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
 
 
+class Tracked(NamedTuple):
+    """Eigenpairs that are followed from reading to reading.
+
+    Attributes:
+        readings: made so far. start: what the last one left to start from, or None. full: whether this one is checked in full.
+    """
+
+    readings: int
+    start: Start | None
+    full: bool
+
+
+def _tracked(state: Any, check_every: int, last: bool) -> Tracked:
+    """Of the state that a probe gets, `_next_state`'s."""
+    readings = state["readings"] if state else 0
+    start = Start(state["eigenvectors"], state["scout"]) if state else None
+    return Tracked(readings, start, last or readings % check_every == 0)
+
+
+def _next_state(tracked: Tracked, found: Eigenpairs) -> dict[str, Any] | None:
+    """What the next reading starts from, in dicts and arrays alone, as a checkpoint keeps them; None where nothing was found.
+
+    A full check adds nothing to it, unless it finds what was missed: a run to which steps are added goes on as if it had not ended.
+    """
+    if not np.isfinite(found.eigenvalues).all():
+        return None
+    return {"readings": tracked.readings + 1, "eigenvectors": found.eigenvectors, "scout": found.scout}
+
+
 def _extremes(
-    op: Operator, pairs: int, size: int, *, which: Any, tol: float, above: float | None, start: Any, key: Any
+    op: Operator, pairs: int, size: int, *, which: Any, tol: float, above: float | None, tracked: Tracked, key: Any
 ) -> Eigenpairs:
     """`pairs` eigenpairs from each end (BE) or of the largest (LA), more where `above` or the last reading asks for them."""
-    made, ends = 0, 2 if which == "BE" else 1
+    op = undivided(op)
+    made, ends, start = 0, 2 if which == "BE" else 1, tracked.start
+    check: Literal["full"] | None = "full" if tracked.full else None
     if above is not None and start is not None:
-        pairs = max(pairs, len(jax.tree.leaves(start)[0]) // ends)
+        pairs = max(pairs, len(jax.tree.leaves(start.eigenvectors)[0]) // ends)
     while True:
-        found = solved(op, k=ends * pairs, which=which, tol=tol, start=start, key=key)
+        found = solved(op, k=ends * pairs, which=which, tol=tol, start=start, check=check, key=key)
         made += int(found.matvecs)
         grows = above is not None and found.converged and float(found.eigenvalues[-pairs]) > above
         if (
@@ -335,15 +421,19 @@ def _extremes(
             or _basis_bytes(2 * ends * pairs, size, op) > memory.device()
         ):
             return found._replace(matvecs=made)
-        pairs, start = 2 * pairs, found.eigenvectors
+        pairs, start = 2 * pairs, found.start
 
 
-def _next_start(found: Eigenpairs) -> Any:
-    return found.eigenvectors if np.isfinite(found.eigenvalues).all() else None
+def chance(missed: Any) -> float:
+    """A probability of Eigenpairs as it is recorded, in six digits: 1 bounds any that was not checked."""
+    return 1.0 if math.isnan(missed) else float(f"{float(missed):.6g}")
 
 
 def _partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> Reading:
     values, residuals = np.asarray(found.eigenvalues, np.float64), np.asarray(found.residuals, np.float64)
+    below, over = np.asarray(found.missed_ends)
+    missed = {"lambda_max_missed": chance(over), **({"lambda_min_missed": chance(below)} if which == "BE" else {})}
+    missed["eigenvalues_missed"] = chance(found.missed)
     return Reading(
         eigenvalues=values,
         residuals=residuals,
@@ -355,9 +445,10 @@ def _partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> 
             **({"lambda_min": values[0], "lambda_min_residual": residuals[0]} if which == "BE" else {}),
             "condition_number_bound": condition_number_bound(values, residuals),
             **inertia_bounds(values, residuals, size=_size(params), eps=eps_of(params), which=which),
+            **missed,
             "hvps": int(found.matvecs),
         },
-        extra={},
+        extra={"unchecked": [name.removesuffix("_missed") for name, value in missed.items() if value > SURE]},
         eigenvectors=found.eigenvectors,
     )
 
@@ -370,17 +461,21 @@ def _sampled(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors:
     extra: dict[str, Any] = {**reading.extra, "samples": count, "population": population}
     scalars = dict(reading.scalars)
     if eigenvectors is not None and np.isfinite(reading.eigenvalues).all():
-        found = sampling_error(
-            part.loss,
-            params,
-            part.data,
-            vectors=eigenvectors,
-            groups=GROUPS,
-            population=population,
-        )
-        extra["sampling_error"] = np.asarray(found.stderr, np.float64)
-        scalars["lambda_max_sampling_error"] = float(found.stderr[-1])
+        found = _sampling_error(part, params, eigenvectors, population)
+        if found is not None:
+            extra["sampling_error"] = np.asarray(found.stderr, np.float64)
+            scalars["lambda_max_sampling_error"] = float(found.stderr[-1])
     return reading._replace(scalars=scalars, extra=extra)
+
+
+def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population: int) -> Estimate | None:
+    """From as many groups of the sample as keep ghost batches whole, GROUPS of them where there are none; None where two do not."""
+    options = {"vectors": eigenvectors, "population": population}
+    count = len(jax.tree.leaves(part.data)[0])
+    for groups in (GROUPS, *(groups for groups in range(GROUPS - 1, 1, -1) if count % groups == 0)):
+        with contextlib.suppress(ValueError):
+            return sampling_error(part.loss, params, part.data, groups=groups, **options)
+    return None
 
 
 def _dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
@@ -481,6 +576,11 @@ def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:
                 f"them has another loss. Set probe.{name}=null, or choose preprocess.mode=ghost with preprocess.ghost a divisor of "
                 f"probe.{name}."
             )
+        try:  # a person's loss may couple examples too
+            params = problem.init(jax.random.key(0))
+            check_chunks(jax.tree_util.Partial(problem.loss), params, (problem.data,), value, name=f"probe.{name}")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _optional(key: str, value: Any, *, least: int = 1) -> None:

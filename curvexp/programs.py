@@ -6,11 +6,13 @@ structure and shape of arguments. It is released when a function that it was com
 when programs or memory maps become too many. A program that runs while it is released ends first: XLA holds it until then.
 """
 
+import collections
 import functools
 import gc
 import math
 import threading
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -54,8 +56,10 @@ def count() -> int:
 
 
 def release() -> None:
-    """Releases all programs; a function that is called again is compiled again."""
+    """Releases all programs: a function that is called again is compiled again. A warning of new functions may be given anew."""
     _table.entries.clear()
+    _table.new.clear()
+    _table.told = False
     gc.collect()  # what JAX holds of a program holds itself
 
 
@@ -67,12 +71,15 @@ class compiled:  # noqa: N801: a decorator
 
     Args:
         static: names of arguments that are no arrays, given by keyword. inline: as of jax.jit.
+        tells: warns once where the first argument is a function that is new in each call.
     """
 
-    def __init__(self, function: Callable[..., Any], *, static: tuple[str, ...] = (), inline: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, static: tuple[str, ...] = (), inline: bool = False, tells: bool = False
+    ) -> None:
         functools.update_wrapper(self, function)
         self.__name__ = function.__name__
-        self.function, self.static, self.inline = function, frozenset(static), inline
+        self.function, self.static, self.inline, self.tells = function, frozenset(static), inline, tells
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """The function's results."""
@@ -85,7 +92,28 @@ class compiled:  # noqa: N801: a decorator
         options, structure = jax.tree.flatten(static)
         options = [_weakly(option, weak) for option in options]
         key = (self, form, structure, tuple(options), tuple([_aval(leaf) for leaf in leaves]))
-        return kept(key, lambda: self._made(form, structure, options), weak)(*leaves)
+
+        def make() -> Any:
+            if self.tells and args and _is_partial(args[0]):
+                _tell(args[0].func, (self, structure, tuple(options), key[-1]))
+            return self._made(form, structure, options)
+
+        return kept(key, make, weak)(*leaves)
+
+    def lower(self, *args: Any, **static: Any) -> Any:
+        """The program as it is compiled, not run: as of jax.jit."""
+        return jax.jit(self.function, static_argnames=tuple(self.static)).lower(*args, **static)
+
+    def clear_cache(self) -> None:
+        """Releases the programs of this function."""
+        for key in self._keys():
+            _table.entries.pop(key, None)
+
+    def _cache_size(self) -> int:
+        return len(self._keys())
+
+    def _keys(self) -> list[Any]:
+        return [key for key in list(_table.entries) if key[0] is self]
 
     def _made(self, form: "_Form", structure: Any, options: list[Any]) -> Any:
         """The function of the leaves alone, jitted: no cache of JAX's then holds what the arguments are made of."""
@@ -119,8 +147,32 @@ class _Table:
 
     def __init__(self) -> None:
         self.entries: dict[Any, tuple[Any, tuple[_Weak, ...]]] = {}
-        self.lock = threading.RLock()  # runs in step call from several threads, and a function may go at any moment
+        self.new: collections.Counter[Any] = collections.Counter()  # programs of one definition, equal shapes
+        self.told = False
+        self.lock = (
+            threading.RLock()
+        )  # the rows of run_many are read by several threads, and a function may go at any moment
         self.bounds = Bounds(512, SHARE * _most_maps())
+
+
+def _tell(function: Any, alike: Any) -> None:
+    """Warns, once in a process, where one definition has been compiled several times for equal arguments."""
+    code = getattr(function, "__code__", None)
+    if _table.told or code is None:
+        return
+    if len(_table.new) > 1000:
+        _table.new.clear()
+    _table.new[code, alike] += 1
+    if _table.new[code, alike] == NEW_CLOSURES:
+        _table.told = True
+        _table.new.clear()
+        warnings.warn(
+            f"{function.__name__} is compiled anew: it is a new function in each call, the {NEW_CLOSURES}rd of this definition. Define it "
+            "once and pass arrays as arguments, jax.tree_util.Partial(function, *arrays), or an Operator, curvexp.hessian(loss, params, "
+            "*arrays): then one program serves all of them.",
+            RuntimeWarning,
+            stacklevel=6,
+        )
 
 
 def _make_room() -> None:

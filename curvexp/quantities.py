@@ -96,14 +96,14 @@ STABILITY = (
         "threshold",
         "theory",
         "largest eigenvalue of A at which the coming step is stable: 2/α; heavy ball 2(1+β)/α; Nesterov 2(1+β)/(α(1+2β)); "
-        "Adam 2(1+β₁)/((1−β₁)α); infinite where a schedule reaches 0",
+        "Adam 2(1+β₁)/((1−β₁)α); AdamW with decay w (1+β₁)(2−αw)/((1−β₁)α); infinite where a schedule reaches 0; null where A is not known",
         summary=True,
         overview=True,
     ),
     Quantity(
         "sharpness",
         "curvature",
-        "λmax of A, the curvature that decides stability. Above the threshold a step is unstable on a quadratic",
+        "λmax of A, the curvature that decides stability; null where A is not known. Above the threshold a step is unstable on a quadratic",
         summary=True,
         start=True,
         overview=True,
@@ -146,6 +146,22 @@ SPECTRUM = (
     ),
     Quantity("lambda_max_residual", "curvature", "‖Hv − λv‖ for λmax: some eigenvalue of H lies within it"),
     Quantity("lambda_min_residual", "curvature", "‖Hv − λv‖ for λmin: some eigenvalue of H lies within it"),
+    *(
+        Quantity(
+            f"{name}_missed",
+            "curvature",
+            f"part of the spectrum: upper bound of the probability that an eigenvalue beyond {what}, by more than tol·‖A‖, was missed. 1: "
+            "unchecked. The first, the last and each `probe.check_every`-th reading are checked. Above 1e-3 the value is marked: `?` in "
+            "the tables, `unchecked` in spectrum.jsonl",
+            start=True,
+        )
+        for name, what in (("lambda_max", "λmax"), ("lambda_min", "λmin"), ("sharpness", "the sharpness"))
+    ),
+    Quantity(
+        "eigenvalues_missed",
+        "curvature",
+        "part of the spectrum of H: the same for any of the pairs that were asked for; of A it is `missed` in the ledger",
+    ),
     Quantity(
         "lambda_max_sampling_error",
         "curvature",
@@ -277,7 +293,8 @@ DIRECTIONS = (
     Quantity(
         "rest_contraction_theory",
         "theory",
-        "part of the spectrum: the factor in theory for an eigenvalue of `rest_curvature`",
+        "part of the spectrum: the factor in theory for an eigenvalue of `rest_curvature`; without momentum alone, whose rate is no "
+        "function of a mean curvature",
     ),
 )
 
@@ -320,6 +337,12 @@ COLUMNS = (  # of spectrum.jsonl: arrays and what else stands in a reading
     Quantity("gradient_overlaps", "curvature", "⟨v,g⟩²/‖g‖² of each"),
     Quantity("density", "curvature", "spectral density of H: x, density, standard error, width of the smoothing"),
     Quantity("spectrum", "curvature", "picture of the spectrum over the steps"),
+    Quantity(
+        "unchecked",
+        "curvature",
+        "part of the spectrum: names of values beyond which an eigenvalue may have been missed",
+    ),
+    Quantity("upcast", "curvature", "parameters of 16 bits: their dtype; the curvature is measured in float32"),
     Quantity("samples", "curvature", "sample of the examples: their number"),
     Quantity("population", "curvature", "sample of the examples: number of those that it was drawn from"),
     Quantity("sampling_error", "curvature", "sample of the examples: standard error of each eigenvalue"),
@@ -328,6 +351,11 @@ COLUMNS = (  # of spectrum.jsonl: arrays and what else stands in a reading
 
 DIRECTION = (  # columns of a reading's ledger, one value a tracked eigenvector v of A
     Quantity("operator", "curvature", "`hessian` or `preconditioned`: which A"),
+    Quantity(
+        "missed",
+        "curvature",
+        "part of the spectrum: upper bound of the probability that one of the pairs asked for was missed; 1: unchecked",
+    ),
     Quantity("eigenvalues", "curvature", "λ, ascending"),
     Quantity("residuals", "curvature", "‖Av − λv‖ with v of length 1: some eigenvalue of A lies within it"),
     Quantity("gradient_share", "curvature", "⟨v,g⟩²/‖g‖², g over all training data. All directions together have 1"),
@@ -364,7 +392,8 @@ DIRECTION = (  # columns of a reading's ledger, one value a tracked eigenvector 
         "contraction_theory",
         "theory",
         "for the same steps and today's λ: \\|1 − αλ\\|, with momentum the spectral radius of its 2 × 2 iteration. With a schedule the "
-        "geometric mean over the lr of each step. At the first reading that of the coming step. NaN for an optimizer without theory",
+        "geometric mean over the lr of each step. At the first reading that of the coming step. NaN for an optimizer without theory, "
+        "and for AdamW with a weight decay, whose gradient does not shrink to 0",
     ),
 )
 

@@ -30,6 +30,9 @@ class Outcome(NamedTuple):
     rate_theory: float | None
 
 
+SURE = 1e-3  # probability of a missed eigenvalue, above which an end of a spectrum is marked as unchecked
+
+
 class Reading(NamedTuple):
     """What a probe measured at one step; every array is float64 numpy.
 
@@ -38,7 +41,8 @@ class Reading(NamedTuple):
         residuals: (m,), ‖Hv − λv‖₂ of each with v of unit length: some eigenvalue of H lies within it.
         gradient_overlaps: (m,), ⟨g,v⟩²/‖g‖², the share of the gradient's energy along each eigenvector; or None.
         complete: True where these are all n eigenvalues, False where they are the ends only.
-        scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars.
+        scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars. Where not all eigenvalues are computed
+            lambda_max_missed, lambda_min_missed and eigenvalues_missed bound the probabilities that one beyond was missed; 1: unchecked.
         extra: what else the probe measured, each under its own key: density {x, density, stderr}, trace {mean, stderr}, ledger.
         eigenvectors: what the ledger is kept along: a pytree like the parameters with a leading axis m, or a float64 matrix (n, m) of
             flat columns; None from a probe that has none, and in a record.
@@ -63,7 +67,7 @@ class Record(NamedTuple):
         state: the training state (parameters, optimizer state) at this step; never stored.
         seconds: wall time since the start of the run; None as the training yields it, which reads no clock.
         outcome: what the run amounts to, at its last record; else None.
-        note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`; else None.
+        note: what was chosen for the user, in a sentence, such as the step size of `lr=auto`, or why a quantity is absent; else None.
         snapshot: what `run` goes on from after this record, see `training.Snapshot`; never stored in the record's line.
         row: number of the run among those of `run_many`; 0 for a run alone.
     """

@@ -2,9 +2,11 @@
 
 import math
 import os
+import re
+import shlex
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -277,6 +279,63 @@ def again(sweep: Path) -> list[str]:
     return [f"resume={quoted(sweep)}", f"trust=['{ALL}']"]
 
 
+def command(folder: Path, *, sweep: bool, flags: Sequence[str] = (), trust: Sequence[str] = ()) -> str:
+    """What a person types to go on with a run or a sweep, quoted for a shell.
+
+    Args:
+        flags: such as --config-dir. trust: packages besides curvexp's own that the config names.
+
+    >>> print(command(Path("multirun/a b"), sweep=True, trust=["mylab"]))
+    python -m curvexp -m 'resume='"'"'multirun/a b'"'"'' trust=mylab
+    """
+    plain = re.fullmatch(r"[\w./-]*[A-Za-z_/-][\w./-]*", str(folder), re.ASCII)
+    words = [*flags, *["-m"] * sweep, f"resume={folder if plain else quoted(folder)}"]
+    if trust:
+        words.append(f"trust={trust[0]}" if len(trust) == 1 else f"trust=[{','.join(trust)}]")
+    return shlex.join(["python", "-m", "curvexp", *words])
+
+
+def of_sweep(config: Any, trust: Sequence[str] = ()) -> str:
+    """`command` for the sweep that Hydra runs by this config; `trust` names packages that its jobs need besides."""
+    runtime, flags = config.hydra.runtime, []
+    for source in runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", _short(Path(str(source.path)))]
+    if config.hydra.job.config_name != "config":
+        flags += ["--config-name", str(config.hydra.job.config_name)]
+    return command(Path(_short(Path(str(config.hydra.sweep.dir)))), sweep=True, flags=flags, trust=trust)
+
+
+def _short(path: Path) -> str:
+    """The path from here where it lies below."""
+    found = os.path.relpath(path)
+    return str(path.absolute()) if found.split(os.sep)[0] == os.pardir else found
+
+
+def packages(config: Any) -> list[str]:
+    """The packages that `trust` must name for a run of this config to be gone on with."""
+    found: list[str] = []
+    for path, target in _targets(config, ""):
+        package = str(target).split(".", 1)[0]
+        if package not in found:
+            try:
+                _check_target(path, target, found)
+            except ConfigError:
+                found.append(package)
+    return found
+
+
+def _targets(config: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every _target_ of a config, with its key."""
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        here = f"{path}.{key}" if path else str(key)
+        if key == "_target_":
+            yield here, value
+        else:
+            yield from _targets(value, here)
+
+
 def quoted(path: Path) -> str:
     """A path as the value of an override."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -287,7 +346,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
+def check_targets(config: Any, trust: Sequence[str] | str, *, path: str = "") -> None:
     """Refuses a config that names a function outside of the trusted packages, before anything of it is imported or called.
 
     An interpolation is refused too: a recorded config has none, and one could name such a function, or a variable of the environment.
@@ -295,6 +354,7 @@ def check_targets(config: Any, trust: Sequence[str], *, path: str = "") -> None:
     Raises:
         ConfigError: naming the function, or the key.
     """
+    trust = [trust] if isinstance(trust, str) else trust
     if ALL in trust:
         return
     if isinstance(config, str) and "${" in config:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from curvexp import private
 from curvexp.console import visible
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
@@ -24,6 +25,10 @@ from curvexp.quantities import QUANTITIES, Quantity, section
 from curvexp.record import Record
 
 MODES = ("auto", "online", "offline", "disabled")
+VARIABLE_MODES = {  # what the variable WANDB_MODE may say, two of them in older words of W&B's
+    **{mode: mode for mode in ("online", "offline", "disabled", "shared")},
+    **{"dryrun": "offline", "run": "online"},
+}
 EXIT_CODES = {"failed": 1, "interrupted": 130}  # any other ending is a result, and W&B shows such a run as finished
 LOGIN = "Run `wandb login`, or set the environment variable WANDB_API_KEY"
 
@@ -143,7 +148,15 @@ class _Wandb(Tracker):
         self.begun, self.spent = time.perf_counter(), 0.0
 
     def check(self) -> None:
-        mode = os.environ.get("WANDB_MODE", "") if self.mode == "auto" else self.mode
+        given = os.environ.get("WANDB_MODE")
+        if given is not None and given not in VARIABLE_MODES:
+            raise ConfigError(
+                f"WANDB_MODE={visible(given)}: expected online, offline or disabled, or no such variable. Change the environment variable "
+                "WANDB_MODE."
+            )
+        mode = VARIABLE_MODES[given] if self.mode == "auto" and given else self.mode
+        if mode != "disabled":
+            _check_environment()
         if mode in ("offline", "disabled"):
             self.mode = mode
             return
@@ -337,15 +350,47 @@ def _settings(timeout: float) -> Any:
     )
 
 
+def _check_environment() -> None:
+    """Refuses a variable of W&B's with a value that W&B would not take.
+
+    Raises:
+        ConfigError: naming the variable.
+    """
+    given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    if not given:
+        return
+    import wandb as client
+
+    for name, value in given.items():
+        try:
+            client.Settings().update_from_env_vars({name: value})
+        except Exception as error:  # of pydantic, and W&B's own
+            shown = "its value" if private.NAMED.search(name) else value
+            raise ConfigError(
+                f"{name}={shown}: {_said(error)}. Change the environment variable {name}, or choose track=off."
+            ) from error
+
+
+def _said(error: Exception) -> str:
+    """What is wrong with a value: pydantic says it in the second line of each of its errors."""
+    errors = getattr(error, "errors", None)
+    said = str(errors()[0]["msg"]) if callable(errors) else _first(error)
+    return visible(said).rstrip(".")
+
+
 def _has_key() -> bool:
     """Whether W&B finds a key in the environment or its files; asks neither the person nor the server."""
     import wandb as client
 
-    client.setup(settings=client.Settings(silent=True))
     try:
+        client.setup(settings=client.Settings(silent=True))
         return client.login(prompt=False, verify=False)
     except client.errors.AuthenticationError as error:
         raise ConfigError(f"track: {_first(error)} {LOGIN}; or choose track.mode=offline.") from error
+    except Exception as error:  # what its files of settings say, or that they cannot be read
+        raise ConfigError(
+            f"track: W&B does not start: {_said(error)}. Mend its settings, or choose track=off."
+        ) from error
 
 
 def _logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:

@@ -8,7 +8,8 @@ is the median of the ratios of the rounds.
 
 pairs     `eigsh`, top k to tol, beside m products; m is the number of steps after which plain Lanczos from one random vector has them
 density   `spectral_density`, 10 vectors of 80 steps, beside 800 products
-tracking  products a probe along gradient descent at the edge of stability (digits, 64-64-64-10, squared error, lr 0.2, every 10 steps)
+tracking  products a probe along gradient descent at the edge of stability (digits, 64-64-64-10, squared error, lr 0.2, every 10 steps),
+          each CHECK_EVERY-th one checked in full, as probe=top does
 compile   seconds of a first call: without and with a persistent cache
 memory    what the compiled program of `eigsh` allocates, as XLA plans it, beside basis + 3 gradients + activations
 """
@@ -32,6 +33,7 @@ from sklearn.datasets import load_digits
 from curvexp.curvature import Operator, hessian
 from curvexp.linalg import eigsh, spectral_density
 from curvexp.linalg.vectors import flat_product
+from curvexp.probe import CHECK_EVERY
 
 HIDDEN = {"small": (64, 64), "medium": (512, 512), "large": (1024, 1024)}
 PARTS = ("pairs", "density", "tracking", "compile", "memory")
@@ -127,12 +129,12 @@ def tracking(repeats: int) -> None:
 
     def run(k: int) -> tuple[Any, list[int]]:
         params, start, made = edge, None, []
-        for _ in range(stretches):
+        for reading in range(stretches):
             params = stretch(params)
             if k:
-                found = eigsh(hessian(squared_error, params, *data), k=k, tol=1e-3, start=start)
-                made.append(found.matvecs)
-                start = found.eigenvectors
+                op, check = hessian(squared_error, params, *data), "full" if reading % CHECK_EVERY == 0 else None
+                start = eigsh(op, k=k, tol=1e-3, start=start, check=check, key=jax.random.key(reading))
+                made.append(start.matvecs)
         return jax.block_until_ready(params), [int(m) for m in made]
 
     times = in_turn({"plain": lambda: run(0), "top 1": lambda: run(1), "top 5": lambda: run(5)}, repeats)

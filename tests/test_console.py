@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,25 @@ def shown(**figures):
     screen.print(console.result("run", summary, "folder"))
     rows = [line.rstrip().split("  ", 1) for line in screen.file.getvalue().splitlines()[1:]]
     return {name: text.strip() for name, text in rows}
+
+
+def test_a_reader_that_has_gone_ends_nothing():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="ascii") as file:
+        screen = console.Stream(file=file, width=80)
+        for number in range(3):
+            screen.print(f"line {number} →")
+        file.write("what follows goes nowhere")
+
+
+def test_streams_take_any_character_and_are_as_before(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", stream)
+    with console.any_stream():
+        print("λ → 日")
+    assert stream.errors == "strict"
+    assert stream.buffer.getvalue() == b"lambda -> \\u65e5\n"
 
 
 SLOW = {

@@ -1,5 +1,8 @@
 """Every operator against the dense matrix that automatic differentiation gives, in float64, and the identities between them."""
 
+import doctest
+import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -264,6 +267,199 @@ def test_sampling_error_covers_the_whole_datas_curvature_as_often_as_it_states(c
     assert (np.asarray(full.stderr) == 0).all()  # all examples: nothing is left to chance
     with pytest.raises(ValueError, match="population=5"):
         sampling_error(loss, params, inputs, targets, vectors=whole.eigenvectors, population=5)
+
+
+def test_sampling_error_is_unbiased_over_all_samples_of_a_population_in_unequal_groups():
+    """Each of 6 examples has the Hessian a_i: v'Hv of a sample is its mean. All 720 orders, of which a sample takes the first 5."""
+    values = np.array([0.3, 1.0, 2.5, -1.0, 4.0, 0.7])
+    orders = np.array(list(itertools.permutations(range(6))))[:, :5]
+
+    def loss(params, a):
+        return 0.5 * jnp.mean(a) * jnp.sum(params**2)
+
+    def of(order):
+        found = sampling_error(loss, jnp.ones(1), values[order], vectors=jnp.ones((1, 1)), groups=2, population=6)
+        return found.mean[0], found.stderr[0] ** 2
+
+    some = orders[:: 720 // 20]
+    means, squares = np.array([of(order) for order in some]).T
+    every = values[orders]
+    assert np.allclose(means, every[:: 720 // 20].mean(axis=1), rtol=1e-13)  # all 5 examples are in the mean
+    # the estimate of all 720 by the stated formula, which the 20 computed ones follow
+    first, second, whole = every[:, :3].mean(axis=1), every[:, 3:].mean(axis=1), every.mean(axis=1)
+    formula = (3 * (first - whole) ** 2 + 2 * (second - whole) ** 2) * (1 - 5 / 6) / 5
+    np.testing.assert_allclose(squares, formula[:: 720 // 20], rtol=1e-12)
+    assert formula.mean() == pytest.approx(whole.var(), rel=1e-12)  # the variance of the mean over all samples
+
+
+def test_sampling_error_takes_all_examples_in_groups_that_do_not_divide_them():
+    values = np.random.default_rng(0).standard_normal(59)
+    found = sampling_error(
+        lambda p, a: 0.5 * jnp.mean(a) * jnp.sum(p**2), jnp.ones(1), values, vectors=jnp.ones((1, 1)), population=59
+    )
+    assert float(found.mean[0]) == pytest.approx(values.mean(), rel=1e-13)
+    assert float(found.stderr[0]) == 0
+
+
+@pytest.mark.parametrize(
+    "family, shape",
+    [
+        ("softmax", (P, 2, K)),
+        ("gaussian", (P, 2, K)),
+        ("bernoulli", (P, 2, K)),
+        ("bernoulli", (P,)),
+        ("gaussian", (P,)),
+    ],
+)
+def test_fisher_is_the_second_moment_of_explicit_scores(family, shape):
+    """Of each prediction: the sum over all labels, or over the nodes of Gauss-Hermite's rule, of probability times score times score."""
+    random = np.random.default_rng(0)
+    params, inputs = jnp.asarray(random.standard_normal((N, *shape[1:]))), jnp.asarray(random.standard_normal((P, N)))
+
+    def outputs(params, data):
+        return jnp.tanh(jnp.tensordot(data["x"], params, 1))
+
+    data = {"x": inputs}  # one entry, not P, is the length of this
+    rows = np.asarray(outputs(params, data)).reshape(-1, shape[-1] if len(shape) > 1 else 1)
+    j = jacobian(lambda p: outputs(p, data), params).reshape(*rows.shape, -1)
+    exact = np.zeros((j.shape[-1], j.shape[-1]))
+    for row, slope in zip(rows, j, strict=True):
+        for probability, score in _labels(row, family):
+            exact += probability * np.outer(score @ slope, score @ slope) / len(rows)
+    close(fisher(outputs, family, params, data).dense(), exact)
+    close(fisher(outputs, family, params, data, chunk=4).dense(), exact)
+    criterion = {
+        "softmax": lambda f, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(f), -1)),
+        "gaussian": lambda f, y: 0.5 * jnp.sum((f - y) ** 2) / len(rows),
+        "bernoulli": lambda f, y: jnp.sum(jax.nn.softplus(f) - y * f) / len(rows),
+    }[family]
+    labels = jax.nn.one_hot(jnp.zeros(shape[:-1], int), shape[-1])
+    close(ggn(outputs, criterion, params, data, labels if family == "softmax" else jnp.zeros(shape)).dense(), exact)
+
+
+def _labels(row, family):
+    """Probability and score of each label that a prediction may have."""
+    if family == "softmax":
+        p = np.exp(row) / np.exp(row).sum()
+        return [(p[k], p - np.eye(len(row))[k]) for k in range(len(row))]
+    if family == "bernoulli":
+        p = 1 / (1 + np.exp(-row))
+        labels = np.array(list(itertools.product([0, 1], repeat=len(row))))
+        return [(np.prod(np.where(label, p, 1 - p)), p - label) for label in labels]
+    nodes = np.array(list(itertools.product([-1, 1], repeat=len(row))))  # the rule of two nodes: exact for squares
+    return [(1 / len(nodes), node) for node in nodes]
+
+
+@pytest.mark.parametrize("family", ["softmax", "gaussian", "bernoulli"])
+def test_sampled_scores_have_the_moments_of_their_family(family):
+    params = {"logits": jnp.array([0.3, -1.0, 0.8])}
+    found = fisher(
+        lambda p, x: jnp.broadcast_to(p["logits"], (len(x), 2, 3)),
+        family,
+        params,
+        jnp.zeros((50, 1)),
+        kind="sampled",
+        samples=400,
+        key=jax.random.key(0),
+    )
+    true = fisher(lambda p, x: jnp.broadcast_to(p["logits"], (len(x), 2, 3)), family, params, jnp.zeros((50, 1)))
+    # 40 000 draws: entries of size 1 with a standard error of at most √(2/40000) = 0.007, of which five
+    assert np.abs(np.asarray(found.dense()) - np.asarray(true.dense())).max() < 0.035
+
+
+def test_empirical_fisher_takes_classes_one_hot_rows_and_tokens():
+    random = np.random.default_rng(0)
+    params, inputs = jnp.asarray(random.standard_normal((N, 2 * K))), jnp.asarray(random.standard_normal((P, N)))
+    outputs = lambda params, x: (x @ params).reshape(-1, 2, K)  # noqa: E731
+    classes = random.integers(K, size=(P, 2))
+    slopes = jacobian(
+        lambda p: jnp.take_along_axis(jax.nn.log_softmax(outputs(p, inputs)), classes[..., None], -1), params
+    )
+    exact = (lambda g: g.T @ g / (2 * P))(slopes.reshape(2 * P, -1))
+    options = {"kind": "empirical", "chunk": 4}
+    close(fisher(outputs, "softmax", params, inputs, targets=classes, **options).dense(), exact)
+    close(fisher(outputs, "softmax", params, inputs, targets=np.eye(K)[classes], **options).dense(), exact)
+    one = lambda params, x: x @ params  # noqa: E731
+    weights, labels = params[:, :1], classes[:, 0] % 2
+    score = jax.nn.sigmoid(inputs @ weights) - labels[:, None]
+    exact = np.asarray((score * inputs).T @ (score * inputs) / P)
+    for targets in (labels, labels.astype(bool), labels[:, None].astype(float)):
+        close(fisher(one, "bernoulli", weights, inputs, kind="empirical", targets=targets).dense(), exact)
+    score = inputs @ weights - labels[:, None]
+    exact = np.asarray((score * inputs).T @ (score * inputs) / P)
+    close(fisher(one, "gaussian", weights, inputs, kind="empirical", targets=labels).dense(), exact)
+
+
+@pytest.mark.parametrize(
+    "family, width, targets, words",
+    [
+        ("softmax", None, None, "bernoulli"),
+        ("softmax", 1, None, "bernoulli"),
+        ("poisson", K, None, "expected 'softmax', 'bernoulli' or 'gaussian'"),
+        ("softmax", K, np.full(P, K), "entry 4"),
+        ("softmax", K, np.full(P, -1), "entry -1"),
+        ("softmax", K, np.zeros(P), "integer classes"),
+        ("softmax", K, np.zeros(P + 1, int), r"int64\[12\]"),
+        ("softmax", K, np.ones((P, K)), "sum of 1"),
+        ("bernoulli", 1, np.full(P, 2), "probability"),
+        ("bernoulli", 1, np.full(P, -1), "probability"),
+        ("gaussian", 2, np.zeros(P), r"expected \(11, 2\)"),
+        ("gaussian", 1, np.full(P, np.nan), "finite"),
+    ],
+)
+def test_outputs_and_labels_that_do_not_fit_are_refused(family, width, targets, words):
+    params = jnp.ones((N,) if width is None else (N, width))
+    kind = "true" if targets is None else "empirical"
+    with pytest.raises((ValueError, TypeError), match=words):
+        fisher(lambda w, x: x @ w, family, params, jnp.ones((P, N)), kind=kind, targets=targets)
+
+
+def test_fisher_refuses_labels_that_it_would_not_read():
+    with pytest.raises(ValueError, match="takes no targets"):
+        fisher(linear, "softmax", {"w": jnp.ones((N, K))}, jnp.ones((P, N)), targets=jnp.zeros(P, int))
+
+
+def test_labels_out_of_range_are_nan_under_jit():
+    op = jax.jit(
+        lambda y: fisher(
+            linear, "softmax", {"w": jnp.ones((N, K))}, jnp.ones((P, N)), kind="empirical", targets=y
+        ).dense()
+    )
+    assert np.isfinite(op(jnp.zeros(P, int))).all()
+    assert np.isnan(op(jnp.full(P, K))).any()
+
+
+def test_gradient_covariance_takes_pytrees_of_examples(case):
+    params, x, y = case
+    gradients = jacobian(lambda p: jax.vmap(lambda a, b: loss(p, a[None], b[None]))(x, y), params)
+    centred = gradients - gradients.mean(axis=0)
+    found = gradient_covariance(
+        lambda p, data: model(p, data["x"]),
+        lambda f, data: cross_entropy(f, data[0]),
+        params,
+        {"x": np.asarray(x)},
+        (y,),
+    )
+    close(found.dense(), centred.T @ centred / P)
+    with pytest.raises(ValueError, match=r"gradient_covariance: .*leading axes"):
+        gradient_covariance(model, cross_entropy, params, x, y[:5])
+    with pytest.raises(TypeError, match="expected one real number"):
+        gradient_covariance(model, lambda f, t: f, params, x, y)
+
+
+def test_numpy_parameters_are_in_the_precision_that_jax_computes_in():
+    with jax.enable_x64(False):
+        op = hessian(lambda p: jnp.sum(p["w"] ** 4), {"w": np.ones(3)})
+        assert op.dtype == np.float32
+        np.testing.assert_array_equal(op.dense(), 12 * np.eye(3))
+
+
+@pytest.mark.parametrize("module", ["blocks", "hessians", "information", "objective"])
+def test_examples_in_docstrings_hold(module):
+    with jax.enable_x64(False):
+        found = doctest.testmod(importlib.import_module(f"curvexp.curvature.{module}"))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 SHARDED = """

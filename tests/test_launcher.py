@@ -185,6 +185,39 @@ def test_a_persons_callback_gets_each_jobs_own_config(here, monkeypatch):
         assert math.isfinite(found.return_value)
 
 
+def test_a_callback_that_begins_with_each_job_meets_one_job_at_a_time(here, monkeypatch, capsys):
+    (here / "paired.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "calls = []\n"
+        "class Paired(Callback):\n"
+        "    def on_job_start(self, config, **kwargs):\n"
+        "        calls.append(('start', config.hydra.job.num))\n"
+        "    def on_job_end(self, config, job_return, **kwargs):\n"
+        "        calls.append(('end', config.hydra.job.num))\n"
+        "class Ended(Callback):\n"
+        "    on_job_end = Paired.on_job_end\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    import paired
+
+    typed = ["-m", "problem=bowl", "steps=2", "probe=off", "seed=5,6", "hydra/launcher=vmap"]
+    pickled = "+hydra.callbacks.p._target_=hydra.experimental.callbacks.PickleJobInfoCallback"
+    assert call(*typed, "+hydra.callbacks.mine._target_=paired.Paired", pickled, "hydra.sweep.dir=a") == 0
+    assert paired.calls == [("start", 0), ("end", 0), ("start", 1), ("end", 1)]
+    assert "one after the other, for on_job_start of PickleJobInfoCallback, Paired" in capsys.readouterr().err.replace(
+        "Paired, PickleJobInfoCallback", "PickleJobInfoCallback, Paired"
+    )
+    for job in ("0", "1"):
+        assert {path.name for path in (here / "a" / job / ".hydra").glob("*.pickle")} == {
+            "config.pickle",
+            "job_return.pickle",
+        }
+    paired.calls.clear()
+    assert call(*typed, "+hydra.callbacks.mine._target_=paired.Ended", "hydra.sweep.dir=b") == 0
+    assert paired.calls == [("end", 0), ("end", 1)]
+    assert "2 in one program" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("chosen", ["basic", "vmap"])
 def test_what_hydra_does_around_a_job_is_done(here, chosen):
     (here / "told.py").write_text(

@@ -10,22 +10,25 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "curvexp"
 ANY = {
     "errors",
+    "home",
     "memory",
     "number",
     "record",
     "quantities",
-}  # plain data, errors, and the memory that there is: free for all
+}  # plain data, errors, and what the machine has of memory and folders: free for all
 MAY_IMPORT = {
     "errors": set(),
+    "home": set(),
     "memory": set(),
     "number": set(),
+    "texts": set(),
     "quantities": set(),
     "record": set(),
     "theory": set(),
     "host": set(),
     "programs": set(),
-    "linalg": {"host"},
-    "curvature": {"linalg"},
+    "linalg": {"host", "programs"},
+    "curvature": {"linalg", "programs"},
     "preprocess": set(),
     "problem": {"preprocess"},
     "optim": {"host", "programs", "theory"},
@@ -33,13 +36,14 @@ MAY_IMPORT = {
     "ledger": {"curvature", "host", "linalg", "optim", "probe", "programs", "theory"},
     "training": {"problem", "optim", "probe", "programs", "ledger", "curvature", "host", "linalg", "theory"},
     "store": set(),
-    "track": {"console"},
+    "track": {"console", "private"},
     "private": set(),
     "console": set(),
     "report": {"store", "console", "theory", "__init__"},
-    "landscape": {"curvature", "linalg"},
-    "config": {"optim", "private", "problem", "store", "training"},
+    "landscape": {"curvature", "linalg", "programs"},
+    "config": {"optim", "preprocess", "private", "problem", "store", "texts", "training"},
     "around": {"config"},
+    "supervisor": {"console", "report", "store"},
     "job": {
         "checkpoint",
         "private",
@@ -50,6 +54,7 @@ MAY_IMPORT = {
         "store",
         "report",
         "training",
+        "supervisor",
         "__init__",
     },
     "study": {
@@ -60,8 +65,9 @@ MAY_IMPORT = {
     "cluster": {"config", "console", "plugins", "resume", "store"},
     "checkpoint": set(),
     "resume": {"checkpoint", "config", "ledger", "store", "training"},
-    "plugins": {"cluster", "config", "console", "job", "launcher", "resume"},
-    "__main__": {"around", "config", "console", "job", "launcher", "plugins", "resume", "study"},
+    "plugins": {"cluster", "config", "console", "job", "launcher", "resume", "supervisor"},
+    "checks": {"around", "config", "launcher", "resume"},
+    "__main__": {"checks", "config", "console", "job", "plugins", "resume", "study", "supervisor"},
 }
 
 

@@ -1,8 +1,10 @@
 """The command line as a person uses it: every refusal names the key, every job leaves its records."""
 
+import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -79,7 +81,7 @@ REFUSALS = [  # what is typed, what the message must hold
     (["steps=nan"], r"steps=nan: expected"),
     (["steps=10000000000"], r"steps=10000000000: expected"),
     (["seed=-1"], r"seed=-1: expected"),
-    (["precision=float16"], r"precision=float16: expected float32 or float64"),
+    (["precision=float16"], r"precision=float16: expected float32, float64 or tensorfloat32"),
     (["probe.k=0"], r"probe\.k=0: expected"),
     (["probe.k=11"], r"probe\.k=11: expected 1 <= k <= 10, the number of parameters"),
     (["probe.every=0"], r"probe\.every=0: expected"),
@@ -139,7 +141,7 @@ REFUSALS = [  # what is typed, what the message must hold
     (["track=wandb", r"track.artifact=\${steps}"], r"track\.artifact=.*expected true or false"),
     (["problem=mlp", r"problem.hidden=[\${steps}]"], r"problem.*Interpolation key 'steps' not found"),
     (["hydra.job.chdir=${..seed}"], r"hydra\.job\.chdir: Interpolation key 'seed' not found"),
-    (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: AttributeError"),
+    (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: ValueError.*HydraConfig was not set"),
     (["hydra.mode=MULTIRUN"], r"hydra\.mode=MULTIRUN: expected RUN without -m"),
     (["-m", "hydra.mode=RUN"], r"hydra\.mode=RUN: expected MULTIRUN beside -m"),
     (["~hydra.callbacks"], r"~hydra\.callbacks: .*does not support deletion"),
@@ -395,6 +397,183 @@ def test_a_preprocessing_of_ones_own(package):
     assert json.loads(Path("out/summary.json").read_text())["preprocess"] == "halved"
 
 
+@pytest.mark.parametrize(
+    "flags", [["--config-dir", "c", "--config-name", "mine"], ["-cd", "c", "-cn", "mine.yaml"]], ids=" ".join
+)
+def test_a_config_of_ones_own_stands_on_ours(here, flags):
+    (here / "c/experiment").mkdir(parents=True)
+    (here / "c/mine.yaml").write_text("defaults: [config, _self_]\nsteps: 3\nseed: 7\n")
+    fast = "# @package _global_\ndefaults: [override /problem: bowl]\nseed: 8\n"
+    (here / "c/experiment/fast.yaml").write_text(fast)
+    assert call(*flags, "+experiment=fast", "hydra.run.dir=out") == 0
+    config = json.loads(Path("out/config.json").read_text())
+    assert (config["steps"], config["seed"], config["problem"]["_target_"]) == (3, 8, "curvexp.problem.bowl")
+
+
+@pytest.mark.parametrize(
+    "typed, expected",
+    [
+        (["--config-name=mien"], r"--config-name=mien: no such config; .*Did you mean mine\?"),
+        (
+            ["--config-name=bare"],
+            r"--config-name=bare: it has no seed, .*Begin bare.yaml with `defaults: \[config, _self_\]`",
+        ),
+        (["--config-name=broken"], r"--config-name=broken: ParserError.*Change broken.yaml"),
+        (["--config-name=mine", "problem=qudratic"], r"problem=qudratic: no such option; .*Did you mean quadratic\?"),
+        (["--config-path=c"], r"--config-path=c: .*--config-dir=c"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_a_config_name_that_cannot_serve_is_refused_in_words(here, capsys, typed, expected):
+    (here / "c").mkdir()
+    for name, text in [("mine", "defaults: [config, _self_]"), ("bare", "steps: 3"), ("broken", "steps: [")]:
+        (here / "c" / f"{name}.yaml").write_text(f"{text}\n")
+    assert call("--config-dir", "c", *typed) == 2
+    assert re.search(expected, capsys.readouterr().err.replace("\n", " "))
+    assert [path.name for path in here.iterdir()] == ["c"]
+
+
+def test_what_a_run_changes_of_the_process_comes_back(here, monkeypatch, capsys):
+    import logging
+    import warnings
+
+    import jax
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    def state():
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        of_hydra = (GlobalHydra.instance().hydra, HydraConfig.instance().cfg)
+        streams, root = (sys.stdout.errors, sys.stderr.errors), logging.getLogger()
+        shown = (*warnings.filters,)
+        return (
+            sys.argv,
+            dict(os.environ),
+            os.getcwd(),
+            shown,
+            handlers,
+            *of_hydra,
+            streams,
+            [*root.handlers],
+            jax.config.jax_enable_x64,
+        )
+
+    (here / "mine").mkdir()
+    initialize_config_dir(version_base="1.3", config_dir=str(here / "mine"))
+    try:
+        monkeypatch.setattr(sys, "argv", ["mine", "x"])
+        before = state()
+        small = ["problem=bowl", "steps=2", "probe=off", "precision=float64"]
+        for words in (
+            small,
+            ["-m", *small, "+hydra.job.env_set={A_VARIABLE: b}"],
+            ["problem=nosuch"],
+            ["--cfg", "job"],
+        ):
+            with contextlib.suppress(SystemExit):
+                main(words)
+            assert state() == before
+            assert sys.argv is before[0]
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def test_a_preprocessing_that_a_problem_ignores_is_refused_by_name(package, capsys):
+    own = ["--config-dir", "myconf", "problem=quartic", "optim.lr=0.1", "probe=off", "steps=2"]
+    assert call(*own, "preprocess=normalized", "hydra.run.dir=out") == 2
+    assert re.search(
+        r"preprocess=normalized has no meaning for problem=quartic.*preprocess=raw",
+        capsys.readouterr().err.replace("\n", " "),
+    )
+    assert not (package / "out").exists()
+    assert call(*own, "-m", "preprocess=raw,normalized,batchnorm") == 0
+    assert [summary["status"] for summary in summaries(package)] == ["completed", "skipped", "skipped"]
+    assert call("problem=mlp", "problem.hidden=[]", "preprocess=batchnorm", "steps=2", "probe=off") == 2
+    assert "preprocess=batchnorm has no meaning for problem=mlp" in capsys.readouterr().err
+
+
+def test_a_preprocessing_is_made_use_of_wherever_it_is_asked_for(package):
+    """While the problem is built, when its loss is traced, or by its name."""
+    (package / "theirs.py").write_text(
+        "import jax.numpy as jnp, numpy as np\n"
+        "from curvexp.problem import Problem\n"
+        "def problem(*, how, preprocess, dtype):\n"
+        "    x = np.arange(6, dtype=dtype).reshape(3, 2)\n"
+        "    if how == 'built':\n"
+        "        x = preprocess.fit(x)(x)\n"
+        "    if how == 'named' and preprocess.name == 'centered':\n"
+        "        x = x - x.mean(0)\n"
+        "    def loss(w, data):\n"
+        "        inputs = preprocess.fit(x)(x) if how == 'traced' else x\n"
+        "        return ((inputs @ w - 1) ** 2).mean()\n"
+        "    return Problem('theirs', lambda key: jnp.ones(2, dtype), loss, (), lower_bound=0.0)\n"
+    )
+    (package / "myconf/problem/theirs.yaml").write_text("_target_: theirs.problem\n_partial_: true\nhow: built\n")
+    own = ["--config-dir", "myconf", "problem=theirs", "optim.lr=0.01", "probe=off", "steps=2", "preprocess=centered"]
+    assert call(*own, "-m", "problem.how=built,named,traced,ignored") == 0
+    assert [summary["status"] for summary in summaries(package)] == ["completed"] * 3 + ["skipped"]
+
+
+def test_where_a_sweeper_fails_the_jobs_stay_recorded_and_reported(package, capsys):
+    """As Optuna's does over a trial that failed: what it raises is its own, the jobs' records and the exit code are ours."""
+    (package / "searching.py").write_text(
+        "from hydra._internal.core_plugins.basic_sweeper import BasicSweeper\n"
+        "class Searching(BasicSweeper):\n"
+        "    def sweep(self, arguments):\n"
+        "        jobs = [['problem=bowl', 'steps=2', 'probe=off', f'optim.lr={lr}'] for lr in (0.1, -1)]\n"
+        "        self.launcher.launch(jobs, initial_job_idx=0)\n"
+        "        raise ValueError('Values were told.')\n"
+    )
+    import searching
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance().register(searching.Searching)
+    Plugins.instance().class_name_to_class["hydra_plugins.searching.Searching"] = searching.Searching
+    chosen = [
+        "hydra/sweeper=basic",
+        "hydra.sweeper._target_=hydra_plugins.searching.Searching",
+        "hydra.sweep.dir=sweep",
+    ]
+    assert call("-m", *chosen, "problem=bowl", "optim.lr=interval(-1,1)") == 1
+    assert [summary["status"] for summary in summaries(package)] == ["completed", "failed"]
+    shown = capsys.readouterr()
+    assert "error: ValueError: Values were told" in shown.err
+    assert "2 runs: 1 completed, 1 failed" in shown.out
+    assert (package / "sweep/report.html").exists()
+
+
+def test_a_sweep_whose_table_cannot_be_made_does_not_exit_with_0(here, capsys, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("curvexp.report.summarize", broken)
+    assert call("-m", "problem=bowl", "steps=2", "probe=off", "optim.lr=-1,-2") == 1
+    assert call("-m", "problem=bowl", "steps=2", "probe=off", "seed=0,1") == 1
+    assert "the report was not made: RuntimeError: Could not determine home directory." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_no_encoding_and_no_reader_that_has_gone_changes_how_a_sweep_ends(here):
+    typed = ["-m", "problem=bowl", "steps=2", "optim.lr=0.1", "seed=0,1"]
+    found = command(*typed, "hydra.sweep.dir=a", cwd=here, check=0, env={"PYTHONIOENCODING": "cp1252"})
+    assert "kappa start -> end" in found.stdout
+    line = shlex.join([sys.executable, "-m", "curvexp", *typed, "hydra.sweep.dir=b"])
+    report = shlex.join([sys.executable, "-m", "curvexp.report", "a", "--html", "c.html"])
+    for piped in (f"{line} | head -1", f"{report} | head -1"):
+        found = subprocess.run(
+            ["bash", "-c", f"{piped}; exit ${{PIPESTATUS[0]}}"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        )
+        assert (found.returncode, found.stdout) == (0, "bowl\n"), found.stderr
+        assert "Broken" not in found.stderr
+    for page in ("a/report.html", "b/report.html", "c.html"):
+        assert "κ" in (here / page).read_text(encoding="utf-8")
+
+
 def test_a_users_problem_that_raises_leaves_its_traceback_in_its_folder(package, capsys):
     assert call("--config-dir", "myconf", "-m", "problem=quartic,raising", "probe=off", "optim.lr=0.1", "steps=5") == 1
     good, bad = summaries(package)
@@ -428,6 +607,52 @@ def test_any_optax_optimizer_and_schedule_from_the_command_line(here):
     assert call(*typed) == 0
     metrics = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
     assert [line["lr"] for line in metrics] == pytest.approx([0.05, 0.025, 0.0], abs=1e-8)
+
+
+OPTAX = {
+    "chained": """
+_target_: optax.chain
+_args_:
+  - {_target_: optax.clip_by_global_norm, max_norm: 1.0}
+  - {_target_: optax.adam, learning_rate: 0.1}
+""",
+    "factored": "{_target_: optax.adafactor, learning_rate: 0.1, min_dim_size_to_factor: 16}",
+    "prodigal": "{_target_: optax.contrib.prodigy, learning_rate: 1.0, betas: [0.9, 0.99]}",
+    "ahead": "{_target_: optax.lookahead, fast_optimizer: {_target_: optax.sgd, learning_rate: 0.1}, sync_period: 2, slow_step_size: 0.5}",
+}  # fmt: skip
+
+
+def test_optax_optimizers_of_parts_switches_and_lists(here, capsys):
+    """Nested targets are made as Hydra makes them; whole numbers stay; what cannot step is refused in a sentence."""
+    folder = here / "myconf" / "optim"
+    folder.mkdir(parents=True)
+    for name, text in OPTAX.items():
+        (folder / f"{name}.yaml").write_text(text)
+    small = ["--config-dir", "myconf", "problem=bowl", "probe=off", "landscape=off", "steps=2"]
+    assert call(*small, "-m", "optim=chained,factored,prodigal") == 0
+    assert [summary["status"] for summary in summaries(here)] == ["completed"] * 3
+    capsys.readouterr()
+    assert call(*small, "optim=ahead") == 2
+    assert "no second set of parameters" in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_an_optimizer_without_a_known_operator_the_run_says_so(here, capsys):
+    assert (
+        call(
+            "problem=bowl",
+            "landscape=off",
+            "steps=2",
+            "optim=adamw",
+            "optim._target_=optax.nadamw",
+            "hydra.run.dir=out",
+        )
+        == 0
+    )
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["sharpness"] is summary["threshold"] is summary["stability_margin"] is None
+    assert summary["lambda_max"] == pytest.approx(10.0, rel=1e-5)  # float32
+    words = capsys.readouterr()
+    assert "no sharpness and no threshold" in " ".join((words.out + words.err).split())
 
 
 def test_help_and_cfg_load_no_jax(here):

@@ -72,32 +72,6 @@ def test_preconditioner_is_what_the_update_divides_by(name):
         assert np.allclose(updates, -0.01 * gradient / p, rtol=1e-12)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "transform, numbers",
-    [
-        (optax.adam(0.01), {}),
-        (optax.adamw(0.01, b1=0.8, weight_decay=0.0), {"b1": 0.8}),
-        (optax.chain(optax.clip_by_global_norm(1e9), optax.rmsprop(0.01, eps=1e-3)), {"eps": 1e-3}),
-        (optax.adagrad(0.01), {}),
-        (optax.inject_hyperparams(optax.adam)(0.01, b1=0.5), {}),
-    ],
-)
-def test_preconditioner_of_any_optax_state(transform, numbers):
-    """With a constant gradient every first moment, corrected, is the gradient, and what is left of the update is lr/P."""
-    gradient, x = {"w": jnp.array([1.0, -3.0, 0.5])}, {"w": jnp.zeros(3)}
-    state = transform.init(x)
-    for _ in range(7):
-        updates, state = transform.update(gradient, state, x)
-    p = optim.preconditioner(state, **numbers)["w"]
-    is_adam = "Adam" in str(state)
-    b1 = float(state.hyperparams["b1"]) if hasattr(state, "hyperparams") else numbers.get("b1", 0.9)
-    factor = 1 - b1**7 if is_adam else 1
-    assert np.allclose(updates["w"], -0.01 * factor * gradient["w"] / p, rtol=1e-6)
-    with pytest.raises(ValueError, match="no state of adam, rmsprop or adagrad"):
-        optim.preconditioner(optax.sgd(0.1).init(x))
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_one_transformation_serves_all_numbers_and_states_carry_them(name):
     first, second = (ALL[name](**{**NUMBERS.get(name, {}), "lr": lr}) for lr in (0.1, 0.7))

@@ -118,6 +118,21 @@ def test_the_density_holds_what_the_ends_leave_and_its_moments_are_those_of_the_
     assert warm.scalars["hvps"] < reading.scalars["hvps"]
 
 
+def test_the_check_of_the_last_reading_leaves_the_next_one_as_it_would_be():
+    """So that a run to which steps are added goes on bit for bit."""
+    watch = probe.top(k=2, which="LA")
+    _, state, _ = read(watch)
+    plain, after, _ = read(watch, state)
+    last, after_last, _ = read(watch._replace(measure=watch.measure_last), state)
+    assert plain.scalars["lambda_max_missed"] == 1
+    assert plain.extra["unchecked"] == ["lambda_max", "eigenvalues"]
+    assert last.scalars["lambda_max_missed"] <= 1e-3
+    assert last.extra["unchecked"] == []
+    np.testing.assert_array_equal(plain.eigenvalues, last.eigenvalues)
+    for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(after_last), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_what_is_not_finite_is_a_reading_without_values():
     problem, params, _ = network()
     loss = Objective(jax.tree_util.Partial(problem.loss), problem.data)
@@ -133,6 +148,8 @@ def test_what_is_not_finite_is_a_reading_without_values():
     "make, key",
     [
         (lambda: probe.top(which="SA"), "probe.which=SA"),
+        (lambda: probe.top(check_every=0), "probe.check_every=0"),
+        (lambda: probe.density(check_every=1.5), "probe.check_every=1.5"),
         (lambda: probe.top(samples=10), "probe.samples=10"),
         (lambda: probe.top(chunk=0), "probe.chunk=0"),
         (lambda: probe.top(above=math.nan), "probe.above=nan"),
@@ -163,3 +180,24 @@ def test_parts_of_a_batch_that_batchnorm_couples_are_refused_unless_they_are_gho
     quadratic = problems.quadratic(preprocess=preprocess.raw(), dtype=jnp.float64, dimension=4, condition_number=2.0)
     with pytest.raises(ConfigError, match="no examples"):
         probe.top(**{name: 60}).check(4, quadratic)
+
+
+@pytest.mark.parametrize("name", ["samples", "chunk"])
+def test_parts_of_a_batch_that_a_persons_loss_couples_are_refused_by_their_key(name):
+    problem, _, _ = network()
+    loss = problem.loss
+    with pytest.raises(ConfigError, match=rf"probe\.{name}=60: .*coupled"):
+        probe.top(**{name: 60}).check(350, problem._replace(loss=lambda params, data: jnp.sqrt(loss(params, data))))
+    probe.top(**{name: 60}).check(350, problem)
+
+
+@pytest.mark.slow  # a compiled program for each number of groups that is tried
+def test_a_sample_of_ghost_batches_has_an_error_from_groups_that_keep_them_whole():
+    normalized = preprocess.batchnorm(mode="ghost", ghost=10)
+    problem = problems.mlp(preprocess=normalized, dtype=jnp.float64, data=problems.data.wine(), hidden=[4])
+    params = problem.init(KEY)
+    made = probe.top(k=1, which="LA", samples=60, dense_below=0)
+    made.check(100, problem)
+    loss = Objective(jax.tree_util.Partial(problem.loss), problem.data)
+    reading, _ = made.measure(loss, params, None, KEY)
+    assert 0 < reading.scalars["lambda_max_sampling_error"] < reading.scalars["lambda_max"]

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -76,7 +77,12 @@ def valley():
 
 CASES = {
     "quadratic": (valley, lambda: optim.momentum(lr="auto", momentum="auto"), lambda: probe.exact(every=6), None),
-    "krylov": (network, lambda: optim.adam(lr="auto"), lambda: probe.top(k=2, every=6, dense_below=0), None),
+    "krylov": (
+        network,
+        lambda: optim.adam(lr="auto"),
+        lambda: probe.top(k=2, every=6, check_every=2, dense_below=0),
+        None,
+    ),
     "minibatches": (network, lambda: optim.momentum(lr=0.05, momentum=0.9), lambda: probe.top(k=1, every=6), 16),
     "density": (network, lambda: optim.sgd(lr=0.05), lambda: probe.density(k=1, every=6, depth=8, vectors=2), 16),
 }
@@ -256,6 +262,51 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(here, monkeypatch, cap
     assert "goes on from step 25" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
+def test_the_line_that_is_printed_goes_on_with_a_problem_of_ones_own(here, monkeypatch, capsys, sweep):
+    own = "from curvexp.problem import bowl\ndef mine(**options):\n    return bowl(**options)\n"
+    for package in ("mine", "other"):
+        (here / f"{package}.py").write_text(own)
+        (here / f"my conf/problem/{package}.yaml").parent.mkdir(parents=True, exist_ok=True)
+        (here / f"my conf/problem/{package}.yaml").write_text(f"_target_: {package}.mine\n_partial_: true\n")
+    (here / "my conf/base.yaml").write_text("defaults: [config, _self_]\n")
+    monkeypatch.syspath_prepend(here)
+    typed = [
+        "--config-dir",
+        "my conf",
+        "--config-name",
+        "base",
+        "problem=mine",
+        "steps=60",
+        "record_every=5",
+        "probe=off",
+    ]
+    more = ["-m", "problem=mine,other,bowl", "hydra.sweep.dir=the sweep"] if sweep else ["hydra.run.dir=the run"]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 25)
+        assert call(*typed, *more) == 130
+    line = shlex.split(capsys.readouterr().err.split("Go on with it: ")[1].splitlines()[0])
+    assert line[:3] == ["python", "-m", "curvexp"]
+    assert line[-1] == ("trust=[mine,other]" if sweep else "trust=mine")
+    assert call(*line[3:]) == 0
+    found = [json.loads(path.read_text())["status"] for path in here.rglob("summary.json")]
+    assert found == ["completed"] * (3 if sweep else 1)
+
+
+def test_the_packages_that_trust_must_name_are_those_that_are_refused():
+    config = {
+        "problem": {"_target_": "mylab.p", "data": [{"_target_": "theirs.d"}]},
+        "optim": {"_target_": "optax.adam"},
+    }
+    config |= {"probe": {"_target_": "curvexp.probe.off"}, "track": {"_target_": "optax._src.alias.sgd"}}
+    found = resume.packages(config)
+    assert found == ["mylab", "theirs", "optax"]
+    resume.check_targets(config, found)
+    for missing in found:
+        with pytest.raises(ConfigError, match=rf"trust=\[{missing}\]"):
+            resume.check_targets(config, [name for name in found if name != missing])
+
+
 def test_records_past_the_checkpoint_are_cut(here, monkeypatch):
     assert call(*RUN, "hydra.run.dir=whole") == 0
     with monkeypatch.context() as patch:
@@ -375,6 +426,7 @@ def test_a_trusted_package_is_called(here, monkeypatch):
     with pytest.raises(ConfigError, match=r"trust=\[mine\]"):
         resume.check_targets(config, [])
     resume.check_targets(config, ["mine"])
+    resume.check_targets(config, "mine")  # as `trust=mine` on the command line
 
 
 # ---- sweeps -----------------------------------------------------------------------------------------------------------------------

@@ -209,6 +209,31 @@ def test_a_wrong_setting_is_refused_by_its_key(setting, message):
         track.wandb(**setting)
 
 
+@pytest.mark.parametrize(
+    "variable, value, mode, words",
+    [
+        ("WANDB_MODE", "offlin", "auto", r"WANDB_MODE=offlin: expected online, offline or disabled"),
+        ("WANDB_MODE", "", "auto", r"WANDB_MODE=: expected online, offline or disabled"),
+        ("WANDB_MODE", "offlin", "offline", r"WANDB_MODE=offlin: expected"),
+        ("WANDB_INIT_TIMEOUT", "soon", "offline", r"WANDB_INIT_TIMEOUT=soon: .*number.* variable WANDB_INIT_TIMEOUT"),
+        ("WANDB_BASE_URL", "nowhere", "auto", r"WANDB_BASE_URL=nowhere: .*URL"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name_before_the_run(home, monkeypatch, variable, value, mode, words):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=words):
+        track.wandb(mode=mode).check()
+
+
+@pytest.mark.parametrize("value, mode", [("dryrun", "offline"), ("offline", "offline"), ("disabled", "disabled")])
+def test_the_variable_decides_where_the_mode_is_auto(home, monkeypatch, value, mode):
+    monkeypatch.setenv("WANDB_MODE", value)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    tracker = track.wandb()
+    tracker.check()
+    assert tracker.mode == mode
+
+
 def test_off_and_disabled_write_nothing(home, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for number, tracker in enumerate([track.off(), track.wandb(mode="disabled"), track.wandb()]):

@@ -16,7 +16,8 @@ class Inertia(NamedTuple):
         positive, negative, zero: they sum to n. Whole where the matrix was dense, else estimates.
         stderr: the largest of the three standard errors over the probe vectors; 0 where exact.
         blur: how far, at most, a count of the quadrature is off for want of steps, averaged over the probes: half of the greatest mass
-            that a measure of the same moments can have at −floor and at floor (Chebyshev, Markov, Stieltjes); 0 where exact.
+            that a measure of the same moments can have at −floor and at floor (Chebyshev, Markov, Stieltjes); 0 where exact, and where
+            the Krylov spaces ended.
         floor: |λ| up to which an eigenvalue counts as zero.
         matvecs: products made.
     """
@@ -76,7 +77,9 @@ def inertia(
     if not np.isfinite(nodes).all():
         raise ValueError("a product with the operator is not finite: it has no inertia there.")
     floor = n * eps * float(np.abs(nodes).max()) if floor is None else floor
-    cut = [[_below(*probe, at) for probe in zip(nodes, weights, strict=True)] for at in (-floor, floor)]
+    ended = np.asarray(found.ended)
+    cuts = -floor, np.nextafter(floor, np.inf)  # ±floor itself is zero
+    cut = [[_below(*probe, at) for probe in zip(nodes, weights, ended, strict=True)] for at in cuts]
     (down, up), errors = np.moveaxis(np.array(cut), 2, 0)
     shares = np.stack([1 - up, down, up - down])
     stderr = float(n * (shares.std(axis=1, ddof=1) / np.sqrt(len(nodes))).max())
@@ -85,13 +88,15 @@ def inertia(
     return Inertia(float(positive), float(negative), float(zero), stderr, blur, floor, int(found.matvecs))
 
 
-def _below(nodes: np.ndarray, weights: np.ndarray, cut: float) -> tuple[float, float]:
+def _below(nodes: np.ndarray, weights: np.ndarray, ended: bool, cut: float) -> tuple[float, float]:
     """Mass below a cut, from the Gauss quadrature of a measure: the middle of the sharp bounds, and their half distance.
 
     The bounds are those of the quadrature that has the cut for a node: every measure of the same moments has at least the mass of the nodes
-    below it there, at most that and the cut's own.
+    below it there, at most that and the cut's own. Where the Krylov space ended, the nodes are all the mass that there is.
     """
     nodes, weights = nodes[weights > 0], weights[weights > 0]
+    if ended:
+        return float(weights[nodes < cut].sum()), 0.0
     jacobi = _jacobi(nodes, weights)
     if len(nodes) > 1:
         ends = np.zeros(len(nodes) - 1)

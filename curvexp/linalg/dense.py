@@ -38,7 +38,7 @@ def dense_eigh(matrix: Any) -> DenseEigenpairs:
     [1.0, 3.0]
     """
     matrix = np.ascontiguousarray(matrix)
-    name = hashlib.blake2b(matrix.data, digest_size=16, person=matrix.dtype.str.encode()).digest()
+    name = hashlib.blake2b(matrix.view(np.uint8).data, digest_size=16, person=matrix.dtype.name.encode()).digest()
     return _kept.get(name) or _kept.put(name, matrix)
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from curvexp.linalg.eigenpairs import Eigenpairs
 from curvexp.linalg.krylov import orthogonalized
 from curvexp.linalg.layout import Layout, layout_of
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
 NOISE = 4  # rounding of a product, in units of eps times its length
@@ -32,10 +34,11 @@ class Density(NamedTuple):
         stderr: (points,) standard error of `density` over the probe vectors.
         nodes, weights: (probes, steps) the quadrature of each probe; weights of a row sum to 1 − m/n; zero where a Krylov space ended
             early.
-        width: () deviation of the smoothing.
+        width: () deviation of the smoothing: a spike, of a multiple of the identity for instance, is a bell of this width.
         mean, mean_stderr: () of all eigenvalues, tr A/n. square, square_stderr: () of their squares.
         negative, negative_stderr: () mass below zero, counting nodes under −floor.
         matvecs: () products made.
+        ended: (probes,) whether a probe's Krylov space ended: its nodes and weights are then the whole of what it sees, not a quadrature.
     """
 
     spikes: Any
@@ -53,6 +56,7 @@ class Density(NamedTuple):
     negative: Any
     negative_stderr: Any
     matvecs: Any
+    ended: Any
 
 
 def spectral_density(
@@ -75,7 +79,8 @@ def spectral_density(
 
     Args:
         probes: random vectors, at least 2. steps: Lanczos steps each; at most n are taken.
-        width: deviation of the smoothing; default: the range of the nodes over `steps`, the resolution that Lanczos has inside.
+        width: deviation of the smoothing; default: the range of the nodes over `steps`, the resolution that Lanczos has inside. Where
+            the range is rounding, under 1e4·eps of the largest |node|, that node takes its place; 1 where all are zero.
         batch: probes multiplied at once; memory is batch·steps·n entries, shared out over devices as `eigsh` has it. Default: as many as
             keep that within 64 MB, from 1 to 5.
         spikes: eigenpairs, from `eigsh`, to be shown one by one: the probes are taken orthogonal to them, which also takes their share
@@ -120,7 +125,8 @@ class _Known(NamedTuple):
     vectors: Any
 
 
-@functools.partial(jax.jit, static_argnames=("space", "probes", "steps", "points", "batch", "layout"))
+@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout"), tells=True)
+@full_precision
 def _density(
     op: Any,
     key: Any,
@@ -139,26 +145,29 @@ def _density(
     batched = (
         min(batch, probes) if batch > 1 else None
     )  # a batch of one would be vmapped too, and then every vector orthogonalised
-    nodes, weights, made = jax.lax.map(quadrature, jax.random.split(key, probes), batch_size=batched)
+    nodes, weights, made, ended = jax.lax.map(quadrature, jax.random.split(key, probes), batch_size=batched)
     n, m = space.size, len(known.values)
     weights = weights * ((n - m) / n)
     low, high = nodes.min(), nodes.max()
     largest = jnp.max(jnp.abs(jnp.concatenate([jnp.stack([low, high]), known.values])))
     floor = 10 * jnp.finfo(nodes.dtype).eps * largest
-    width = jnp.where(width > 0, width, jnp.maximum((high - low) / steps, floor + jnp.finfo(nodes.dtype).tiny))
+    wide = jnp.where(high - low > 1e4 * jnp.finfo(nodes.dtype).eps * largest, high - low, largest)
+    width = jnp.where(width > 0, width, jnp.where(wide > 0, wide, 1) / steps)
     x = jnp.linspace(low - 4 * width, high + 4 * width, points)
 
     def smooth(probe: tuple[Any, Any]) -> Any:
         theta, tau = probe
         bells = jnp.exp(-0.5 * ((x[:, None] - theta[None, :]) / width) ** 2)
-        return bells @ tau / (width * np.sqrt(2 * np.pi))
+        return bells @ tau / np.sqrt(2 * np.pi)
 
     def moment(function: Callable[[Any], Any]) -> tuple[Any, Any]:
         return _mean((function(nodes) * weights).sum(axis=1) + function(known.values).sum() / n)
 
-    density, stderr = _mean(jax.lax.map(smooth, (nodes, weights)))
-    mean, mean_stderr = moment(lambda value: value)
-    square, square_stderr = moment(jnp.square)
+    # a spread squares what it is taken of: in float32 that is to be near 1
+    unit = jnp.where(largest > 0, largest, 1)
+    density, stderr = (curve / width for curve in _mean(jax.lax.map(smooth, (nodes, weights))))
+    mean, mean_stderr = (unit * part for part in moment(lambda value: value / unit))
+    square, square_stderr = (unit * (unit * part) for part in moment(lambda value: jnp.square(value / unit)))
     negative, negative_stderr = moment(lambda value: (value < -floor).astype(value.dtype))
     return Density(
         known.values,
@@ -176,17 +185,20 @@ def _density(
         negative,
         negative_stderr,
         made.sum(),
+        ended,
     )
 
 
-def _quadrature(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) -> tuple[Any, Any, Any]:
-    """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector orthogonal to the rows known, (m, n)."""
+def _quadrature(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) -> tuple[Any, ...]:
+    """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector orthogonal to the rows known, (m, n); and
+    whether its Krylov space ended."""
     end = _lanczos(product, known, key, layout=layout, steps=steps)
     off = jnp.diag(end.betas[:-1], 1)
-    theta, y = jnp.linalg.eigh(jnp.diag(end.alphas) + off + off.T)
-    weights = y[0] ** 2
-    # rows after an early end are no part of the Krylov space: weight 0, and a node that does not widen the range
-    return jnp.where(weights > 0, theta, end.alphas[0]), weights, end.made
+    # rows after an early end are no part of the Krylov space: told by a value of their own, they get weight 0 and a node inside the range
+    inside = jnp.arange(steps) < end.made
+    theta, y = jnp.linalg.eigh(jnp.diag(jnp.where(inside, end.alphas, 3 * end.scale + 1)) + off + off.T)
+    weights = jnp.where(jnp.sum(jnp.where(inside[:, None], y, 0) ** 2, axis=0) > 0.5, y[0] ** 2, 0)
+    return jnp.where(weights > 0, theta, end.alphas[0]), weights, end.made, ~end.alive
 
 
 class _Lanczos(NamedTuple):

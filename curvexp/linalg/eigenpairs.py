@@ -10,11 +10,20 @@ import numpy as np
 
 from curvexp.linalg import krylov
 from curvexp.linalg.layout import LARGE, Layout, layout_of
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
 Which = Literal["LA", "SA", "LM", "BE"]
-STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor")
-CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR = 1, 2, 3, 4
+STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
+CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR, NOISY = 1, 2, 3, 4, 5
+
+
+class Start(NamedTuple):
+    """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them."""
+
+    eigenvectors: Any
+    scout: Any
 
 
 class Eigenpairs(NamedTuple):
@@ -23,16 +32,25 @@ class Eigenpairs(NamedTuple):
     Attributes:
         eigenvalues: (k,) ascending.
         eigenvectors: pytree of the domain, each leaf with a leading axis k; orthonormal to rounding.
-        residuals: (k,) ‖Av − λv‖₂ from the Krylov relation, with the operator's measured asymmetry (its rounding) added in
-            quadrature; some eigenvalue of A lies within it (Parlett 1998, thm 4.5.1).
+        residuals: (k,) ‖Av − λv‖₂ from the Krylov relation, and what rounding adds to it: of the products, as measured by u'Av − v'Au
+            between basis vectors, of the orthogonalization, and of the small eigenproblem. Some eigenvalue of A lies within it
+            (Parlett 1998, thm 4.5.1).
         matvecs: () products with A that it took.
         status: () code: 1 converged; 2 out of products; 3 an entry was not finite; 4 converged, to the floor of the dtype, which lies
-            above the tolerance asked for. `message` says it in words.
+            above the tolerance asked for; 5 not converged, because the products scatter by more than the tolerance and than any rounding
+            of the dtype (√eps·‖A‖): a precision below that of the vectors, or a product that differs from call to call. `message` says
+            it in words.
         missed: () upper bound of the probability that an eigenvalue which belongs to the k was missed, by more than tol·‖A‖, because
-            the start had no part of it (a copy of a multiple eigenvalue): from a Lanczos run in the complement of what was found. 0
-            where the whole space was searched; 1 where the check gained nothing; nan where there was none (warm start, no convergence).
+            the start had no part of it (a copy of a multiple eigenvalue; after a warm start a newcomer): from a Lanczos run from a random
+            vector in the complement of what was found. 0 where the whole space was searched; 1 where the check gained nothing; nan where
+            there was none (a warm start without `check`, no convergence).
         asymmetry: () largest |u'Av − v'Au| seen between basis vectors: rounding, if A is symmetric.
-        floor: () absolute residual below which rounding hides everything, 10·eps·‖A‖.
+        floor: () absolute residual below which rounding hides everything: 10·eps·‖A‖, or the measured rounding and noise of the
+            products where that is more.
+        missed_ends: (2,) the same for the ends alone: of an eigenvalue below all the found, and of one above them; nan at an end that was
+            not looked at. A few products bound it where the k-th pair's neighbours ask for many.
+        scout: pytree with a leading axis 1: a vector outside of what was searched, in which newcomers grow from solution to solution
+            where `start` is the result before; zero where there is none.
     """
 
     eigenvalues: Any
@@ -43,15 +61,40 @@ class Eigenpairs(NamedTuple):
     missed: Any
     asymmetry: Any
     floor: Any
+    missed_ends: Any
+    scout: Any
 
     @property
-    def converged(self) -> bool:
-        """Whether every residual is under the tolerance, or under the floor where that is higher."""
+    def converged(self) -> Any:
+        """Whether every residual is under the tolerance, or under the floor where that is higher.
+
+        A bool; an array of them for several solutions at once (`jax.vmap`), and under a trace.
+        """
+        if isinstance(self.status, jax.core.Tracer) or jnp.ndim(self.status):
+            return (self.status == CONVERGED) | (self.status == BELOW_FLOOR)
         return int(self.status) in (CONVERGED, BELOW_FLOOR)
 
     @property
+    def start(self) -> Start:
+        """What the next solution starts from."""
+        return Start(self.eigenvectors, self.scout)
+
+    @property
     def message(self) -> str:
-        """What happened, and what to do where that is not what one wants."""
+        """What happened, and what to do where that is not what one wants.
+
+        Raises:
+            TypeError: under a trace, or for several solutions at once.
+        """
+        if isinstance(self.status, jax.core.Tracer):
+            raise TypeError(
+                "message: expected a solution's numbers, got tracers. Ask for it outside of jax.jit and jax.vmap."
+            )
+        if jnp.ndim(self.status):
+            raise TypeError(
+                f"message: expected one solution, got {jnp.shape(self.status)} of them. Take one first, the i-th by "
+                "jax.tree.map(lambda a: a[i], pairs); pairs.converged and pairs.status are arrays."
+            )
         code, worst = int(self.status), float(np.max(np.asarray(self.residuals)))
         name, made = STATUS[code], int(self.matvecs)
         if code == BUDGET:
@@ -60,12 +103,18 @@ class Eigenpairs(NamedTuple):
             return f"{name}: product {made} has an entry that is nan or inf. Look at the loss there; float64 may be wide enough."
         if code == BELOW_FLOOR:
             return (
-                f"{name}: the dtype's rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} "
-                "products. Raise tol, or compute in float64."
+                f"{name}: rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} products. "
+                "Raise tol, or compute in float64."
+            )
+        if code == NOISY:
+            return (
+                f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in "
+                f"{made} of them. Let the operator multiply in the precision of its vectors, and give every call the same random "
+                "numbers; or raise tol."
             )
         chance = float(self.missed)
         if np.isnan(chance):
-            check = "completeness was not checked"
+            check = "completeness was not checked (check='full' does)"
         elif chance == 0:
             check = "complete: the Krylov spaces were exhausted"
         else:
@@ -85,13 +134,14 @@ def eigsh(
     start: Any = None,
     basis: int | None = None,
     max_matvecs: int | None = None,
-    check: int | None = None,
+    check: int | Literal["full"] | None = None,
     key: Any = None,
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
 
     Runs as one compiled program, which is compiled anew only for another operator function, shape, k, which or basis; can be called under
-    jit (then nothing is warned of).
+    jit (then nothing is warned of). `jax.jvp` and `jax.grad` give the derivatives of simple eigenvalues, λ' = v'A'v; eigenvectors and
+    residuals have those of `jax.jvp` alone.
 
     Args:
         op: an Operator, or a function v -> Av of a pytree, linear and symmetric.
@@ -100,22 +150,24 @@ def eigsh(
         which: LA the largest, SA the smallest, LM those of largest absolute value, BE k//2 smallest and the rest largest.
         tol: residual asked for, relative to ‖A‖ (the largest |Ritz value|). Below the floor 10·eps it is raised to
             it, and the status says so.
-        start: a vector, or eigenvectors with a leading axis, to begin with; a random vector always joins them. k of them that turn out
-            to be far from the eigenvectors are dropped for the random vector alone, which then gets there in fewer products.
+        start: a vector, eigenvectors with a leading axis, or the Eigenpairs of a nearby operator (or their Start), to begin with. A random
+            vector, of Eigenpairs the scout, always joins them; a newcomer that it hardly has a part of is missed, see `check`. k vectors
+            that turn out to be far from the eigenvectors are dropped for a random one alone, which then gets there in fewer products.
         basis: most vectors held, at least 2k + 4 unless that exceeds n; default 2k + 38, from 20 000 parameters on 2k + 22. Memory
             is basis·n entries, twice at a restart; from 20 000 parameters on shared out over the devices of the mesh that the
             operator's arrays lie on, where they lie on one (`start` and the eigenvectors too).
         max_matvecs: most products; default 100·(basis + k).
-        check: most products spent on looking for missed copies of multiple eigenvalues. Default: an eighth of the products made, at least
-            6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is under 6. After a start
-            that was dropped: an eighth.
+        check: most products spent on looking for what was missed: copies of multiple eigenvalues, after a warm start newcomers.
+            "full": until `missed` is at most 1e-3, but at most 50, or without a start n where n <= 2048. Default: an eighth of the
+            products made, at least 6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is
+            under 6. After a start that was dropped: an eighth.
         key: jax.random key of the random vectors; default jax.random.key(0).
 
     Raises:
-        ValueError: k, basis, tol or max_matvecs out of range, no parameters. TypeError: integer or complex leaves, no domain.
+        ValueError: k, basis, tol, max_matvecs or check out of range, no parameters. TypeError: integer or complex leaves, no domain.
 
     Warns:
-        RuntimeWarning: asymmetry above 1 % of ‖A‖.
+        RuntimeWarning: asymmetry above 1 % of ‖A‖. Once: a function is new in each call, and compiled anew.
 
     Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-12 and 1e18.
 
@@ -137,15 +189,20 @@ def eigsh(
     floor = 10 * float(jnp.finfo(dtype).eps)
     layout = layout_of(op, n)
     rows, count = _start_rows(start, space, k, dtype, layout)
-    dropped = krylov.EIGHTH if check is None else check
-    if check is None:
-        check = krylov.TO_END if start is None else 0
-    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(check), np.int32(dropped))
+    if check == "full":
+        most = krylov.TO_END if start is None and n <= krylov.SMALL else krylov.FULL
+        dropped = krylov.FULL
+    elif check is None:
+        most, dropped = krylov.TO_END if start is None else 0, krylov.EIGHTH
+    else:
+        most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
+    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = jax.random.key(0) if key is None else key
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
     wanted = krylov.Wanted(k, which, size, stride, layout)
-    below = np.bool_(tol < floor)
-    result, scale = _solve(op, rows, count, limits, key, np.asarray(floor, dtype), below, space=space, wanted=wanted)
+    result, scale = _solve(
+        op, rows, count, limits, key, np.asarray(floor, dtype), np.asarray(tol, dtype), space=space, wanted=wanted
+    )
     if not isinstance(scale, jax.core.Tracer):
         asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
@@ -174,13 +231,14 @@ def eigsh_above(
     most: int = 256,
     key: Any = None,
 ) -> Eigenpairs:
-    """All eigenpairs above a threshold, and at least k: k is doubled while the smallest one found stands above it.
+    """All eigenpairs above a threshold, and at least k: k grows twofold or fourfold while the smallest one found stands above it.
 
-    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew.
+    What was found is the start of the next search. With the result's eigenvectors as `start` along a training, k stays as it grew. Each k
+    is a program of its own, which is compiled for seconds in a new process.
 
     Args:
         threshold: for instance 1.5/lr, what is near or past the edge of stability. most: no more pairs than this.
-        others: as for `eigsh`, which says what is raised.
+        others: as for `eigsh`, which says what is raised; TypeError besides under a trace, where no k can be chosen by values.
 
     Returns:
         The largest k' >= k eigenpairs, `matvecs` those of all searches; the smallest stands above the threshold only where `most` or
@@ -190,18 +248,39 @@ def eigsh_above(
     k = _whole("k", k, 1, space.size, "the dimension of the space")
     most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
     if start is not None:
-        rows = jnp.shape(jax.tree.leaves(start)[0])[: -len(space.shapes[0]) or None]
+        vectors = start.eigenvectors if isinstance(start, Eigenpairs | Start) else start
+        rows = jnp.shape(jax.tree.leaves(vectors)[0])[: -len(space.shapes[0]) or None]
         k = min(max([k, *rows]), most)
     made = 0
     while True:
         found = eigsh(op, space.like(), k=k, tol=tol, start=start, key=key)
+        if isinstance(found.matvecs, jax.core.Tracer):
+            raise TypeError(
+                "eigsh_above chooses k by values: expected none of jax.jit, jax.vmap and jax.grad around it. Use eigsh there."
+            )
         made += int(found.matvecs)
-        if not (found.converged and k < most and float(found.eigenvalues[0]) > threshold):
+        values = np.asarray(found.eigenvalues, np.float64)
+        if not (found.converged and k < most and values[0] > threshold):
             return found._replace(matvecs=made)
-        k, start = min(2 * k, most), found.eigenvectors
+        k, start = min((4 if _more(values, threshold) >= k else 2) * k, most), found
 
 
-@functools.partial(jax.jit, static_argnames=("space", "wanted"))
+def _more(values: np.ndarray, threshold: float) -> float:
+    """About how many eigenvalues lie between the smallest of some and a threshold under it.
+
+    As they fall on average: by differences, which gives too few where the spectrum flattens, and by ratios, which gives too many where it
+    does not; the mean of both.
+    """
+    smallest, largest, falls = values[0], values[-1], max(len(values) - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = [(smallest - threshold) / (largest - smallest)]
+        if threshold > 0:
+            more.append(np.log(smallest / threshold) / np.log(largest / smallest))
+    return float(falls * np.mean(more)) if largest > smallest else 0.0
+
+
+@functools.partial(compiled, static=("space", "wanted"), tells=True)
+@full_precision
 def _solve(
     op: Any,
     rows: Any,
@@ -209,16 +288,24 @@ def _solve(
     limits: krylov.Limits,
     key: Any,
     floor: Any,
-    below: Any,
+    asked: Any,
     *,
     space: Space,
     wanted: krylov.Wanted,
 ) -> tuple[Eigenpairs, Any]:
-    """The pairs, and the largest ‖Av‖ seen; floor: relative, below: whether the tolerance that was asked for lies below it."""
-    found = krylov.solve(flat_product(op, space), rows, count, limits, key, wanted)
+    """The pairs, and the largest ‖Av‖ seen; floor: the dtype's, relative; asked: the tolerance."""
+    product, operands = jax.closure_convert(flat_product(op, space), jnp.zeros(space.size, rows.dtype))
+    found = _found(product, wanted, operands, rows, count, limits, key)
     layout = wanted.layout
-    vectors = layout.spread(jax.vmap(space.tree)(layout.whole(found.vectors)))
-    status = jnp.where((found.status == CONVERGED) & below, BELOW_FLOOR, found.status)
+    vectors, scout = (
+        layout.spread(jax.vmap(space.tree)(layout.whole(rows))) for rows in (found.vectors, found.scout[None])
+    )
+    hidden = jnp.maximum(floor * found.scale, found.noise)
+    root = jnp.sqrt(jnp.finfo(floor.dtype).eps)  # no rounding of the dtype comes near it
+    above = (asked * found.scale < hidden) | jnp.any(found.residuals > asked * found.scale)
+    reached = jnp.where(above, BELOW_FLOOR, CONVERGED)
+    reached = jnp.where(found.noise > jnp.maximum(asked, root) * found.scale, NOISY, reached)
+    status = jnp.where(found.status == CONVERGED, reached, found.status)
     return Eigenpairs(
         found.values,
         vectors,
@@ -227,13 +314,55 @@ def _solve(
         status,
         found.missed,
         found.asymmetry,
-        floor * found.scale,
+        hidden,
+        found.ends,
+        scout,
     ), found.scale
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _found(
+    product: Any, wanted: krylov.Wanted, operands: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any
+) -> krylov.Found:
+    """`krylov.solve` for x -> product(x, *operands)."""
+    return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
+
+
+@_found.defjvp
+def _found_jvp(product: Any, wanted: krylov.Wanted, primals: Any, tangents: Any) -> tuple[krylov.Found, krylov.Found]:
+    """λ' = v'A'v, which can be transposed; the rest by differentiating the iteration, which cannot."""
+
+    def solution(operands: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any) -> krylov.Found:
+        return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
+
+    found, change = jax.jvp(solution, primals, tangents)
+    operands, moved = tuple(primals[0]), tuple(tangents[0])
+
+    def along(x: Any) -> Any:
+        return jnp.vdot(x, jax.jvp(lambda *operands: product(x, *operands), operands, moved)[1])
+
+    values = jax.vmap(along)(wanted.layout.whole(found.vectors)) if operands else change.values
+    floats = {name: part for name, part in change._asdict().items() if part.dtype != jax.dtypes.float0}
+    fixed = jax.custom_derivatives.linear_call(lambda _, part: part, _refuse, (), floats)
+    return found, change._replace(**{**fixed, "values": values})
+
+
+def _refuse(_: Any, cotangent: Any) -> Any:
+    raise TypeError(
+        "eigsh: jax.grad goes through the eigenvalues alone; eigenvectors and residuals have no reverse mode. Use jax.jvp, jax.jacfwd."
+    )
+
+
 def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:
-    """Start vectors as (k, layout.length) rows, zero where there are fewer, and their number."""
+    """Start vectors as (k + 1, layout.length) rows, the last one the scout, zero where there are fewer, and the number of those but the
+    scout; small ones on the host, without a program."""
+    scout = None
+    if isinstance(start, Eigenpairs | Start):
+        start, scout = start.eigenvectors, start.scout
+    host = space.size <= LARGE
     if start is None:
+        if host:
+            return np.zeros((k, space.size), dtype), np.int32(0)
         return _no_rows(k=k, dtype=dtype, layout=layout), np.int32(0)
     leaves = jax.tree.leaves(start)
     if (
@@ -249,19 +378,32 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
         raise ValueError(
             f"start has the shapes {jax.tree.map(jnp.shape, start)}: expected those of {space.like()} after a leading axis."
         )
-    rows = _padded(start, space=space, k=k, layout=layout)
-    return rows, np.int32(min(k, len(jax.tree.leaves(start)[0])))
+    leaves, last = jax.tree.leaves(start), jax.tree.leaves(scout)
+    count = np.int32(min(k, len(leaves[0])))
+    if not host or any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, *last)):
+        return _padded(start, scout, space=space, k=k, layout=layout), count
+    rows = np.zeros((k + 1, space.size), dtype)
+    rows[:count] = _flat_rows(leaves)[-k:]
+    if scout is not None:
+        rows[k:] = _flat_rows(last)
+    return rows, count
 
 
-@functools.partial(jax.jit, static_argnames=("k", "dtype", "layout"))
+def _flat_rows(leaves: Any) -> np.ndarray:
+    """Vectors as leaves with a leading axis m, as rows (m, n)."""
+    return np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.device_get(leaves) if np.size(leaf)], 1)
+
+
+@functools.partial(compiled, static=("k", "dtype", "layout"))
 def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
-    return layout.parted(jnp.zeros((k, layout.length), dtype))
+    return layout.parted(jnp.zeros((k + 1, layout.length), dtype))
 
 
-@functools.partial(jax.jit, static_argnames=("space", "k", "layout"))
-def _padded(start: Any, *, space: Space, k: int, layout: Layout) -> Any:
+@functools.partial(compiled, static=("space", "k", "layout"))
+def _padded(start: Any, scout: Any, *, space: Space, k: int, layout: Layout) -> Any:
     rows = jax.vmap(space.flat)(start)[-k:]
-    return layout.parted(jnp.pad(rows, [(0, k - len(rows)), (0, 0)]))
+    last = jnp.zeros_like(rows[:1]) if scout is None else jax.vmap(space.flat)(scout)
+    return layout.parted(jnp.concatenate([jnp.pad(rows, [(0, k - len(rows)), (0, 0)]), last]))
 
 
 def _whole(name: str, value: Any, least: int, most: int, what: str) -> int:

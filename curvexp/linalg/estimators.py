@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.programs import compiled
 
+FEWEST = 20  # samples by which a standard error is known well enough to stop by: of 2 one in six is far too small
 MOST = 10_000  # samples, where a relative error is asked for and no other limit is given
 
 
@@ -44,8 +47,9 @@ def trace(
     Args:
         samples: Rademacher vectors, at least 2, a product each.
         rank: columns of the sketch, two products each; 0 for plain Hutchinson. With rank >= the operator's rank the result is exact.
-        rtol: more samples are drawn until stderr <= rtol·|mean|, or `max_samples` are; None: `samples` it is. The error at which one
-            chooses to stop is a little smaller than the true one.
+        rtol: more samples are drawn, at least 20, until stderr <= rtol·|mean|, or `max_samples` are; None: `samples` it is. The error at
+            which one chooses to stop is a little smaller than the true one: 2·rtol holds for 94 to 95 % of estimates, where 2 samples to
+            begin with left it at 84 % (1500 keys; a spectrum with one outlier).
 
     Raises:
         ValueError: a number out of its range.
@@ -108,7 +112,8 @@ class _Limits(NamedTuple):
     rtol: Any
 
 
-@functools.partial(jax.jit, static_argnames=("space", "rank"))
+@functools.partial(compiled, static=("space", "rank"), tells=True)
+@full_precision
 def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Estimate:
     product = flat_product(op, space)
     first, second = jax.random.split(key)
@@ -127,7 +132,8 @@ def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Es
     return Estimate(known + mean, stderr, made + 2 * rank)
 
 
-@functools.partial(jax.jit, static_argnames="space")
+@functools.partial(compiled, static=("space",), tells=True)
+@full_precision
 def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
 
@@ -139,7 +145,8 @@ def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     return Estimate(space.tree(mean), space.tree(stderr), made)
 
 
-@functools.partial(jax.jit, static_argnames="space")
+@functools.partial(compiled, static=("space",), tells=True)
+@full_precision
 def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     product = flat_product(op, space)
     # of the root of the mean the relative error is half of that of the mean
@@ -184,7 +191,9 @@ def _limits(samples: Any, rtol: Any, most: Any) -> _Limits:
             raise ValueError(f"{name}={value!r}: expected an integer of at least 2; a standard error needs two.")
     if rtol is not None and not (isinstance(rtol, int | float) and 0 < rtol < 1):
         raise ValueError(f"rtol={rtol!r}: expected a number in (0, 1), the standard error relative to the estimate.")
-    return _Limits(np.int32(samples), np.int32(max(samples, most)), np.float32(rtol or 0.0))
+    most = max(samples, most)
+    fewest = samples if rtol is None else min(max(samples, FEWEST), most)
+    return _Limits(np.int32(fewest), np.int32(most), np.float32(rtol or 0.0))
 
 
 def _told(found: Estimate, rtol: float | None) -> Estimate:

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.precision import full_precision
+from curvexp.programs import compiled
+
 
 class Space(NamedTuple):
     """The vector space of a pytree of real arrays; hashable.
@@ -27,8 +30,8 @@ class Space(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The floating dtype that flat vectors have: the widest of the leaves'."""
-        return np.result_type(*(np.dtype(name) for name in self.dtypes)) if self.dtypes else np.dtype(np.float32)
+        """The floating dtype that flat vectors have, and all that is computed with them: the widest of the leaves', at least float32."""
+        return np.result_type(np.float32, *(np.dtype(name) for name in self.dtypes))
 
     def flat(self, tree: Any) -> Any:
         """The pytree's entries in one array, (n,)."""
@@ -105,6 +108,7 @@ def flat_product(op: Callable[[Any], Any], space: Space) -> Callable[[Any], Any]
         TypeError: A's result does not have the domain's structure and shapes.
     """
 
+    @full_precision
     def product(x: Any) -> Any:
         result = op(space.tree(x))
         if (
@@ -130,7 +134,7 @@ def dense_matrix(op: Any, space: Space, *, chunk: int | None = None) -> Any:
     return _columns(op, space=space, width=width)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "width"))
+@functools.partial(compiled, static=("space", "width"), tells=True)
 def _columns(op: Any, *, space: Space, width: int) -> Any:
     n, product = space.size, flat_product(op, space)
 

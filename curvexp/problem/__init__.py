@@ -1,4 +1,7 @@
-"""Problems: what is minimised, with what is known of it exactly. A builder is called as builder(preprocess=..., dtype=..., **options)."""
+"""Problems: what is minimised, with what is known of it exactly. A builder is called as builder(preprocess=..., dtype=..., **options).
+
+Without preprocess it is raw, without dtype float32.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

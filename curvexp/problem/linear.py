@@ -19,7 +19,7 @@ import scipy.special
 from threadpoolctl import threadpool_limits
 
 from curvexp.errors import ConfigError
-from curvexp.preprocess import BatchNorm, Preprocess, standardize
+from curvexp.preprocess import RAW, BatchNorm, Preprocess, standardize
 from curvexp.problem import checks
 from curvexp.problem.base import Array, Known, Problem, checked_dtype
 from curvexp.problem.data import Dataset
@@ -39,7 +39,7 @@ LARGEST_NEWTON = 1.5e9  # multiply-adds of one Newton step, about 0.1 s
 
 
 def least_squares(
-    *, preprocess: Preprocess, dtype: Any = jnp.float32, data: Dataset, bias: bool = True, l2: float = 0.0
+    *, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, data: Dataset, bias: bool = True, l2: float = 0.0
 ) -> Problem:
     """½ mean over the examples of ‖W'x + c − y‖², targets standardised by the training set, or one-hot where there are classes.
 
@@ -60,7 +60,7 @@ def least_squares(
 
 
 def logistic(
-    *, preprocess: Preprocess, dtype: Any = jnp.float32, data: Dataset, bias: bool = True, l2: float = 1e-3
+    *, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, data: Dataset, bias: bool = True, l2: float = 1e-3
 ) -> Problem:
     """Mean cross-entropy of a linear model, plus ½·l2·‖params‖² over all parameters: strictly convex for l2 > 0.
 

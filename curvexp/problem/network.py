@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from curvexp import memory
 from curvexp.errors import ConfigError
-from curvexp.preprocess import BatchNorm, Preprocess, standardize
+from curvexp.preprocess import RAW, BatchNorm, Preprocess, standardize
 from curvexp.problem import checks
 from curvexp.problem.base import Known, Problem, checked_dtype
 from curvexp.problem.data import Dataset
@@ -38,7 +38,7 @@ ACTIVATIONS = (
 
 def mlp(
     *,
-    preprocess: Preprocess,
+    preprocess: Preprocess = RAW,
     dtype: Any = jnp.float32,
     data: Dataset,
     hidden: Any = (32,),

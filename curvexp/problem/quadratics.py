@@ -16,7 +16,7 @@ import numpy as np
 
 from curvexp import memory
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.preprocess import Preprocess
+from curvexp.preprocess import RAW, Preprocess
 from curvexp.problem import checks
 from curvexp.problem.base import Array, Known, Problem, checked_dtype
 
@@ -36,7 +36,7 @@ def quadratic_loss(params: Any, data: Quadratic) -> Any:
 
 def quadratic(
     *,
-    preprocess: Preprocess,
+    preprocess: Preprocess = RAW,
     dtype: Any = jnp.float32,
     dimension: int | None = None,
     eigenvalues: Any = None,

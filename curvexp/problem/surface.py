@@ -13,23 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.errors import Unsupported
-from curvexp.preprocess import Preprocess
+from curvexp.preprocess import RAW, Preprocess
 from curvexp.problem.base import Array, Known, Problem, checked_dtype
 from curvexp.problem.quadratics import start_at
 
 
-def rosenbrock(*, preprocess: Preprocess, dtype: Any = jnp.float32, start: Any = (-1.2, 1.0)) -> Problem:
+def rosenbrock(*, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, start: Any = (-1.2, 1.0)) -> Problem:
     """(1 − x)² + 100(y − x²)², minimum 0 at (1, 1), where the Hessian has condition number 2508. Source: Rosenbrock 1960."""
     return _surface("rosenbrock", rosenbrock_loss, preprocess, dtype, start, Known(None, np.ones(2), 0.0))
 
 
-def himmelblau(*, preprocess: Preprocess, dtype: Any = jnp.float32, start: Any = (0.0, 0.0)) -> Problem:
+def himmelblau(*, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, start: Any = (0.0, 0.0)) -> Problem:
     """(x² + y − 11)² + (x + y² − 7)², four minima of value 0, so that no one optimum is named. Source: Himmelblau 1972."""
     notes = ("four minima, all of value 0",)
     return _surface("himmelblau", himmelblau_loss, preprocess, dtype, start, Known(None, None, 0.0), notes)
 
 
-def monkey_saddle(*, preprocess: Preprocess, dtype: Any = jnp.float32, start: Any = (0.5, 0.25)) -> Problem:
+def monkey_saddle(*, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, start: Any = (0.5, 0.25)) -> Problem:
     """x³ − 3xy²: at its one critical point, the origin, the Hessian is 0 and the second-derivative test says nothing."""
     return _surface("monkey_saddle", monkey_saddle_loss, preprocess, dtype, start, Known(None, None, -math.inf))
 

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.live import Live
 from rich.text import Text
 
-from curvexp import console
+from curvexp import console, home
 from curvexp.errors import ConfigError
 from curvexp.report import aggregate, findings, frames, render, write_tables
 from curvexp.report.terminal import render_comparison, render_exceptions, render_studies, sparklines
@@ -169,5 +169,12 @@ def _captured(found: Runs, by: list[str]) -> str:
     return capture.get()
 
 
+def command() -> int:
+    """`python -m curvexp.report`: `main` on what was typed, for any stream and any user."""
+    home.ensure()
+    with console.any_stream():
+        return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

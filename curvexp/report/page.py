@@ -35,6 +35,7 @@ SIGNS = {  # of the tables, beside the symbols of quantities
     "(n/m)": "n of m runs reached the target",
     "≥": "a lower bound: only a part of the spectrum was measured",
     "⁺": "some eigenvalue is zero to rounding; the number is taken over the positive ones",
+    "?": "unchecked: in one of the runs a larger eigenvalue may have been missed, with a probability above 0.001",
 }
 
 
@@ -185,7 +186,11 @@ class _Page:
                 elif np.isinf(value) and not np.isnan(positive):
                     text = f"∞ ({number(positive)}⁺)"
                 cells.append((text, value))
-            cells += [(number(row[name]), row[name]) for name in ("lambda_max_start", "lambda_max", "sharpness_ratio")]
+            marks = {"lambda_max_start": "lambda_max_start", "lambda_max": "lambda_max", "sharpness_ratio": "sharpness"}
+            cells += [
+                (number(row[name]) + "?" * (row[f"{mark}_unchecked"] and not np.isnan(row[name])), row[name])
+                for name, mark in marks.items()
+            ]
             steps, low, high = (row[f"steps_to_target{suffix}"] for suffix in ("", "_low", "_high"))
             text = "–" if np.isnan(steps) else f"{steps:.0f}" if np.isfinite(steps) else "not reached"
             text += f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) and np.isfinite(high) and low < high else ""

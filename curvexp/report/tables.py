@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from curvexp.record import SURE
 from curvexp.report.frames import SETTING, short
 
 MOST_RESAMPLED = (
@@ -32,6 +33,8 @@ def aggregate(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
             lower bound too, and condition_number_start_is_bound, condition_number_is_bound are True.
         condition_number_positive_start, condition_number_positive: medians of λmax over the smallest eigenvalue above rounding.
         lambda_max_start, lambda_max, sharpness, threshold: medians; sharpness_ratio: median of a run's sharpness / threshold.
+            lambda_max_start_unchecked, lambda_max_unchecked, sharpness_unchecked: True where of one of these runs a larger eigenvalue
+            may have been missed, with a probability above 1e-3.
         steps_to_target: median over the runs that completed or diverged, where one that never reached the target counts as inf; NaN
             where there was no target. steps_to_target_low, steps_to_target_high: its 95 % percentile bootstrap interval over the
             runs (Efron and Tibshirani 1993, ch. 13), NaN for a single run. reached: how many reached it.
@@ -88,8 +91,10 @@ def _row(group: pd.DataFrame) -> dict[str, float | int | bool]:
         row[f"condition_number{suffix}_is_bound"] = bool((np.isnan(known) & ~np.isnan(bound)).any())
         row[f"condition_number_positive{suffix}"] = _median(_numbers(chosen, f"condition_number_positive{suffix}"))
         row[f"lambda_max{suffix}"] = _median(_numbers(chosen, f"lambda_max{suffix}"))
+        row[f"lambda_max{suffix}_unchecked"] = _unchecked(chosen, f"lambda_max_missed{suffix}")
     sharpness, threshold = _numbers(final, "sharpness"), _numbers(final, "threshold")
     row |= {"sharpness": _median(sharpness), "threshold": _median(threshold)}
+    row["sharpness_unchecked"] = _unchecked(final, "sharpness_missed")
     row["sharpness_ratio"] = _median(sharpness / np.where(threshold == 0, np.nan, threshold))
     steps = _steps_to_target(ended)
     low, high = interval(steps)
@@ -106,6 +111,12 @@ def _steps_to_target(ended: pd.DataFrame) -> np.ndarray:
     if "target_loss" in ended:
         steps = steps[~np.isnan(_numbers(ended, "target_loss"))]
     return np.where(np.isnan(steps), np.inf, steps)
+
+
+def _unchecked(frame: pd.DataFrame, name: str) -> bool:
+    """Whether in one of the runs the probability of a miss stands above SURE; of a whole spectrum, and of a folder of an earlier version,
+    none is recorded."""
+    return bool((_numbers(frame, name) > SURE).any())
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from curvexp.console import printable
+from curvexp.console import Stream, printable
 from curvexp.report.files import write_tables
 from curvexp.report.frames import SETTING, short
 from curvexp.report.tables import COUNTS, aggregate
@@ -33,16 +33,20 @@ KINDS = {
 }
 POSITIVE = "⁺ some eigenvalues are zero to rounding; this is λmax over the smallest eigenvalue above it"
 BOUND = "≥ only a part of the spectrum was measured: a lower bound"
+UNCHECKED = "? unchecked: a larger eigenvalue may have been missed"
 CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
 
 
-def summarize(folder: str | Path, console: Console, *, page: bool = False) -> pd.DataFrame:
+def summarize(folder: str | Path, console: Console, *, page: bool = False, found: Runs | None = None) -> pd.DataFrame:
     """The runs under a folder, after printing their aggregate and writing it to <folder>/report.csv, and the page to report.html.
+
+    Args:
+        page: whether the page is written. found: of `load_runs`, where they were read already.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    found = load_runs(folder)
+    found = found or load_runs(folder)
     runs = found.runs
     if runs.empty:
         console.print(f"No runs in {printable(folder)}.")
@@ -213,8 +217,8 @@ def _columns(
         *(_Column(name, "", [_name(_value(row[name])) for row in records]) for name in by if name != "problem"),
         _Column("runs", ", ", [_runs(row) for row in records]),
         _Column("κ start\nend", " → ", [_condition(row, notes) for row in records]),
-        _Column("λmax start\nend", " → ", [_pair(row["lambda_max_start"], row["lambda_max"]) for row in records]),
-        _Column("sharp/\nthr", "", [number(row["sharpness_ratio"]) + line(row, "sharpness") for row in records]),
+        _Column("λmax start\nend", " → ", [_largest(row, notes) for row in records]),
+        _Column("sharp/\nthr", "", [_ratio(row, notes) + line(row, "sharpness") for row in records]),
         _Column("steps\nto target", " ", [_steps(row, notes) for row in records]),
         _Column("loss", "", [number(row["loss"]) + line(row, "loss") for row in records]),
         _Column("rate\ntheory", " / ", [_pair(row["rate"], row["rate_theory"], rate) for row in records]),
@@ -230,6 +234,25 @@ def _pair(first: float, second: float, text: Callable[[float], str] | None = Non
     if math.isnan(first) and math.isnan(second):
         return "–"
     return "\n".join(map(text or number, (first, second)))
+
+
+def _largest(row: dict, notes: dict[str, None]) -> str:
+    names = ("lambda_max_start", "lambda_max")
+    if all(math.isnan(row[name]) for name in names):
+        return "–"
+    return "\n".join(_marked(number(row[name]), row[f"{name}_unchecked"], notes) for name in names)
+
+
+def _ratio(row: dict, notes: dict[str, None]) -> str:
+    text = number(row["sharpness_ratio"])
+    return text if text == "–" else _marked(text, row["sharpness_unchecked"], notes)
+
+
+def _marked(text: str, unchecked: bool, notes: dict[str, None]) -> str:
+    if not unchecked:
+        return text
+    notes[UNCHECKED] = None
+    return f"{text}?"
 
 
 def _condition(row: dict, notes: dict[str, None]) -> str:
@@ -316,4 +339,4 @@ def _print(table: Table, console: Console) -> None:
         console.print(table)
         return
     width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    Console(file=console.file, width=max(width, 20), no_color=True, highlight=False).print(table)
+    Stream(file=console.file, width=max(width, 20), no_color=True, highlight=False).print(table)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from curvexp import console, home
 from curvexp.study.command import listing
 
 
@@ -15,5 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
     return listing(parser.parse_args(arguments).config_dir)
 
 
+def command() -> int:
+    """`python -m curvexp.study`: `main` on what was typed, for any stream and any user."""
+    home.ensure()
+    with console.any_stream():
+        return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -152,7 +152,7 @@ def sharpness_path(
         scale: factor on the initial parameters.
     """
     params = jax.tree.map(lambda leaf: scale * leaf, problem.init(jax.random.key(seed)))
-    state, vector = optimizer.init(params), None
+    state, found = optimizer.init(params), None
     at, losses, values = [], [], []
     for done in range(0, steps + 1, every):
         if done:
@@ -171,8 +171,7 @@ def sharpness_path(
         op = curvexp.hessian(problem.loss, params, problem.data)
         if optimizer.preconditioner:
             op = curvexp.preconditioned(op, optimizer.preconditioner(state))
-        found = curvexp.eigsh(op, k=1, tol=1e-3, start=vector, key=jax.random.key(done))
-        vector = found.eigenvectors
+        found = curvexp.eigsh(op, k=1, tol=1e-3, start=found, check="full", key=jax.random.key(done))
         values.append(float(found.eigenvalues[-1]))
     return Path(np.array(at), np.array(losses), np.array(values), params)
 

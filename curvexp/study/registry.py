@@ -135,7 +135,10 @@ def perform(study: Study) -> tuple[Finding, dict[str, Any]]:
     configs.prepare_jax(study.precision)
     begun = time.perf_counter()
     try:
-        result = _function(study)(**study.options)
+        with jax.default_matmul_precision(
+            "highest"
+        ):  # a GPU's own default is fewer bits than the study's precision has
+            result = _function(study)(**study.options)
     finally:
         jax.config.update("jax_enable_x64", before)
     if not isinstance(result, Result) or not result.claims or not all(isinstance(c, Claim) for c in result.claims):

@@ -5,12 +5,16 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from curvexp import ledger, theory
+from curvexp import ledger, optim, theory
 from curvexp import probe as probes
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
+from curvexp.linalg.precision import at_least_float32, is_half
 from curvexp.number import is_number
 from curvexp.optim import Optimizer
 from curvexp.probe import Probe
@@ -20,17 +24,24 @@ from curvexp.record import Outcome, Reading, Record
 from curvexp.training.ending import Bounds, Stop, bounds, crossings, measured_rate, stop_of, verdict
 from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, folded, initial, look, run_keys, seen_of
 from curvexp.training.rows import Start
-from curvexp.training.state import Snapshot, State, past, state_of
+from curvexp.training.state import Snapshot, State, state_of
 from curvexp.training.structure import kind_of, parameters
 from curvexp.training.tune import over_all_data, tune
+
+MATMUL_PRECISIONS = (
+    "highest",
+    "tensorfloat32",
+    "bfloat16",
+)  # JAX's names: all bits, or fewer where the device has them
 
 
 class Run(NamedTuple):
     """A run among those of `run_many`.
 
     Attributes:
-        problem: what is minimised. optimizer: its `auto` numbers are chosen at the start, see `tune`.
-        key: of initialization, batch order and probes: one key, one run.
+        problem: what is minimised.
+        optimizer: its `auto` numbers are chosen at the start, see `tune`; or any optax transformation, of which no theory is known.
+        key: of initialization, batch order and probes: one key, one run; an integer is that of jax.random.key.
         probe: what is measured of the curvature; None measures nothing.
         target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
             steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
@@ -39,7 +50,7 @@ class Run(NamedTuple):
     """
 
     problem: Problem
-    optimizer: Optimizer
+    optimizer: Optimizer | optax.GradientTransformation
     key: Any
     probe: Probe | None = None
     target: float | Literal["auto"] | None = "auto"
@@ -51,12 +62,20 @@ class Account:
     """One run: `start`, then `record` after every block that ends at a record, with `follow` before it for every block."""
 
     def __init__(
-        self, number: int, run: Run, *, steps: int, batch_size: int | None, clock: Callable[[], float] | None
+        self,
+        number: int,
+        run: Run,
+        *,
+        steps: int,
+        batch_size: int | None,
+        matmul_precision: str,
+        clock: Callable[[], float] | None,
     ) -> None:
         self.number, self.run, self.steps, self.minibatch = number, run, steps, batch_size is not None
-        self.problem, self.optimizer, self.probe = run.problem, run.optimizer, run.probe or probes.off()
+        self.problem, self.optimizer = run.problem, optim.as_optimizer(run.optimizer)
+        self.probe, self.key = probes.off() if run.probe is None else run.probe, as_key(run.key)
         self.batch_size, self.clock = batch_size, clock
-        self.kind = kind_of(run.problem, run.optimizer, batch_size)
+        self.kind = kind_of(self.problem, self.optimizer, batch_size, matmul_precision)
         self.ended: tuple[Literal["completed", "diverged"], str] | None = None
         self.done, self.alive = 0, True
 
@@ -65,7 +84,7 @@ class Account:
         run, kind = self.run, self.kind
         taken_up = run.resume
         if taken_up is None:
-            params, order_key, tune_key, probe_key = initial(run.key, init=self.problem.init)
+            params, order_key, tune_key, probe_key = initial(self.key, init=self.problem.init)
             self.optimizer, choice = tune(self.problem, self.optimizer, params, key=tune_key)
             orders = self._first_order(order_key)
             carry, shown = begin(
@@ -76,7 +95,7 @@ class Account:
             self.first = float(shown["loss"])
             state = state_of(carry, orders[0] if self.minibatch else (), order_key)
         else:
-            *_, probe_key = run_keys(run.key)
+            *_, probe_key = run_keys(self.key)
             self.optimizer = self.optimizer._replace(hyper=dict(taken_up.hyper))
             self.first, state = taken_up.first, taken_up.state
             carry = Carry(state.params, state.opt_state, state.step, state.loss, state.gradient)
@@ -98,12 +117,13 @@ class Account:
         self.reached = 0 if self.first <= self.limits.target else None
         if taken_up is None:
             scalars, reading = self.meter(state, shown, probed=True)
+            if self.probe.measure is not None and self.optimizer.operator is None:
+                name = self.optimizer.name
+                why = self.optimizer.unknown or f"of {name} neither threshold nor preconditioner is given"
+                choice = "; ".join(filter(None, (choice, f"no sharpness and no threshold: {why}")))
             return Record(0, scalars, reading, state, note=choice, snapshot=self.snapshot(state), row=self.number)
-        self.meter.probe_state, self.meter.read, self.meter.before = (
-            taken_up.probe_state,
-            taken_up.read,
-            taken_up.before,
-        )
+        self.meter.probe_state, self.meter.read = taken_up.probe_state, taken_up.read
+        self.meter.since = taken_up.since
         self.losses, self.done = list(taken_up.losses[: taken_up.blocks]), int(state.step)
         self.reached = taken_up.reached if taken_up.reached is not None else self.reached
         return None
@@ -132,7 +152,7 @@ class Account:
     def record(self, state: Any, shown: dict[str, Any], *, due: bool) -> Record:
         """The record of a block's end. due: whether the probe is; at the run's end it always is."""
         last = self.ended is not None or self.done == self.steps
-        scalars, reading = self.meter(state, shown, probed=last or due)
+        scalars, reading = self.meter(state, shown, probed=last or due, last=last)
         outcome = self._outcome(state, shown) if last else None
         self.alive = not last
         snapshot = self.snapshot(state)
@@ -142,7 +162,7 @@ class Account:
         """What the run goes on from after a record."""
         meter, hyper, blocks = self.meter, dict(self.optimizer.hyper), len(self.losses)
         return Snapshot(
-            state, hyper, meter.probe_state, meter.read, self.losses, blocks, self.first, self.reached, meter.before
+            state, hyper, meter.probe_state, meter.read, self.losses, blocks, self.first, self.reached, meter.since
         )
 
     def _first_order(self, key: Any) -> Any:
@@ -180,9 +200,12 @@ class Meter:
         self.problem, self.optimizer, self.probe, self.key = problem, optimizer, probe, key
         self.batch_size, self.clock = batch_size, clock
         self.whole, self.base = over_all_data(problem), _base(problem)
-        self.probe_state, self.read, self.before = probe.state, ledger.Past(), None
+        self.probe_state, self.read = probe.state, ledger.Past()
+        self.since: Callable[[ledger.Past], ledger.Past] | None = None
 
-    def __call__(self, state: Any, shown: dict[str, Any], *, probed: bool) -> tuple[dict[str, Any], Reading | None]:
+    def __call__(
+        self, state: Any, shown: dict[str, Any], *, probed: bool, last: bool = False
+    ) -> tuple[dict[str, Any], Reading | None]:
         """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
         hyper = {name: float(value) for name, value in shown["numbers"].items()}
         scalars: dict[str, Any] = {"loss": float(shown["loss"]), "grad_norm": float(shown["grad_norm"])}
@@ -196,18 +219,23 @@ class Meter:
             return scalars, None
         if not probed or not math.isfinite(scalars["loss"]):
             if self.batch_size is None:  # else the state's gradient is that of a minibatch
-                self.before = state
+                self.since = functools.partial(_since, self.optimizer, state)
             return scalars, None
         begun = self.clock() if self.clock else 0.0
         key = folded(self.key, state.step)
-        reading, self.probe_state = self.probe.measure(self.whole, state.params, self.probe_state, key)
+        params, past = at_least_float32(state.params), self.since(self.read) if self.since else self.read
+        measure = self.probe.measure_last if last and self.probe.measure_last else self.probe.measure
+        reading, self.probe_state = measure(self.whole, params, self.probe_state, key)
+        half = sorted({leaf.dtype.name for leaf in jax.tree.leaves(state.params) if is_half(leaf)})
+        if half:
+            reading = reading._replace(extra={**reading.extra, "upcast": f"{', '.join(half)} measured in float32"})
         if self.problem.batchnorm:
             reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
         found, reading, self.read = ledger.enter(
             self.whole,
             self.optimizer,
             reading,
-            past(self.read, self.before),
+            past,
             state=state,
             hyper=hyper,
             loss=scalars["loss"],
@@ -215,13 +243,51 @@ class Meter:
             optimum=self.problem.known.optimum,
             batch_size=self.batch_size,
             tol=self.probe.tol,
+            full=last or past.readings % self.probe.check_every == 0,
             key=key,
         )
-        self.before = None
+        self.since = None
         scalars |= {**reading.scalars, **found}
         if self.clock:
             scalars["probe_seconds"] = round(self.clock() - begun, 6)
         return scalars, reading
+
+
+def _since(optimizer: Optimizer, state: Any, read: ledger.Past) -> ledger.Past:
+    """What a reading looks back at: this state of the record before, and the last reading."""
+    momentum = ledger.momentum(optimizer, state)
+    return read._replace(step=state.step, gradient=state.gradient, momentum=momentum)
+
+
+def as_key(key: Any) -> Any:
+    """A JAX key, of an integer too."""
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32):
+        return key
+    raise ConfigError(f"key={key!r:.60}: expected an integer, or a key of jax.random.key. Change key.")
+
+
+def check_run(run: Run, **settings: Any) -> None:
+    """Refuses a run that cannot be made of what it is given; nothing is computed.
+
+    Args:
+        settings: those of `check` that all runs share.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    probe = probes.off() if run.probe is None else run.probe
+    for name, value, wanted in (("problem", run.problem, Problem), ("probe", probe, Probe)):
+        if not isinstance(value, wanted):
+            makers = f"the functions of curvexp.{name}"
+            raise ConfigError(
+                f"{name}={value!r:.60}: expected a curvexp.{wanted.__name__}, as {makers} make. Change {name}."
+            )
+    optimizer, _ = optim.as_optimizer(run.optimizer), as_key(run.key)
+    check(run.problem, probe, target=run.target, diverge_at=run.diverge_at, **settings)
+    if optimizer.operator is None:
+        optim.check_step(optimizer, run.problem.init)
 
 
 def check(
@@ -233,6 +299,7 @@ def check(
     record_every: int,
     target: float | Literal["auto"] | None,
     diverge_at: float,
+    matmul_precision: str = "highest",
 ) -> int:
     """Number of parameters, after refusing every setting that this problem cannot serve; nothing is computed.
 
@@ -257,6 +324,10 @@ def check(
     if not is_number(diverge_at) or not diverge_at > 1:
         raise ConfigError(f"diverge_at={diverge_at}: expected a number above 1. Change diverge_at.")
     check_own(probe.quantities)
+    if matmul_precision not in MATMUL_PRECISIONS:
+        raise ConfigError(
+            f"matmul_precision={matmul_precision}: expected {', '.join(MATMUL_PRECISIONS)}. Change matmul_precision."
+        )
     size = parameters(problem.init)
     probe.check(size, problem)
     return size
@@ -264,9 +335,7 @@ def check(
 
 def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) -> State:
     """The shapes of a run's training state; nothing is computed. `optimizer` has its numbers, see `Snapshot.hyper`."""
-    import jax
-
-    kind = kind_of(problem, optimizer, batch_size)
+    kind = kind_of(problem, optimizer, batch_size, MATMUL_PRECISIONS[0])  # of no account for shapes
 
     def start(key: Any) -> State:
         params = problem.init(key)
@@ -278,8 +347,6 @@ def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) 
 
 
 def _shapes_seen(carry: Carry, problem: Problem, kind: Kind) -> Seen:
-    import jax
-
     return seen_of(jax.eval_shape(functools.partial(look, kind=kind), carry, problem.data, problem.test))
 
 

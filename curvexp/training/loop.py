@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
 from curvexp.training.ending import Stop, crossings
 
@@ -27,6 +28,7 @@ class Kind(NamedTuple):
     evaluate: Callable[[Any, Any, Any], dict[str, Any]] | None
     examples: int | None
     batch_size: int | None
+    matmul_precision: str
 
     @property
     def batches(self) -> int:
@@ -57,7 +59,19 @@ class Seen(NamedTuple):
     dtypes: tuple[str, ...]
 
 
+def _in_its_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced with the kind's precision of matrix products."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, kind: Kind, **static: Any) -> Any:
+        with jax.default_matmul_precision(kind.matmul_precision):
+            return function(*args, kind=kind, **static)
+
+    return traced
+
+
 @functools.partial(compiled, static=("init",))
+@full_precision
 def initial(key: Any, *, init: Callable[[Any], Any]) -> tuple[Any, ...]:
     """The parameters at the start; the keys of batch order, tuning and probes."""
     first, *others = jax.random.split(key, 4)
@@ -77,6 +91,7 @@ def folded(key: Any, number: Any) -> Any:
 
 
 @functools.partial(compiled, static=("kind",))
+@_in_its_precision
 def begin(params: Any, opt_state: Any, data: Any, test: Any, orders: Any, *, kind: Kind) -> tuple[Carry, Any]:
     """The state before the first step, and what it shows."""
     loss, gradient = jax.value_and_grad(kind.loss)(params, _batch(data, orders, jnp.int32(0), jnp.int32(0), kind))
@@ -85,6 +100,7 @@ def begin(params: Any, opt_state: Any, data: Any, test: Any, orders: Any, *, kin
 
 
 @functools.partial(compiled, static=("kind", "length"))
+@_in_its_precision
 def advance(
     carry: Carry,
     data: Any,
@@ -167,10 +183,15 @@ def read(packed: dict[str, np.ndarray], seen: Seen, loss_dtype: str) -> tuple[li
     for name in seen.dtypes:
         columns.append((name, places[name]))
         places[name] += 1
-    lists = {name: array[:, : places[name]].tolist() for name, array in packed.items()}
+    lists = {name: _wide(array[:, : places[name]]).tolist() for name, array in packed.items()}
     rows = range(len(packed[loss_dtype]))
     shown = [jax.tree.unflatten(seen.structure, [lists[name][row][place] for name, place in columns]) for row in rows]
     return shown, packed[loss_dtype][:, places[loss_dtype] :]
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    """The array in a dtype that numpy has numbers of: bfloat16 and its like in float64."""
+    return array if array.dtype.kind in "biuf" else array.astype(np.float64)
 
 
 def _packed(shown: Any, losses: Any) -> dict[str, Any]:

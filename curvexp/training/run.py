@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 
 from curvexp import memory as memories
-from curvexp import probe as probes
 from curvexp.host import one_thread, thread_settings
 from curvexp.linalg.layout import devices_of
 from curvexp.optim import Optimizer
 from curvexp.probe import Probe
 from curvexp.problem import Problem
 from curvexp.record import Record
-from curvexp.training.account import Account, Run, check
+from curvexp.training.account import Account, Run, check_run
 from curvexp.training.loop import Kind, block_lengths, next_record, read
 from curvexp.training.rows import Block, Launched, Parts, cores
 from curvexp.training.state import Snapshot
@@ -30,7 +30,7 @@ MOST_ORDERS = 2**24  # examples in the orders that a block draws beforehand, 64 
 
 def run(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: Optimizer | optax.GradientTransformation,
     probe: Probe | None = None,
     *,
     steps: int,
@@ -39,6 +39,7 @@ def run(
     record_every: int = 10,
     target: float | Literal["auto"] | None = "auto",
     diverge_at: float = 1e6,
+    matmul_precision: str = "highest",
     clock: Callable[[], float] | None = None,
     resume: Snapshot | None = None,
 ) -> Iterator[Record]:
@@ -46,15 +47,18 @@ def run(
 
     Args:
         problem: what is minimised.
-        optimizer: its `auto` numbers are chosen here, see `tune`.
+        optimizer: its `auto` numbers are chosen here, see `tune`; or any optax transformation, of which no theory is known.
         probe: what is measured of the curvature; None measures nothing.
         steps: most updates made.
-        key: of initialization, batch order and probes: one key, one run.
+        key: of initialization, batch order and probes: one key, one run; an integer is that of jax.random.key.
         batch_size: examples a step, drawn without replacement in epochs; None takes them all.
         record_every: steps between records; the first, the last and every probed step have one too.
         target: where the minimum f* is known, a fraction of the initial loss − f*, else a loss; the run stops there. `auto` measures
             steps_to_target against 1e-3 (where f* is not known: 0.1) and does not stop.
         diverge_at: the run ends as `diverged` when loss − f* passes this multiple of its initial value; with minibatches at a record.
+        matmul_precision: of the training's matrix products and convolutions, whatever `jax_default_matmul_precision` says: "highest", all
+            bits of the dtype on every device; "tensorfloat32" or "bfloat16", fewer on a device that has them, the same bits on a CPU.
+            The curvature is always measured with all bits.
         clock: seconds, such as time.perf_counter: what a reading takes of them is recorded as probe_seconds; None records none.
         resume: the snapshot of a record of this same run: what follows that record is yielded, bit for bit on the same machine.
 
@@ -63,7 +67,7 @@ def run(
         the training state there.
 
     Raises:
-        ConfigError: a value outside its range, before any compute.
+        ConfigError: a value outside its range, or of another kind, before any compute.
 
     >>> import jax
     >>> from curvexp import optim, preprocess, problem
@@ -72,7 +76,12 @@ def run(
     [0, 10, 20, 25]
     """
     one = Run(problem, optimizer, key, probe, target, diverge_at, resume)
-    rows = run_many([one], steps=steps, batch_size=batch_size, record_every=record_every, clock=clock)
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "record_every": record_every,
+        "matmul_precision": matmul_precision,
+    }
+    rows = run_many([one], steps=steps, clock=clock, **settings)
     return (record for records in rows for record in records)
 
 
@@ -82,6 +91,7 @@ def run_many(
     steps: int,
     batch_size: int | None = None,
     record_every: int = 10,
+    matmul_precision: str = "highest",
     clock: Callable[[], float] | None = None,
     memory: float | None = None,
     failed: Callable[[int, BaseException], None] | None = None,
@@ -93,7 +103,7 @@ def run_many(
 
     Args:
         runs: that differ in numbers alone; `training.by_structure` parts others. Arrays that are equal in all runs are held once.
-        steps, batch_size, record_every, clock: as for `run`, the same for all.
+        steps, batch_size, record_every, matmul_precision, clock: as for `run`, the same for all.
         memory: bytes that the programs may take together; None: half of what the device has free. Runs that do not fit, by the
             compiler's own account, go in equal parts.
         failed: (number of the run, what it raised) is called where a run's own code raises, such as its probe; the other runs go on. None:
@@ -113,18 +123,11 @@ def run_many(
     >>> {record.row: record.outcome.status for record in ends}
     {4: 'diverged', 5: 'diverged', 0: 'completed', 1: 'completed', 2: 'completed', 3: 'completed'}
     """
+    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "matmul_precision": matmul_precision}
     for one in runs:
-        check(
-            one.problem,
-            one.probe or probes.off(),
-            steps=steps,
-            batch_size=batch_size,
-            record_every=record_every,
-            target=one.target,
-            diverge_at=one.diverge_at,
-        )
+        check_run(one, record_every=record_every, **settings)
     check_equal(runs, batch_size)
-    accounts = [Account(row, one, steps=steps, batch_size=batch_size, clock=clock) for row, one in enumerate(runs)]
+    accounts = [Account(row, one, clock=clock, **settings) for row, one in enumerate(runs)]
     return Rows(accounts, steps=steps, record_every=record_every, memory=memory, failed=failed)
 
 

@@ -1,12 +1,13 @@
 """The state of a training at a record, and what a run goes on from."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp import ledger, optim
+from curvexp import ledger
 
 
 class State(NamedTuple):
@@ -70,8 +71,8 @@ class Snapshot(NamedTuple):
 
     Attributes:
         state: the training's. hyper: the optimizer's numbers, `auto` resolved.
-        probe_state, read: what the next reading starts from, as the last reading left it. before: the state at the last record where the
-            next reading looks back at it, else None.
+        probe_state, read: what the next reading starts from, as the last reading left it. since: adds to `read` the record after that
+            reading, where the next one looks back at it; else None.
         losses, blocks: of the list of losses after each step, in float64 blocks, the first so many are this snapshot's; empty where no rate
             will be fitted to them. The list is the run's own, and grows.
         first: loss at the start. reached: steps to the target, or None.
@@ -85,19 +86,12 @@ class Snapshot(NamedTuple):
     blocks: int
     first: float
     reached: int | None
-    before: Any = None
+    since: Callable[[ledger.Past], ledger.Past] | None = None
 
     @property
     def past(self) -> ledger.Past:
         """What the next reading looks back at."""
-        return past(self.read, self.before)
-
-
-def past(read: ledger.Past, before: Any) -> ledger.Past:
-    """What a reading looks back at: the last reading, and the state at the record before, where there was one since."""
-    if before is None:
-        return read
-    return read._replace(step=before.step, gradient=before.gradient, momentum=optim.momentum_of(before.opt_state))
+        return self.since(self.read) if self.since else self.read
 
 
 def _on_host(leaf: Any) -> Any:

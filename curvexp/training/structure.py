@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp import optim
 from curvexp.host import x64
 from curvexp.linalg.layout import devices_of
 from curvexp.optim import Optimizer
@@ -50,8 +51,8 @@ def check_equal(runs: Sequence[Any], batch_size: int | None) -> None:
 
 def structure(run: Any, batch_size: int | None) -> dict[str, Hashable]:
     """What rows of one program have in common, each part by the name that a person knows it by."""
-    problem, optimizer = run.problem, run.optimizer
-    kind = kind_of(problem, optimizer, batch_size)
+    problem, optimizer = run.problem, optim.as_optimizer(run.optimizer)
+    kind = kind_of(problem, optimizer, batch_size, "highest")  # the same for all
     return {
         "loss function": kind.loss,
         "evaluation": kind.evaluate,
@@ -66,10 +67,11 @@ def structure(run: Any, batch_size: int | None) -> dict[str, Hashable]:
     }
 
 
-def kind_of(problem: Problem, optimizer: Optimizer, batch_size: int | None) -> Kind:
+def kind_of(problem: Problem, optimizer: Optimizer, batch_size: int | None, matmul_precision: str) -> Kind:
     """What the training's programs are compiled for."""
     transform = optimizer.transform
-    return Kind(problem.loss, transform.update, optimizer.numbers, problem.evaluate, problem.examples, batch_size)
+    functions = (problem.loss, transform.update, optimizer.numbers, problem.evaluate)
+    return Kind(*functions, problem.examples, batch_size, matmul_precision)
 
 
 def parameters(init: Callable[[Any], Any]) -> int:

@@ -9,7 +9,6 @@ from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.optim import Optimizer
 from curvexp.problem import Problem
-from curvexp.programs import compiled
 
 
 def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tuple[Optimizer, str | None]:
@@ -29,16 +28,13 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
     op = hessian(whole, params)
     if optimizer.preconditioner is not None:
         trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
-        _, stepped = optimizer.transform.update(_gradient(whole, params), trial.init(params), params)
+        _, stepped = optimizer.transform.update(probes.gradient(whole, params), trial.init(params), params)
         op = preconditioned(op, optimizer.preconditioner(stepped))
+    else:
+        op = probes.undivided(op)
     return optim.resolve(optimizer, sharpness=probes.sharpness(op, tol=1e-2, key=key))
 
 
 def over_all_data(problem: Problem) -> Objective:
     """The loss over all training data, as a function of params alone."""
     return Objective(jax.tree_util.Partial(problem.loss), problem.data)
-
-
-@compiled
-def _gradient(whole: Any, params: Any) -> Any:
-    return jax.grad(whole)(params)

@@ -10,6 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curvexp import programs
 from curvexp.linalg import eigsh, eigsh_above, inertia, spectral_density
 
 N = 60
@@ -193,7 +194,7 @@ def test_a_start_that_is_far_off_is_dropped(x64):
     cold = eigsh(operator(matrix), jnp.zeros(n), k=k, check=0)
     near, far = (np.linalg.eigh(m)[1][:, -k:].T for m in (matrix, other))
     kept = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(near))
-    assert int(kept.matvecs) == 2 * k + 2  # two passes of the block, with its random vector
+    assert int(kept.matvecs) == 2 * k + 1  # two passes of the block, and its random vector once
     assert np.isnan(kept.missed)
     for start in (far, near + 0.5 * far):
         found = eigsh(operator(matrix), jnp.zeros(n), k=k, start=jnp.asarray(start))
@@ -215,11 +216,26 @@ def test_a_dropped_start_does_not_cost_a_copy(x64):
     np.testing.assert_allclose(found.eigenvalues, [2, 2, 3], atol=1e-7)
 
 
+def test_a_long_check_of_a_warm_start_keeps_the_pairs_and_their_symmetry():
+    """A check that fills the basis goes on with its last vectors: the pairs stay, and rows now gone count no more."""
+    values = np.sort(np.abs(np.random.default_rng(6).standard_normal(5000)) ** 3) * 0.01
+    values[-12:] = np.linspace(5, 10, 12)
+    op = operator(values, np.float32, function=lambda d, v: d * v)
+    cold = eigsh(op, jnp.zeros(5000, jnp.float32), k=10, which="BE", check=0, key=jax.random.key(6))
+    warm = eigsh(
+        op, jnp.zeros(5000, jnp.float32), k=10, which="BE", start=cold.eigenvectors, check=100, key=jax.random.key(56)
+    )
+    assert int(warm.matvecs) <= int(cold.matvecs) + 10 + 100  # the start's passes and one check
+    assert warm.asymmetry < 30 * np.finfo(np.float32).eps * 10  # rounding, of a norm of 10
+
+
 def test_k_grows_until_all_above_a_threshold_are_found(x64):
     values = np.r_[np.linspace(-1, 0.4, N - 11), np.linspace(0.6, 3, 11)]
     matrix = rotated(values)
-    found = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8)
-    assert len(found.eigenvalues) == 12  # 3, 6, 12
+    op, made = operator(matrix), programs.count()
+    found = eigsh_above(op, 0.5, jnp.zeros(N), k=3, tol=1e-8)
+    assert len(found.eigenvalues) == 12
+    assert programs.count() == made + 2  # 3, 12: the first three fall by 0.24 each, so that more than 6 lie above 0.5
     assert (np.asarray(found.eigenvalues) > 0.5).sum() == 11
     certified(matrix, found, k=12, which="LA", tol=1e-8)
     again = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8, start=found.eigenvectors)

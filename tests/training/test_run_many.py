@@ -107,7 +107,10 @@ def test_data_that_differ_are_stacked_and_equal_ones_are_held_once():
 
 def parts(runs, *, memory=np.inf, length=10):
     """As `run_many` parts them."""
-    accounts = [Account(row, one, steps=20, batch_size=None, clock=None) for row, one in enumerate(runs)]
+    accounts = [
+        Account(row, one, steps=20, batch_size=None, matmul_precision="highest", clock=None)
+        for row, one in enumerate(runs)
+    ]
     for account in accounts:
         account.start()
     return Parts([a.begun for a in accounts], accounts[0].kind, (length,), pool=None, memory=memory, begun=0)
@@ -237,7 +240,10 @@ def test_a_block_has_no_loop_of_unknown_length_and_no_branch(rows, batch_size):
     from curvexp.training.loop import advance, advance_rows
 
     runs = [Run(network(), optim.adam(lr=0.01), jax.random.key(row)) for row in range(rows)]
-    accounts = [Account(row, one, steps=20, batch_size=batch_size, clock=None) for row, one in enumerate(runs)]
+    accounts = [
+        Account(row, one, steps=20, batch_size=batch_size, matmul_precision="highest", clock=None)
+        for row, one in enumerate(runs)
+    ]
     for account in accounts:
         account.start()
     starts, kind = [account.begun for account in accounts], accounts[0].kind

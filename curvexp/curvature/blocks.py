@@ -1,0 +1,111 @@
+"""Diagonal blocks of an operator: rows and columns of some of the parameters."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from curvexp.curvature.operator import Operator
+from curvexp.linalg.vectors import Space, space_of
+
+
+def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
+    """The diagonal block of A on some of the parameters: rows and columns of the leaves that are chosen.
+
+    Args:
+        chosen: a predicate on a leaf's path, written as "layer/kernel"; or a prefix of paths, "layer". A box around an array (flax.nnx's
+            Variable, Linen's Partitioned), whose entry is called `value`, is no part of a path.
+
+    Returns:
+        Operator on a dict {path: array}.
+
+    Raises:
+        ValueError: no leaf is chosen; the message lists the paths.
+    """
+    paths = _paths(op.space)
+
+    def takes(path: str) -> bool:
+        return path == chosen or path.startswith(f"{chosen}/") if isinstance(chosen, str) else bool(chosen(path))
+
+    picked = [i for i, path in enumerate(paths) if takes(path)]
+    if not picked:
+        raise ValueError(f"block: no parameter is chosen; expected some of {', '.join(paths)}.")
+    return _block_of(op, paths, picked)
+
+
+def layers(op: Operator) -> dict[str, Operator]:
+    """The diagonal blocks by layer, disjoint and together all parameters: {the layer's path: block}.
+
+    A layer is the arrays that lie side by side, at one path up to its last name: {"block": {"scale": s, "dense": {"kernel": k, "bias": b}}}
+    has the layers "block", s alone, and "block/dense", k and b. An array that has no path above itself is a layer of its own.
+
+    >>> import jax, jax.numpy as jnp, curvexp
+    >>> params = {"block": {"scale": jnp.ones(2), "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}}
+    >>> op = curvexp.hessian(lambda p: sum(jnp.sum(a**2) for a in jax.tree.leaves(p)), params)
+    >>> {name: part.size for name, part in curvexp.layers(op).items()}
+    {'block/dense': 6, 'block': 2}
+    """
+    paths = _paths(op.space)
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i, path in enumerate(_leaf_names(op.space)):
+        members.setdefault(tuple(path[:-1] or path), []).append(i)
+    names = ["/".join(path) for path in members]
+    if len(set(names)) < len(names):  # of names with a slash
+        names = [str(path) for path in members]
+    return {name: _block_of(op, paths, picked) for name, picked in zip(names, members.values(), strict=True)}
+
+
+def _block_of(op: Operator, paths: list[str], picked: list[int]) -> Operator:
+    leaves = jax.tree.leaves(op.like)
+    domain = {paths[i]: leaves[i] for i in picked}
+    return Operator(_Block(tuple(paths), tuple(paths[i] for i in picked)), space_of(domain), op)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """Zero-padded to the whole space, multiplied, and cut out again."""
+
+    paths: tuple[str, ...]
+    chosen: tuple[str, ...]
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        op = operands
+        zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(op.like)]
+        padded = [v.get(path, zero) for path, zero in zip(self.paths, zeros, strict=True)]
+        image = jax.tree.leaves(op(jax.tree.unflatten(op.space.treedef, padded)))
+        return {path: leaf for path, leaf in zip(self.paths, image, strict=True) if path in self.chosen}
+
+
+def _paths(space: Space) -> list[str]:
+    """The leaves' paths; as JAX writes them where names with a slash would make two alike."""
+    paths = ["/".join(names) for names in _leaf_names(space)]
+    if len(set(paths)) < len(paths):
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
+    return paths
+
+
+def _leaf_names(space: Space) -> list[list[str]]:
+    """The names on each leaf's path, those of boxes left out."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
+    return [
+        [jax.tree_util.keystr((key,), simple=True) for key, boxed in zip(path, flags, strict=True) if not boxed]
+        for path, flags in zip(paths, _boxes(space.treedef), strict=True)
+    ]
+
+
+def _boxes(treedef: Any) -> list[tuple[bool, ...]]:
+    """For each leaf, whether each node above it is a box: a type of its own around one array, which it calls `value`."""
+    node = treedef.node_data()
+    if node is None:
+        return [()]
+    children = treedef.children()
+    lone = len(children) == 1 and jax.tree_util.treedef_is_leaf(children[0]) and children[0].num_leaves == 1
+    boxed = lone and not issubclass(node[0], dict | list | tuple) and _only_name(treedef) == "value"
+    return [(boxed, *below) for child in children for below in _boxes(child)]
+
+
+def _only_name(treedef: Any) -> str:
+    ((path, _),) = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, [0]))
+    return jax.tree_util.keystr(path, simple=True)

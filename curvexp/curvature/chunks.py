@@ -1,0 +1,259 @@
+"""Examples taken in chunks, where the loss is a mean over them, which is measured before the first product."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curvexp.curvature.modes import FORWARD, Mode
+from curvexp.curvature.objective import WeightedMean, sum_and_weight
+from curvexp.linalg.precision import full_precision
+from curvexp.linalg.vectors import space_of
+from curvexp.programs import compiled
+
+NOISES = (0.1, 1e-3, 0.0)  # relative perturbations of the parameters: the first at which the loss is finite
+ROUNDING = 1e3  # machine epsilons between a whole and its parts, of the sum of their sizes: sums over many examples, twice differentiated
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunked:
+    """The sum of a product over chunks of the examples, over the sum of their weights; the last chunk may be smaller.
+
+    Attributes:
+        product: of the mean over a chunk's examples; or, where `sums`, of the sum over them.
+    """
+
+    product: Callable[[Any, Any], Any]
+    chunk: int
+    sums: bool = False
+
+    @property
+    def mode(self) -> Any:
+        """How the product is differentiated."""
+        return getattr(self.product, "mode", None)
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        head, params, args, whole = operands
+        count = count_examples(args)
+        size = min(self.chunk, count)
+        full = count // size
+        stacked = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), args)
+
+        def added(total: Any, part: Any, examples: int) -> Any:
+            share = 1 / whole.weight if self.sums else examples / count
+            piece = self.product((head, params, part), v)
+            return jax.tree.map(lambda t, p: t + jnp.asarray(share, p.dtype) * p, total, piece)
+
+        total, _ = jax.lax.scan(
+            lambda total, part: (added(total, part, size), None), jax.tree.map(jnp.zeros_like, v), stacked
+        )
+        rest = count - full * size
+        if rest:
+            total = added(total, jax.tree.map(lambda a: a[full * size :], args), rest)
+        return jax.tree.map(lambda t: jnp.where(whole.valid, t, jnp.nan), total)
+
+
+class Whole(NamedTuple):
+    """What chunks add up to.
+
+    Attributes:
+        weight: () sum of the examples' weights.
+        valid: () bool, whether the loss is the mean over its chunks; else products are nan: under jit, where nothing can be raised, and
+            where the loss is not finite, so that nothing can be compared.
+    """
+
+    weight: Any
+    valid: Any
+
+
+def count_examples(args: Any, *, name: str = "chunk") -> int:
+    """Length of the leading axis that all arrays share; name: what asks for it, for the message."""
+    lengths = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(args)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"{name}: the arrays in args have leading axes {sorted(lengths)}: expected one length, the number of examples. Pass what is no "
+            "example by keyword, or bind it with jax.tree_util.Partial."
+        )
+    return lengths.pop()
+
+
+def check_chunk(chunk: Any, args: Any, *, name: str = "chunk") -> int:
+    """The number of examples; refuses a chunk that is no positive integer, and arrays of unequal length."""
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"{name}={chunk!r}: expected a positive integer, the number of examples taken at once.")
+    return count_examples(args, name=name)
+
+
+def checked(
+    loss: Any, params: Any, args: Any, chunk: int, *, mode: Mode = FORWARD, name: str = "chunk", subject: str = "loss"
+) -> Whole:
+    """The weight of all examples, after a comparison of the whole loss with its chunks.
+
+    Sums over chunks a and b have to add up to the sum over both: S(a∪b) = S(a) + S(b), and the weights likewise, at parameters that are
+    perturbed by a tenth, with the derivative along a random direction. All examples take part once, in pairs of chunks of shuffled
+    examples; the last, smaller chunk once more. The cost is about that of two gradients of the whole loss, in the memory of two chunks.
+
+    Args:
+        loss: (params, *args) -> scalar, the mean over the examples, or WeightedMean. chunk: examples taken at once.
+        mode: how the loss is differentiated. name, subject: of `chunk` and of the loss, for messages.
+
+    Returns:
+        Whole; under jit `valid` is the comparison's result.
+
+    Raises:
+        ValueError: chunk below 1; arrays of unequal length; a loss whose chunks do not add up: batch normalization couples the
+            examples of a batch, a sum is no mean. Differences below 1e3 eps count as rounding.
+    """
+    count = check_chunk(chunk, args, name=name)
+    chunk = min(chunk, count)
+    weight = _weight(loss, params, args, chunk=chunk)
+    if chunk == count:
+        return Whole(weight, jnp.array(True))
+    compare = functools.partial(_compare, loss, params, args, chunk=chunk, mode=mode)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((loss, params, args))):
+        first, last = compare(NOISES[0]), compare(NOISES[-1])
+        return Whole(weight, jnp.where(first.finite, first.equal, last.finite & last.equal))
+    for noise in NOISES:
+        found = jax.device_get(compare(noise))
+        if found.finite:
+            break
+    if found.finite and not found.equal:
+        raise ValueError(_refusal(found, chunk, count, name, subject))
+    return Whole(weight, jnp.array(bool(found.finite)))
+
+
+class Comparison(NamedTuple):
+    """Of the whole with its parts: finite, equal () bool; apart (2, 2): largest difference of sum and weight, and of their derivatives,
+    relative to the parts' sizes; both, parts (): mean loss of the examples of one pair of chunks, and that of its chunks; bends () bool:
+    whether the weight depends on the parameters."""
+
+    finite: Any
+    equal: Any
+    apart: Any
+    both: Any
+    parts: Any
+    bends: Any
+
+
+@functools.partial(compiled, static=("chunk", "mode"))
+@full_precision
+def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode: Mode) -> Comparison:
+    count = count_examples(args)
+    along = _uniform(0, params)
+    at = jax.tree.map(lambda leaf, step: leaf + (noise * step).astype(leaf.dtype), params, _steps(1, params))
+    order = np.random.default_rng(0).permutation(count)
+
+    def both(p: Any, rows: Any) -> Any:
+        """Sum and weight over some of the examples, (2,)."""
+        found = sum_and_weight(loss(p, *jax.tree.map(lambda a: jnp.asarray(a)[rows], args)), len(rows))
+        return jnp.stack([jnp.asarray(part, jnp.promote_types(part.dtype, jnp.float32)) for part in found])
+
+    def on(rows: Any) -> Any:
+        """Sum and weight, and their derivatives along the direction, (2, 2)."""
+        of = functools.partial(both, rows=rows)
+        if mode == FORWARD:
+            return jnp.stack(jax.jvp(of, (at,), (along,)))
+        value, pull = jax.vjp(of, at)
+        return jnp.stack([value, jnp.stack([_dot(pull(one)[0], along) for one in jnp.eye(2, dtype=value.dtype)])])
+
+    def compared(whole: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
+        return (
+            jnp.abs(whole - first - second),
+            jnp.abs(first) + jnp.abs(second),
+            jnp.stack([whole[0], (first + second)[0]]),
+        )
+
+    def pair(rows: Any) -> tuple[Any, Any, Any]:
+        if len(rows) == 2 * chunk:
+            return compared(on(rows), *jax.lax.map(on, rows.reshape(2, chunk)))  # compiled once for both
+        return compared(on(rows), on(rows[:chunk]), on(rows[chunk:]))
+
+    width = min(2 * chunk, count)
+    apart, size, values = jax.lax.map(pair, np.resize(order, (-(-count // width), width)))
+    last = count % chunk
+    if last and count > width:  # their values alone
+        uneven = (both(at, order[rows]) for rows in (slice(chunk + last), slice(chunk), slice(chunk, chunk + last)))
+        more = compared(*(jnp.stack([value, jnp.zeros_like(value)]) for value in uneven))
+        apart, size, values = (jnp.concatenate([a, b[None]]) for a, b in zip((apart, size, values), more, strict=True))
+    result = jax.eval_shape(lambda: loss(params, *args))
+    own = result.sum if isinstance(result, WeightedMean) else result
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (own.dtype, space_of(params).dtype))
+    tolerance = ROUNDING * eps if eps < 1e-6 else 8 * eps  # half precision: all but the last three bits
+    bends = jnp.any(size[:, 1, 1] > tolerance * size[:, 0, 1])
+    scale = jnp.maximum(size.max(axis=0), jnp.finfo(size.dtype).tiny)
+    relative = apart.max(axis=0) / scale
+    worst = jnp.argmax(apart[:, 0, 0])
+    total = jnp.where(values[worst, :, 1] == 0, 1, values[worst, :, 1])  # of padding alone
+    means = values[worst, :, 0] / total
+    finite = jnp.all(jnp.isfinite(size)) & jnp.all(jnp.isfinite(apart))
+    return Comparison(finite, jnp.all(relative <= tolerance) & ~bends, relative, means[0], means[1], bends)
+
+
+@functools.partial(compiled, static=("chunk",))
+@full_precision
+def _weight(loss: Any, params: Any, args: Any, *, chunk: int) -> Any:
+    """The sum of the weights of all examples."""
+    count = count_examples(args)
+    dtype = space_of(params).dtype
+    if not isinstance(jax.eval_shape(lambda: loss(params, *args)), WeightedMean):
+        return jnp.full((), count, dtype)
+
+    def of(part: Any) -> Any:
+        return loss(params, *part).weight
+
+    full = count // chunk
+    stacked = jax.tree.map(lambda a: a[: full * chunk].reshape(full, chunk, *a.shape[1:]), args)
+    total = jnp.sum(jax.lax.map(of, stacked))
+    if count - full * chunk:
+        total += of(jax.tree.map(lambda a: a[full * chunk :], args))
+    return total
+
+
+def _refusal(found: Comparison, chunk: int, count: int, name: str, subject: str) -> str:
+    if found.bends:
+        return (
+            f"{name}={chunk}: the weight of the loss's WeightedMean depends on the parameters: expected weights of the data alone. Leave "
+            f"{name} out: the Hessian of the whole ratio is exact."
+        )
+    return (
+        f"{name}={chunk}: near the parameters the {subject} of {min(2 * chunk, count)} examples is {found.both:.9g}, that of its chunks "
+        f"{found.parts:.9g}; their derivatives differ by {found.apart[1].max():.2g} of their size. The examples are coupled (batch "
+        f"normalization; a mean over something else than the examples), or the {subject} is a sum. "
+        f"Leave {name} out; or divide by the number of examples; or return curvexp.WeightedMean(sum, weight) for a mean over tokens; or "
+        "normalize by ghost batches, groups that a chunk is a multiple of, which is another loss."
+    )
+
+
+def _uniform(seed: int, params: Any) -> Any:
+    """Numbers of mean 0 and variance 1, like params: hashes of the entries' positions, which compile far faster than jax.random does."""
+    leaves, structure = jax.tree.flatten(params)
+    drawn, offset = [], seed * 0x9E3779B9
+    for leaf in leaves:
+        bits = jax.lax.iota(jnp.uint32, leaf.size) + np.uint32(offset % 2**32)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's last steps
+            bits = (bits ^ (bits >> shift)) * np.uint32(factor)
+        unit = (bits ^ (bits >> 16)).astype(jnp.float32) / 2.0**31 - 1
+        drawn.append((np.sqrt(3) * unit).astype(leaf.dtype).reshape(leaf.shape))
+        offset += leaf.size
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _steps(seed: int, params: Any) -> Any:
+    """Random steps of each leaf's root mean square; where that is 0, of all parameters'; 1 where all are 0."""
+    sizes = [(jnp.sum(jnp.square(leaf)), leaf.size) for leaf in jax.tree.leaves(params)]
+    overall = jnp.sqrt(sum(square for square, _ in sizes) / sum(size for _, size in sizes))
+    overall = jnp.where(overall > 0, overall, 1)
+
+    def step(leaf: Any, drawn: Any) -> Any:
+        own = jnp.sqrt(jnp.mean(jnp.square(leaf))) if leaf.size else 0
+        return jnp.where(own > 0, own, overall.astype(leaf.dtype)) * drawn
+
+    return jax.tree.map(step, params, _uniform(seed, params))
+
+
+def _dot(left: Any, right: Any) -> Any:
+    return sum(map(jnp.vdot, jax.tree.leaves(left), jax.tree.leaves(right)))

@@ -1,0 +1,72 @@
+"""The generalized Gauss-Newton matrix of a criterion on a model's outputs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from curvexp.curvature.chunks import Chunked, check_chunk, checked
+from curvexp.curvature.functions import arrays, bound
+from curvexp.curvature.modes import FORWARD, Mode, derivative, mode_of, returned, second_derivative
+from curvexp.curvature.objective import WeightedMean, check_value, number
+from curvexp.curvature.operator import Operator
+from curvexp.linalg.vectors import space_of
+
+
+def ggn(
+    model: Callable[..., Any],
+    criterion: Callable[[Any, Any], Any],
+    params: Any,
+    inputs: Any,
+    targets: Any,
+    *,
+    chunk: int | None = None,
+) -> Operator:
+    """Generalized Gauss-Newton matrix J'(∇²c)J of criterion(model(params, inputs), targets).
+
+    Positive semidefinite where the criterion is convex. Args as for `hessian`; the criterion may return a WeightedMean.
+
+    Source: Schraudolph 2002, sec. 3.
+    """
+    space_of(params)
+    params = arrays(params)
+    (model, _), (criterion, _) = bound(model, name="model"), bound(criterion, name="criterion")
+    head, args = (model, criterion), (inputs, targets)
+    composed = jax.tree_util.Partial(_composed, head)
+    if chunk is not None:
+        check_chunk(chunk, args)
+    value = returned(composed, params, args, "ggn")
+    check_value(value, "ggn", name="criterion")
+    mode = mode_of("ggn", GgnProduct, (head, params, args), params)
+    if chunk is None:
+        return Operator(GgnProduct(mode), space_of(params), (head, params, args))
+    sums = isinstance(value, WeightedMean)
+    whole = checked(composed, params, args, chunk, mode=mode)
+    return Operator(Chunked(GgnProduct(mode, sums), chunk, sums), space_of(params), (head, params, args, whole))
+
+
+@dataclasses.dataclass(frozen=True)
+class GgnProduct:
+    """((model, criterion), params, (inputs, targets)), v -> J'(∇²c)J v; where `sums`, of the sum of the criterion's WeightedMean."""
+
+    mode: Mode = FORWARD
+    sums: bool = False
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        (model, criterion), params, (inputs, targets) = operands
+
+        def forward(p: Any) -> Any:
+            return model(p, inputs)
+
+        def value(outputs: Any) -> Any:
+            found = criterion(outputs, targets)
+            return found.sum if self.sums else number(found)
+
+        outputs, tangent = derivative(forward, params, v, self.mode)
+        return jax.vjp(forward, params)[1](second_derivative(value, outputs, tangent, self.mode))[0]
+
+
+def _composed(head: Any, params: Any, inputs: Any, targets: Any) -> Any:
+    model, criterion = head
+    return criterion(model(params, inputs), targets)

@@ -1,0 +1,208 @@
+"""Fisher information of a model, and the covariance of the single examples' gradients."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from curvexp.curvature.chunks import Chunked, check_chunk, checked, count_examples
+from curvexp.curvature.functions import arrays, bound
+from curvexp.curvature.likelihoods import (
+    Family,
+    check_family,
+    check_outputs,
+    label_scores,
+    metric,
+    predictions,
+    sampled_scores,
+)
+from curvexp.curvature.modes import FORWARD, Mode, derivative, mode_of, returned
+from curvexp.curvature.objective import check_value
+from curvexp.curvature.operator import Operator
+from curvexp.linalg.precision import full_precision
+from curvexp.linalg.vectors import space_of
+from curvexp.programs import compiled
+
+
+@full_precision
+def fisher(
+    model: Callable[..., Any],
+    log_likelihood: Family,
+    params: Any,
+    inputs: Any,
+    *,
+    kind: Literal["true", "sampled", "empirical"] = "true",
+    targets: Any = None,
+    samples: int = 1,
+    key: Any = None,
+    chunk: int | None = None,
+) -> Operator:
+    """Fisher information of a model's predictive distribution, positive semidefinite: a mean over the predictions.
+
+    A prediction is a row of K outputs, the last axis: outputs (P, K) are P of them, logits (P, T, K) of T tokens each are P·T, (P,) are P
+    of one output. Over the K outputs of a prediction log-likelihoods add up. This is the mean that optax's losses take with .mean(); where
+    some tokens are padding, take `ggn` with a criterion that returns a WeightedMean.
+
+    Args:
+        model: model(params, inputs) -> (P, ..., K).
+        log_likelihood: what the outputs are. softmax: logits of K >= 2 classes. bernoulli: a logit for each of K labels that are 0 or
+            1. gaussian: means of normals with unit variance, whose negative log-likelihood is half the squared error.
+        inputs: array, or pytree of arrays, (P, ...).
+        kind: true, E_y over the model's own distribution, exact; sampled, `samples` labels drawn from it for each prediction with `key`,
+            unbiased; empirical, with the data's `targets`, which is no Fisher but the second moment of the predictions' gradients.
+        targets: softmax: integer classes (P, ...), or distributions over the classes such as one-hot rows (P, ..., K). bernoulli and
+            gaussian: (P, ..., K), or (P, ...) where K = 1.
+        chunk: examples taken at once. A model that couples them (batch normalization) is refused.
+
+    Raises:
+        ValueError: a kind without what it needs; outputs or targets that do not fit the family; targets out of range.
+        TypeError: outputs that are no floating array; classes that are no integers; a model that JAX cannot differentiate.
+
+    Source: Martens 2020, sec. 9 to 11; Kunstner et al. 2019 on the empirical one.
+
+    >>> import jax.numpy as jnp, curvexp
+    >>> curvexp.fisher(lambda w, x: x @ w, "bernoulli", jnp.zeros(1), jnp.array([[1.0], [3.0]])).dense()  # mean of x²/4
+    Array([[1.25]], dtype=float32)
+    """
+    check_family(log_likelihood)
+    space_of(params)
+    params = arrays(params)
+    model, _ = bound(model, name="model")
+    check_outputs(returned(model, params, (inputs,), "fisher"), log_likelihood)
+    if targets is not None and kind != "empirical":
+        raise ValueError(
+            f"fisher(kind={kind!r}) takes no targets=: labels are the model's own. For the data's take kind='empirical'."
+        )
+    if kind == "true":
+        examples: Any = (inputs,)
+        product: Callable[[Mode], Any] = functools.partial(TrueFisher, log_likelihood)
+    elif kind == "sampled":
+        if key is None:
+            raise ValueError("fisher(kind='sampled') draws labels: expected key=jax.random.key(...).")
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples={samples!r}: expected a positive integer, the labels drawn for each prediction.")
+        examples = (inputs, _drawn(model, params, inputs, key, samples=samples, family=log_likelihood))
+        product = ScoreProduct
+    elif kind == "empirical":
+        if targets is None:
+            raise ValueError("fisher(kind='empirical') takes the data's labels: expected targets=.")
+        examples = (inputs, label_scores(predictions(_outputs(model, params, inputs)), targets, log_likelihood))
+        product = ScoreProduct
+    else:
+        raise ValueError(f"kind={kind!r}: expected 'true', 'sampled' or 'empirical'.")
+    if chunk is not None:
+        check_chunk(chunk, examples)
+    mode = mode_of("fisher", product, (model, params, examples), params)
+    if chunk is None:
+        return Operator(product(mode), space_of(params), (model, params, examples))
+    form = jax.tree_util.Partial(_random_combination, model)
+    whole = checked(form, params, (inputs,), chunk, mode=mode, subject="mean of a linear form of the outputs")
+    return Operator(Chunked(product(mode), chunk), space_of(params), (model, params, examples, whole))
+
+
+def gradient_covariance(
+    model: Callable[..., Any],
+    criterion: Callable[[Any, Any], Any],
+    params: Any,
+    inputs: Any,
+    targets: Any,
+) -> Operator:
+    """Covariance of the single examples' gradients: their second moment less the outer product of their mean.
+
+    Args:
+        criterion: mean over the examples; each example's own loss is taken as criterion on that example alone.
+        inputs, targets: arrays, or pytrees of arrays, whose leading axis is the examples.
+
+    Raises:
+        ValueError: arrays of unequal length. TypeError: a criterion that returns no real scalar (nor is a WeightedMean one of examples), or
+            that JAX cannot differentiate.
+
+    Source: Jastrzębski et al. 2020, sec. 2.
+    """
+    space_of(params)
+    params = arrays(params)
+    head = (bound(model, name="model")[0], bound(criterion, name="criterion")[0])
+    count_examples((inputs, targets), name="gradient_covariance")
+    one = jax.tree_util.Partial(_own_loss, head)
+    value = returned(one, params, jax.tree.map(lambda a: jnp.asarray(a)[0], (inputs, targets)), "gradient_covariance")
+    check_value(value, "gradient_covariance", name="criterion")
+    if isinstance(value, tuple):
+        raise TypeError(
+            "gradient_covariance: the criterion returned a WeightedMean, expected the mean over the examples."
+        )
+    mode = mode_of("gradient_covariance", CovarianceProduct, (head, params, (inputs, targets)), params)
+    return Operator(CovarianceProduct(mode), space_of(params), (head, params, (inputs, targets)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrueFisher:
+    """(model, params, (inputs,)), v -> J' E[∇²(−log p)] J v, over the number of predictions."""
+
+    family: Family
+    mode: Mode = FORWARD
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        model, params, (inputs,) = operands
+        forward = functools.partial(_outputs, model, inputs=inputs)
+        outputs, tangent = derivative(forward, params, v, self.mode)
+        rows, curved = predictions(outputs), metric(predictions(outputs), predictions(tangent), self.family)
+        curved = curved / (rows.size // rows.shape[-1])
+        return jax.vjp(forward, params)[1](curved.reshape(outputs.shape))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreProduct:
+    """(model, params, (inputs, scores)), v -> mean of J's s'J v over predictions and samples; scores s (P, ..., samples, K)."""
+
+    mode: Mode = FORWARD
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        model, params, (inputs, scores) = operands
+        forward = functools.partial(_outputs, model, inputs=inputs)
+        outputs, tangent = derivative(forward, params, v, self.mode)
+        along = jnp.einsum("...sk,...k->...s", scores, predictions(tangent))
+        weighted = jnp.einsum("...s,...sk->...k", along, scores) / (scores.size // scores.shape[-1])
+        return jax.vjp(forward, params)[1](weighted.reshape(outputs.shape))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class CovarianceProduct:
+    """((model, criterion), params, (inputs, targets)), v -> covariance of the examples' gradients times v."""
+
+    mode: Mode = FORWARD
+
+    def __call__(self, operands: Any, v: Any) -> Any:
+        head, params, args = operands
+
+        def each(p: Any) -> Any:
+            return jax.vmap(lambda x, y: _own_loss(head, p, x, y))(*args)
+
+        losses, tangent = derivative(each, params, v, self.mode)
+        return jax.vjp(each, params)[1]((tangent - tangent.mean()) / len(losses))[0]
+
+
+def _own_loss(head: Any, params: Any, x: Any, y: Any) -> Any:
+    """The criterion on one example alone."""
+    model, criterion = head
+    x, y = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y))
+    return criterion(model(params, x), y)
+
+
+def _outputs(model: Any, params: Any, inputs: Any) -> Any:
+    return model(params, inputs)
+
+
+@functools.partial(compiled, static=("samples", "family"))
+@full_precision
+def _drawn(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: Family) -> Any:
+    return sampled_scores(predictions(model(params, inputs)), key, samples=samples, family=family)
+
+
+def _random_combination(model: Any, params: Any, inputs: Any) -> Any:
+    """The mean over the predictions of a random linear form of their outputs: no mean over chunks where the model couples examples."""
+    rows = predictions(model(params, inputs))
+    form = jax.random.normal(jax.random.key(1), rows.shape[-1:], rows.dtype)
+    return jnp.mean(rows @ form)

@@ -1,0 +1,104 @@
+"""Predictive distributions that a model's outputs stand for: their scores, labels and curvature in the outputs."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from curvexp.curvature.functions import described
+
+Family = Literal["softmax", "bernoulli", "gaussian"]
+
+
+def check_family(family: Any) -> None:
+    """Refuses a name that is no family."""
+    if family not in ("softmax", "bernoulli", "gaussian"):
+        raise ValueError(f"log_likelihood={family!r}: expected 'softmax', 'bernoulli' or 'gaussian'.")
+
+
+def check_outputs(outputs: Any, family: Family) -> None:
+    """Refuses outputs that are no predictions of the family.
+
+    Args:
+        outputs: what the model returned, or its shape.
+    """
+    if not hasattr(outputs, "dtype") or not jnp.issubdtype(outputs.dtype, jnp.floating) or not outputs.shape:
+        raise TypeError(f"fisher: the model returned {described(outputs)}, expected one floating array, (P, ..., K).")
+    if family == "softmax" and (outputs.ndim == 1 or outputs.shape[-1] == 1):
+        raise ValueError(
+            f"log_likelihood='softmax': the model returned {described(outputs)}, one logit an example, which a softmax makes 1. Expected "
+            "logits (P, ..., K) of K >= 2 classes; for one logit of two classes choose log_likelihood='bernoulli'."
+        )
+
+
+def predictions(outputs: Any) -> Any:
+    """Outputs as (P, ..., K): those of one number an example, (P,), as (P, 1)."""
+    return outputs[..., None] if outputs.ndim == 1 else outputs
+
+
+def metric(outputs: Any, tangent: Any, family: Family) -> Any:
+    """E_y[∇²(−log p)]·tangent in the outputs (..., K): diag(p) − pp' for softmax, p(1 − p) for Bernoulli, I for a unit normal."""
+    if family == "softmax":
+        p = jax.nn.softmax(outputs)
+        return p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))
+    if family == "bernoulli":
+        return jax.nn.sigmoid(outputs) * jax.nn.sigmoid(-outputs) * tangent
+    return tangent
+
+
+def sampled_scores(outputs: Any, key: Any, *, samples: int, family: Family) -> Any:
+    """∂(−log p)/∂outputs at labels drawn from the model's own distribution, (..., samples, K) for outputs (..., K)."""
+    shape = (*outputs.shape[:-1], samples, outputs.shape[-1])
+    if family == "gaussian":
+        return -jax.random.normal(key, shape, outputs.dtype)
+    if family == "bernoulli":
+        p = jax.nn.sigmoid(outputs)[..., None, :]
+        return p - jax.random.bernoulli(key, p, shape).astype(outputs.dtype)
+    labels = jax.random.categorical(key, outputs[..., None, :], shape=shape[:-1])
+    return jax.nn.softmax(outputs)[..., None, :] - jax.nn.one_hot(labels, shape[-1], dtype=outputs.dtype)
+
+
+def label_scores(outputs: Any, targets: Any, family: Family) -> Any:
+    """∂(−log p)/∂outputs at the data's labels, (..., 1, K) for outputs (..., K).
+
+    Args:
+        targets: softmax: integer classes (...), or distributions over the classes such as one-hot rows (..., K). bernoulli: 0 or 1, or
+            probabilities, (..., K), or (...) where K = 1. gaussian: (..., K), or (...) where K = 1.
+
+    Raises:
+        ValueError: another shape; a class, a distribution or a probability out of its range. TypeError: classes that are no integers.
+        Under jit values cannot be looked at: scores of labels out of range are nan.
+    """
+    targets = jnp.asarray(targets)
+    classes, shape = outputs.shape[-1], outputs.shape
+    if family == "softmax" and targets.shape == shape[:-1]:
+        if not jnp.issubdtype(targets.dtype, jnp.integer):
+            raise TypeError(
+                f"targets is {described(targets)}: expected integer classes {shape[:-1]}, or distributions over the classes {shape}."
+            )
+        valid = (targets >= 0) & (targets < classes)
+        _look(valid, targets, f"an integer from 0 to {classes - 1}, a class. Leave padding out of the examples")
+        aim = jax.nn.one_hot(targets, classes, dtype=outputs.dtype)
+        valid = valid[..., None]
+    elif targets.shape == shape or (classes == 1 and targets.shape == shape[:-1]):
+        aim = targets.reshape(shape).astype(outputs.dtype)
+        valid = jnp.isfinite(aim) if family == "gaussian" else (aim >= 0) & (aim <= 1)
+        expected = "a finite number" if family == "gaussian" else "a probability, from 0 to 1"
+        _look(valid, aim, expected)
+        if family == "softmax":
+            total = jnp.sum(aim, axis=-1, keepdims=True)
+            valid &= jnp.abs(total - 1) < 1e-3
+            _look(valid, jnp.broadcast_to(total, aim.shape), "a sum of 1 over the classes")
+    else:
+        expected = f"{shape}" if family != "softmax" else f"integer classes {shape[:-1]}, or distributions {shape}"
+        raise ValueError(f"targets is {described(targets)}: expected {expected}, one for each prediction of the model.")
+    mean = {"softmax": jax.nn.softmax, "bernoulli": jax.nn.sigmoid, "gaussian": lambda f: f}[family](outputs)
+    return jnp.where(valid, mean - aim, jnp.nan)[..., None, :]
+
+
+def _look(valid: Any, values: Any, expected: str) -> None:
+    """Refuses the first value that is not valid; looks at nothing under jit."""
+    if isinstance(valid, jax.core.Tracer) or bool(jnp.all(valid)):
+        return
+    first = values.ravel()[int(jnp.argmin(valid.ravel()))]
+    raise ValueError(f"targets has the entry {first}: expected {expected}.")

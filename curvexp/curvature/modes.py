@@ -1,0 +1,124 @@
+"""How a product is differentiated: forward over reverse, or reverse over reverse where a function has no rule for forward mode.
+
+A function with jax.custom_vjp (jax.experimental.ode.odeint among them) states its gradient, and no derivative along a direction. Then
+products differentiate the stated gradient a second time in reverse. They are as exact as the stated gradient: the derivative of a gradient
+that an ODE solver computes carries the solver's tolerance, and is not symmetric beyond it.
+"""
+
+import re
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curvexp.curvature.functions import root
+from curvexp.curvature.objective import check_value
+
+Mode = Literal["forward over reverse", "reverse over reverse"]
+FORWARD: Mode = "forward over reverse"
+REVERSE: Mode = "reverse over reverse"
+
+
+def derivative(function: Callable[[Any], Any], at: Any, along: Any, mode: Mode) -> tuple[Any, Any]:
+    """function(at), and its derivative J·along."""
+    if mode == FORWARD:
+        return jax.jvp(function, (at,), (along,))
+    value, pull = jax.vjp(function, at)  # u -> J'u is linear: its own transpose is v -> Jv
+    return value, jax.vjp(lambda u: pull(u)[0], jax.tree.map(jnp.zeros_like, value))[1](along)[0]
+
+
+def second_derivative(function: Callable[[Any], Any], at: Any, along: Any, mode: Mode) -> Any:
+    """∇²function(at)·along of a scalar function."""
+    if mode == FORWARD:
+        return jax.jvp(jax.grad(function), (at,), (along,))[1]
+    return jax.vjp(jax.grad(function), at)[1](along)[0]
+
+
+def returned(call: Any, params: Any, args: Any, who: str) -> Any:
+    """Shapes of what a function returns.
+
+    Raises:
+        TypeError: JAX cannot trace the function.
+    """
+    try:
+        return jax.eval_shape(lambda call, params, args: call(params, *args), call, params, args)
+    except (jax.errors.JAXTypeError, TypeError) as error:
+        if not (isinstance(error, jax.errors.JAXTypeError) or "concrete" in str(error)):
+            raise  # the function's own
+        raise TypeError(
+            f"{who}: JAX cannot trace the function: {_first_line(error)} Where it needs a number itself, for a shape or a branch, bind the "
+            "number with functools.partial(function, name=number)."
+        ) from error
+
+
+def mode_of(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
+    """The mode in which JAX can differentiate a product; nothing is computed.
+
+    Args:
+        who: the function that was called, for messages. product: mode -> product. operands: the product's. like: of the domain.
+
+    Raises:
+        TypeError: JAX cannot differentiate in either mode.
+    """
+    known = _known(operands)
+    key = _signature(product, operands) if known is not None else None
+    if known is None or key not in known:
+        found = _traced_mode(who, product, operands, like)
+        if known is None:
+            return found
+        known[key] = found
+    return known[key]
+
+
+def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
+    """`mode_of` for operands (loss, params, args), after a look at what the loss returns."""
+    known = _known(operands)
+    if known is None or _signature(product, operands) not in known:
+        loss, params, args = operands
+        check_value(returned(loss, params, args, who), who)
+    return mode_of(who, product, operands, like)
+
+
+def _traced_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
+    shapes = jax.tree.map(_shape, (operands, like))
+    try:
+        for mode in (FORWARD, REVERSE):
+            # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
+            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(product(mode))(*shapes))):
+                return mode
+    except Exception as error:  # whatever the person's rules of differentiation raise
+        raise TypeError(
+            f"{who}: JAX cannot differentiate the function twice: {_first_line(error)} Expected operations of JAX that have derivatives; "
+            "a loop needs a number of steps that is known: lax.scan, or lax.fori_loop with fixed bounds."
+        ) from error
+    raise TypeError(
+        f"{who}: a jax.custom_vjp within the derivative of another one has no rule. Expected jax.custom_jvp there."
+    )
+
+
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
+
+
+# what is known of a function lives as long as the function does
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Mode]] = weakref.WeakKeyDictionary()
+
+
+def _known(operands: Any) -> dict[Any, Mode] | None:
+    function = root(operands[0])
+    return _KNOWN.setdefault(function, {}) if isinstance(function, types.FunctionType) else None
+
+
+def _signature(product: Any, operands: Any) -> Any:
+    leaves, structure = jax.tree.flatten(operands)
+    shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
+    return product, shapes, str(structure), jax.dtypes.canonicalize_dtype(np.float64)
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line if line.endswith(".") else f"{line}."

@@ -1,0 +1,87 @@
+"""What a loss is: a function of the parameters with all its data, and a mean whose weights are not the number of examples."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from curvexp.curvature.functions import described
+from curvexp.linalg.precision import full_precision
+
+
+class Objective(NamedTuple):
+    """A loss with all its data, as a function of the parameters: a pytree, so that under jit the data stays an argument.
+
+    Attributes:
+        loss: a jax.tree_util.Partial, (params, data) -> scalar. data: pytree.
+    """
+
+    loss: Any
+    data: Any
+
+    @full_precision
+    def __call__(self, params: Any) -> Any:
+        """The loss at params; its products have all bits of their dtype."""
+        return self.loss(params, self.data)
+
+
+class WeightedMean(NamedTuple):
+    """A loss as sum / weight, for a mean over something else than the examples: tokens that are no padding, say.
+
+    A loss that returns a WeightedMean is the number sum / weight. Chunks of its examples then add up both, so that `chunk` is exact.
+
+    Attributes:
+        sum: scalar, the weighted sum over the examples. weight: scalar, the sum of the weights.
+
+    >>> import jax.numpy as jnp, curvexp
+    >>> def loss(w, inputs, mask):  # two sequences of three tokens, the second one with two of padding
+    ...     return curvexp.WeightedMean(jnp.sum(mask * (w * inputs) ** 2), jnp.sum(mask))
+    >>> inputs, mask = jnp.array([[1.0, 2, 3], [4, 0, 0]]), jnp.array([[1.0, 1, 1], [1, 0, 0]])
+    >>> curvexp.hessian(loss, jnp.ones(()), inputs, mask, chunk=1).dense()  # 2 (1 + 4 + 9 + 16) / 4
+    Array([[15.]], dtype=float32)
+    """
+
+    sum: Any
+    weight: Any
+
+
+def number(value: Any) -> Any:
+    """The number that a loss's value stands for."""
+    return value.sum / value.weight if isinstance(value, WeightedMean) else value
+
+
+def sum_and_weight(value: Any, examples: int) -> tuple[Any, Any]:
+    """A loss's value as the sum over its examples and the sum of their weights, 1 each where the loss is a plain mean."""
+    if isinstance(value, WeightedMean):
+        return value.sum, value.weight
+    return examples * value, jnp.full((), examples, value.dtype)
+
+
+def check_value(value: Any, who: str, *, name: str = "loss") -> None:
+    """Refuses a loss's value that is no real scalar.
+
+    Args:
+        value: what the loss returned, or its shapes. who, name: the function that was called and its parameter, for the message.
+    """
+    parts = value if isinstance(value, WeightedMean) else (value,)
+    if all(jnp.shape(part) == () and _is_real(part) for part in parts if _is_array(part)) and all(
+        map(_is_array, parts)
+    ):
+        return
+    cure = "Return a scalar, for instance the mean over the examples."
+    if isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value, WeightedMean):
+        pair = "For (loss, auxiliary) pass has_aux=True" if name == "loss" else "Leave auxiliary values out"
+        cure = f"{pair}; for a sum and its weight return curvexp.WeightedMean(sum, weight)."
+    elif _is_array(value) and jnp.shape(value) == ():
+        cure = "Take the real part of a complex number; a count or a truth value has no derivative."
+    raise TypeError(
+        f"{who}: the {name} returned {described(value)}, expected one real number, float32[] or float64[]. {cure}"
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return jax.tree_util.all_leaves([value]) and hasattr(value, "dtype")
+
+
+def _is_real(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.floating))

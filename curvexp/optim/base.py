@@ -1,0 +1,123 @@
+"""An Optimizer: an optax transformation whose numbers are arrays in its state, and beside it the theory that goes with it."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from curvexp import theory
+from curvexp.errors import ConfigError
+from curvexp.host import fetch
+from curvexp.optim.injected import Injected, Schedule
+from curvexp.optim.state import numbers_of
+from curvexp.programs import compiled
+
+Hyper = Mapping[str, Any]
+Number = float | Literal["auto"]
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation with its numbers and its theory.
+
+    Attributes:
+        name: the option's name.
+        transform: the same object for every optimizer of this kind; its state holds `hyper` as arrays.
+        hyper: the numbers, `auto` where theory or a measurement is to choose them (see `resolve`).
+        fraction: share of the stability threshold that lr=auto takes where no best step is known.
+        schedule: step -> multiplier of lr, or None.
+        best: (smallest, largest, momentum or None) -> theory.Optimum on a quadratic, or None.
+        threshold: hyper -> largest stable curvature, or None.
+        rate: (hyper, eigenvalues) -> contraction along each eigenvector, or None.
+        preconditioner: state after an update -> the diagonal P that the update divided by, a pytree like params, or None.
+        iteration: (hyper, eigenvalues) -> the step as a matrix on the components of (gradient, momentum) along each eigenvector,
+            (..., d, d) with d 1 or 2, of the preconditioned Hessian where there is a preconditioner; or None.
+        unknown: why there is neither threshold nor preconditioner, in a sentence, or None.
+    """
+
+    name: str
+    transform: optax.GradientTransformationExtraArgs
+    hyper: Hyper
+    fraction: float = 0.5
+    schedule: Schedule | None = None
+    best: Callable[[float, float, float | None], theory.Optimum] | None = None
+    threshold: Callable[[Hyper], Any] | None = None
+    rate: Callable[[Hyper, Any], Any] | None = None
+    preconditioner: Callable[[Any], Any] | None = None
+    iteration: Callable[[Hyper, Any], Any] | None = None
+    unknown: str | None = None
+
+    def init(self, params: Any) -> Any:
+        """Optax state at `params`, holding this optimizer's numbers as arrays; `auto` numbers are to be resolved before."""
+        unresolved = [name for name, value in self.hyper.items() if value == "auto"]
+        if unresolved:
+            raise ConfigError(
+                f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first."
+            )
+        dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
+        with np.errstate(over="ignore"):  # beyond float32 a number is infinite
+            numbers = {name: np.asarray(value, dtype) for name, value in self.hyper.items()}
+        return _begun(params, numbers, init=self.transform.init)
+
+    @property
+    def operator(self) -> Literal["hessian", "preconditioned"] | None:
+        """Whose largest eigenvalue decides stability: what theory is given for; None where that is not known."""
+        if self.preconditioner is not None:
+            return "preconditioned"
+        theory = (self.threshold, self.rate, self.iteration)
+        return "hessian" if any(form is not None for form in theory) else None
+
+    @property
+    def numbers(self) -> Callable[[Any], dict[str, Any]]:
+        """state -> the numbers that its next update uses, as arrays, `lr` multiplied by the schedule; the same object for one kind."""
+        return _numbers(self.lr_name, self.schedule)
+
+    def hyper_at(self, state: Any) -> dict[str, float]:
+        """The numbers that the next update of `state` uses, on the host."""
+        return {name: float(value) for name, value in fetch(self.numbers(state)).items()}
+
+    def hyper_before(self, state: Any, steps: int) -> dict[str, Any]:
+        """The numbers that the last `steps` updates up to `state` used: float64, (), or (steps,) for the lr of a schedule."""
+        numbers, count = numbers_of(state)
+        found: dict[str, Any] = {name: np.float64(value) for name, value in fetch(numbers).items()}
+        if self.schedule is not None and self.lr_name in found:
+            counts = int(count) - np.arange(steps, 0, -1)
+            factors = _over(np.asarray(counts, np.int32), schedule=self.schedule)
+            found[self.lr_name] = found[self.lr_name] * np.asarray(factors, np.float64)
+        return found
+
+    @property
+    def lr_name(self) -> str:
+        """Name of the step size among the numbers: `lr` in ours, `learning_rate` in optax's own."""
+        return "lr" if "lr" in self.hyper else "learning_rate"
+
+
+@functools.partial(compiled, static=("init",))
+def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) -> Any:
+    """The state at `params`, with the numbers in their place."""
+    state = init(params)
+    if isinstance(state, Injected):
+        return state.made.start(params, numbers)
+    # a person's own, of optax.inject_hyperparams, alone or first in a chain
+    if numbers and hasattr(state, "hyperparams"):
+        return state._replace(hyperparams={**state.hyperparams, **numbers})
+    if numbers and type(state) is tuple and hasattr(state[0], "hyperparams"):
+        return (state[0]._replace(hyperparams={**state[0].hyperparams, **numbers}), *state[1:])
+    return state
+
+
+@functools.cache
+def _numbers(lr_name: str, schedule: Schedule | None) -> Callable[[Any], dict[str, Any]]:
+    def numbers(state: Any) -> dict[str, Any]:
+        found, count = numbers_of(state)
+        if schedule is not None and lr_name in found:
+            found[lr_name] = found[lr_name] * schedule(count)
+        return found
+
+    return numbers
+
+
+_over = jax.jit(lambda counts, schedule: jax.vmap(schedule)(counts), static_argnames="schedule")

@@ -1,0 +1,99 @@
+"""What theory says of optax's own optimizers; of the others, why it says nothing."""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import optax
+
+from curvexp import theory
+from curvexp.optim.state import preconditioner
+
+Hyper = Mapping[str, Any]
+
+
+class Known(NamedTuple):
+    """Fields of an Optimizer of the same names; facts: options of the steps that the function does not take."""
+
+    threshold: Callable[[Hyper], Any] | None = None
+    rate: Callable[[Hyper, Any], Any] | None = None
+    preconditioner: Callable[[Any], Any] | None = None
+    iteration: Callable[[Hyper, Any], Any] | None = None
+    unknown: str | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+
+def known(function: Any, options: Mapping[str, Any]) -> Known:
+    """What theory says of the steps of function(**options).
+
+    Args:
+        function: of optax, or anything else, of which nothing is known. options: all that it takes, defaults included.
+    """
+    while isinstance(function, functools.partial):  # optax.nadam is one of optax.adam
+        options, function = {**function.keywords, **options}, function.func
+    name = getattr(function, "__name__", str(function))
+    if function is optax.sgd:
+        return _sgd(options)
+    if function in (optax.adam, optax.adamw, optax.amsgrad, optax.adabelief, optax.yogi):
+        if options.get("nesterov"):
+            return _not(
+                f"with nesterov={options['nesterov']} {name} divides a mean of gradient and momentum, not the momentum"
+            )
+        found = _adam(options, decays=function is optax.adamw)
+        return found._replace(facts={"eps_root": 0.0}) if function is optax.yogi else found
+    if function in (optax.rmsprop, optax.adagrad):
+        if options.get("momentum") is not None:
+            return _not(f"with momentum {name} keeps a momentum of divided steps, not of gradients")
+        return Known(
+            threshold=lambda hyper: theory.rmsprop_threshold(lr=hyper["learning_rate"]),
+            preconditioner=preconditioner,
+            iteration=lambda hyper, values: theory.gradient_descent_iteration(values, lr=hyper["learning_rate"]),
+        )
+    return _not(f"of {name} no operator is known whose largest eigenvalue decides stability")
+
+
+def _not(reason: str) -> Known:
+    return Known(unknown=reason)
+
+
+def _sgd(options: Hyper) -> Known:
+    if options.get("momentum") is None:
+        return Known(
+            threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["learning_rate"]),
+            rate=lambda hyper, values: theory.gradient_descent_contraction(values, lr=hyper["learning_rate"]),
+            iteration=lambda hyper, values: theory.gradient_descent_iteration(values, lr=hyper["learning_rate"]),
+        )
+    threshold, rate, iteration = (
+        (theory.nesterov_threshold, theory.nesterov_contraction, theory.nesterov_iteration)
+        if options.get("nesterov")
+        else (theory.heavy_ball_threshold, theory.heavy_ball_contraction, theory.heavy_ball_iteration)
+    )
+
+    def two(hyper: Hyper) -> dict[str, Any]:
+        return {"lr": hyper["learning_rate"], "momentum": hyper.get("momentum", options["momentum"])}
+
+    return Known(
+        threshold=lambda hyper: threshold(**two(hyper)),
+        rate=lambda hyper, values: rate(values, **two(hyper)),
+        iteration=lambda hyper, values: iteration(values, **two(hyper)),
+    )
+
+
+def _adam(options: Hyper, *, decays: bool) -> Known:
+    def two(hyper: Hyper) -> dict[str, Any]:
+        return {"lr": hyper["learning_rate"], "b1": hyper.get("b1", options["b1"])}
+
+    decay = options.get("weight_decay", 0.0)
+    if decays and options.get("mask") is not None:
+        return _not("of adamw with a mask no threshold is known: the weight decay is another for each parameter")
+    if decays and decay != 0:
+        return Known(
+            threshold=lambda hyper: theory.adamw_threshold(**two(hyper), weight_decay=hyper.get("weight_decay", decay)),
+            preconditioner=preconditioner,
+        )
+    return Known(
+        threshold=lambda hyper: theory.adam_threshold(**two(hyper)),
+        preconditioner=preconditioner,
+        iteration=lambda hyper, values: theory.adam_iteration(values, **two(hyper)),
+    )

@@ -1,0 +1,42 @@
+"""Texts in the place of numbers, as all variables of the environment are: a refusal says so."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from curvexp.errors import ConfigError
+
+
+@contextlib.contextmanager
+def told(config: dict[str, Any]) -> Iterator[None]:
+    """A refusal within says of a number that came as text that it is text."""
+    try:
+        yield
+    except ConfigError as error:
+        said, texts = str(error), numeric(config, "")
+        key = re.match(r"[\w.]+", said)
+        # the message begins with the key, or with the part that the key lies in
+        named = [name for name in texts if key and (name == key[0] or name.startswith(f"{key[0]}."))]
+        if not named or re.search("expected (one of|float32)", said):  # a text is right there
+            raise
+        what, decoded = ", ".join(f"{name}='{texts[name]}'" for name in named), "${oc.decode:${oc.env:NAME}}"
+        raise type(error)(
+            f"{said.rstrip('.')}. {what} is text, as is every variable of the environment: write the number without quotes, or as "
+            f"'{named[0]}=\"{decoded}\"' for a variable."
+        ) from error
+
+
+def numeric(node: Any, prefix: str) -> dict[str, str]:
+    """The texts of a config that read as numbers, by key."""
+    if isinstance(node, str):
+        try:
+            float(node)
+        except ValueError:
+            return {}
+        return {prefix: node}
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    found: dict[str, str] = {}
+    for key, value in items:
+        found |= numeric(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

@@ -1,0 +1,73 @@
+"""What holds of every key, every stream and every option of the command line."""
+
+import copy
+import io
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curvexp import config as configs
+from curvexp import console
+from curvexp.errors import ConfigError
+
+CHOSEN = (
+    ("optim=adam", "probe=density"),
+    ("optim=momentum", "probe=exact"),
+    ("optim=nesterov",),
+    ("optim=rmsprop",),
+    ("optim=adagrad",),
+    ("optim=adamw", "optim/schedule=cosine"),
+    ("optim/schedule=warmup_cosine", "steps=3000"),
+    ("problem=bowl",),
+    ("problem=rosenbrock",),
+    ("problem=least_squares", "preprocess=batchnorm", "problem/data=gaussian"),
+    ("problem=mlp",),
+    ("problem=logistic",),
+    ("track=wandb",),
+)
+
+
+def numbers(node, path=()):
+    """Path and value of every number of a config."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from numbers(value, (*path, key))
+    if isinstance(node, int | float) and not isinstance(node, bool):
+        yield path, node
+
+
+@pytest.mark.parametrize("chosen", CHOSEN, ids=" ".join)
+def test_a_number_that_comes_as_text_is_refused_as_text(chosen, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+        plain = configs.plain(compose("config", overrides=list(chosen)))
+    plain = {key: value for key, value in plain.items() if key not in configs.CONTROLS}
+    groups = {word.split("=")[0].split("/")[0] for word in chosen}
+    tried = 0
+    for path, value in numbers(plain):
+        if path[0] not in groups and chosen != CHOSEN[0]:
+            continue  # a key of the defaults, tried once
+        changed = copy.deepcopy(plain)
+        node = changed
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = str(value)
+        with pytest.raises(ConfigError, match="is text, as is every variable of the environment"):
+            configs.build(changed)
+        tried += 1
+    assert tried
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40), st.sampled_from(["ascii", "cp1252", "latin-1", "cp437", "utf-8", "koi8-r", "cp932"]))
+def test_any_text_is_printed_on_any_stream(text, encoding):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    shown = console.visible(text)
+    console.Stream(file=file, width=1000, highlight=False).print(console.printable(text), "κ 1 → 2", soft_wrap=True)
+    file.flush()
+    written = file.buffer.getvalue().decode(encoding)
+    assert console.encodable("κ 1 → 2", encoding) in written
+    kept = [letter for letter in shown if letter.isalnum() and console.encodable(letter, encoding) == letter]
+    assert all(letter in written for letter in kept)  # what the stream can show stays

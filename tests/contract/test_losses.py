@@ -1,0 +1,176 @@
+"""Any JAX loss has its Hessian, or is refused in a sentence where the Hessian is asked for."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.ode import odeint
+
+from curvexp import fisher, ggn, hessian
+
+pytestmark = pytest.mark.usefixtures("x64")
+X = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
+
+
+@jax.custom_vjp
+def cubes(x):
+    """Σ x³, with its gradient stated and no rule for forward mode."""
+    return jnp.sum(x**3, axis=-1)
+
+
+cubes.defvjp(lambda x: (cubes(x), x), lambda x, g: (3 * g[..., None] * x**2,))
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass
+class Jitted:
+    """A jitted function that is a pytree with the function as a leaf, as Equinox's filter_jit returns one."""
+
+    function: object
+
+    def __call__(self, *args):
+        return jax.jit(self.function)(*args)
+
+    def tree_flatten(self):
+        return (self.function,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("weight", "activation"), meta_fields=())
+@dataclasses.dataclass
+class Layer:
+    """A module with a function among its leaves, as Equinox has them."""
+
+    weight: object
+    activation: object
+
+
+def quartic(params):
+    return jnp.sum(params**4)
+
+
+def test_losses_with_auxiliary_values():
+    found = hessian(lambda p: (quartic(p), {"accuracy": p[0] > 0, "name": "quartic"}), jnp.ones(2), has_aux=True)
+    np.testing.assert_allclose(found.dense(), 12 * np.eye(2), rtol=1e-15)
+    with pytest.raises(TypeError, match="has_aux=True"):
+        hessian(lambda p: (quartic(p), quartic(p)), jnp.ones(2))
+    with pytest.raises(TypeError, match="expected a pair"):
+        hessian(quartic, jnp.ones(2), has_aux=True)
+
+
+def test_static_arguments_stay_static_and_share_a_program():
+    traces = []
+
+    def loss(params, x, training, reduction, activation=None, *, power=2):
+        traces.append(1)
+        outputs = x @ params
+        outputs = activation(outputs) if activation else outputs
+        return getattr(jnp, reduction)((2 if training else 1) * outputs**power)
+
+    def matrix(scale, *static, **keywords):
+        return np.asarray(hessian(loss, jnp.ones(2), scale * X, *static, **keywords).dense())
+
+    np.testing.assert_allclose(matrix(1, True, "mean"), 4 * X.T @ X / 3, rtol=1e-14)
+    first = len(traces)
+    np.testing.assert_allclose(matrix(3, True, "mean"), 36 * X.T @ X / 3, rtol=1e-14)
+    assert len(traces) == first
+    np.testing.assert_allclose(matrix(1, False, "sum", jnp.negative, chunk=None), 2 * X.T @ X, rtol=1e-14)
+    np.testing.assert_allclose(matrix(1, reduction="mean", training=None, chunk=2), 2 * X.T @ X / 3, rtol=1e-14)
+
+
+def test_callables_that_are_pytrees_with_functions_in_them():
+    np.testing.assert_allclose(hessian(Jitted(quartic), jnp.ones(2)).dense(), 12 * np.eye(2), rtol=1e-15)
+    module = Layer(jnp.ones(2), jnp.square)
+    arrays, static = Layer(module.weight, None), Layer(None, module.activation)
+
+    def loss(arrays, static, x):
+        return jnp.mean(Layer(arrays.weight, static.activation).activation(x @ arrays.weight))
+
+    np.testing.assert_allclose(hessian(loss, arrays, static, X).dense(), 2 * X.T @ X / 3, rtol=1e-14)
+    with pytest.raises(TypeError, match=r"activation.*floating point"):
+        hessian(lambda module: quartic(module.weight), module)
+
+
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        (lambda p: p[:1] ** 2, r"float64\[1\], expected one real number"),
+        (lambda p: jnp.sum(p > 0), r"int64\[\], expected one real number"),
+        (lambda p: jnp.all(p > 0), r"bool\[\], expected"),
+        (lambda p: jnp.sum(p * 1j), r"complex128\[\], expected"),
+        (lambda p: None, "None, expected"),
+        (lambda p: {"loss": quartic(p)}, "'loss'.*expected one real number"),
+        (lambda p: float(jnp.sum(p)), "cannot trace"),
+        (lambda p: quartic(p) if p[0] > 0 else 0.0, "cannot trace"),
+        (lambda p: jax.lax.while_loop(lambda x: x < 9, lambda x: x * x, jnp.sum(p)), "scan"),
+        (lambda p: jax.pure_callback(np.sum, jax.ShapeDtypeStruct((), p.dtype), p), "cannot differentiate"),
+        (3.0, "cannot be called"),
+    ],
+)
+def test_what_has_no_hessian_is_refused_at_once(loss, words):
+    with pytest.raises(TypeError, match=words):
+        hessian(loss, jnp.ones(2))
+
+
+@pytest.mark.parametrize("argument", [np.array(["a"]), {1, 2}, bytearray(2)])
+def test_arguments_that_are_neither_arrays_nor_static_are_refused_by_place(argument):
+    with pytest.raises(TypeError, match=r"args\[1\]"):
+        hessian(lambda p, x, other: quartic(p), jnp.ones(2), X, argument)
+
+
+def test_a_stated_gradient_is_differentiated_in_reverse():
+    params = jnp.array([0.5, -2.0])
+    op = hessian(lambda p, x: jnp.mean(cubes(x * p) ** 2), params, X)
+    plain = hessian(lambda p, x: jnp.mean(jnp.sum((x * p) ** 3, axis=-1) ** 2), params, X)
+    assert (op.mode, plain.mode) == ("reverse over reverse", "forward over reverse")
+    np.testing.assert_allclose(op.dense(), plain.dense(), rtol=1e-13)
+    chunked = hessian(lambda p, x: jnp.mean(cubes(x * p) ** 2), params, X, chunk=2)
+    np.testing.assert_allclose(chunked.dense(), plain.dense(), rtol=1e-13)
+
+
+def test_a_stated_gradient_that_forward_mode_passes_through_stays_in_forward_mode():
+    @jax.custom_vjp
+    def cube(x):
+        return jnp.sum(x**3)
+
+    cube.defvjp(lambda x: (jnp.sum(x**3), x), lambda x, g: (3 * g * x**2,))
+    op = hessian(lambda p: cube(p) ** 2, jnp.array([0.5, -2.0]))
+    expected = jax.hessian(lambda p: jnp.sum(p**3) ** 2)(jnp.array([0.5, -2.0]))
+    np.testing.assert_allclose(op.dense(), expected, rtol=1e-13)
+
+
+def test_what_is_known_of_a_function_holds_for_its_static_arguments_alone():
+    def loss(params, reduction):
+        return getattr(jnp, reduction)(params**2)
+
+    np.testing.assert_allclose(hessian(loss, jnp.ones(2), "sum").dense(), 2 * np.eye(2), rtol=1e-15)
+    with pytest.raises(TypeError, match=r"float64\[2\]"):
+        hessian(loss, jnp.ones(2), "exp")
+
+
+def test_models_with_a_stated_gradient():
+    params = jnp.array([0.5, -2.0])
+    stated, plain = (lambda f: lambda p, x: f(x * p)[:, None])(cubes), lambda p, x: jnp.sum((x * p) ** 3, -1)[:, None]
+    squared = lambda outputs, targets: 0.5 * jnp.mean(jnp.sum((outputs - targets) ** 2, -1))  # noqa: E731
+    zeros = jnp.zeros((3, 1))
+    expected = np.asarray(ggn(plain, squared, params, X, zeros).dense())
+    np.testing.assert_allclose(ggn(stated, squared, params, X, zeros).dense(), expected, rtol=1e-13)
+    np.testing.assert_allclose(fisher(stated, "gaussian", params, X).dense(), expected, rtol=1e-13)
+
+
+def test_the_hessian_through_an_ode_solver_is_that_of_the_solution_to_the_solvers_tolerance():
+    def loss(decay):
+        path = odeint(lambda y, time, decay: -decay * y, jnp.array(2.0), jnp.array([0.0, 1.5]), decay)
+        return 0.5 * (path[-1] - 0.3) ** 2
+
+    op = hessian(loss, jnp.array(1.0))
+    end, time = 2 * np.exp(-1.5), 1.5  # y(t) = 2 exp(-decay t): ∂²/∂decay² ½(y − 0.3)² = t² y (2y − 0.3)
+    assert op.mode == "reverse over reverse"
+    # odeint's tolerance is 1.4e-8 a step, of the solution and of its adjoint
+    assert float(op(jnp.array(1.0))) == pytest.approx(time**2 * end * (2 * end - 0.3), rel=1e-6)
