@@ -7,6 +7,7 @@ when programs or memory maps become too many. A program that runs while it is re
 """
 
 import collections
+import atexit
 import functools
 import gc
 import math
@@ -288,3 +289,4 @@ def _most_maps() -> float:
 
 
 _table = _Table()
+atexit.register(_table.entries.clear)  # while this module is whole, which a function's end looks into

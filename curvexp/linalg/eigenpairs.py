@@ -362,7 +362,7 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
     host = space.size <= LARGE
     if start is None:
         if host:
-            return np.zeros((k, space.size), dtype), np.int32(0)
+            return np.zeros((k + 1, space.size), dtype), np.int32(0)
         return _no_rows(k=k, dtype=dtype, layout=layout), np.int32(0)
     leaves = jax.tree.leaves(start)
     if (
