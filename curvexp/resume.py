@@ -27,6 +27,7 @@ OPEN = (  # what of them builds the parts of a run: nothing that reads a file, r
 )
 FORMS = (".yaml", ".json", ".jsonl", ".csv", ".html")  # how the files end that are written
 READERS = ("load", "fromfile")  # of jax.numpy: they read files, the first of them pickles
+CHECKPOINT_FORM = 2  # of what a checkpoint holds; raised where a checkpoint made before could not be gone on from
 LARGEST_SWEEP = 2**20  # bytes of a multirun.yaml that is still read
 DEEPEST = 50  # levels of it
 ALL = "*"  # as `trust`: every package; what a launcher says that starts a job of this very command again
@@ -74,7 +75,7 @@ def keep(run: Path, snapshot: Any, arrays: Mapping[str, Any], facts: Mapping[str
     }
     first, hyper = float(snapshot.first), {name: float(value) for name, value in snapshot.hyper.items()}
     reached = None if snapshot.reached is None else int(snapshot.reached)
-    facts = {**facts, "hyper": hyper, "first": first, "reached": reached}
+    facts = {**facts, "hyper": hyper, "first": first, "reached": reached, "form": CHECKPOINT_FORM}
     checkpoint.save(run, int(state.step), tree, facts, params=state.params, keep=most)
 
 
@@ -113,6 +114,8 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
     found = checkpoint.restore(run, step, params=shapes)
     try:
         facts, tree = found.facts, found.tree
+        if facts.get("form") != CHECKPOINT_FORM:
+            raise checkpoint.Damaged("another version of curvexp made it")
         for name in FILES:
             size = facts["sizes"].get(name, 0)
             if size and not _ends_a_line(run / name, size):

@@ -192,3 +192,21 @@ def test_every_builder_takes_a_schedule_and_says_what_it_is():
     for builder in ALL.values():
         assert "schedule" in inspect.signature(builder).parameters
         assert builder.__doc__
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("bfloat16", "float32")], ids="-".join)
+def test_parameters_of_16_bits_are_trained_as_float32_to_their_rounding(name, dtypes):
+    made = {"momentum": optim.momentum(lr=0.1, momentum=0.5)}.get(name) or getattr(optim, name)(lr=0.1)
+    ends = []
+    for kinds in (dtypes, ("float32", "float32")):
+        params = [jnp.asarray([1.0, -2.0], kind) for kind in kinds]
+        state = made.init(params)
+        step = jax.jit(made.transform.update)
+        for _ in range(5):
+            updates, after = step(params, state, params)  # the gradient of half the squared length
+            assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)
+            params, state = optax.apply_updates(params, updates), after
+        ends.append(np.concatenate([np.asarray(leaf, np.float64) for leaf in params]))
+    # each of five steps rounds to 2^-9 relative, of numbers up to 2; Adam's ratio of rounded moments twice
+    assert ends[0] == pytest.approx(ends[1], abs=5 * 2 * 4 * 2**-9)

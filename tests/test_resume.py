@@ -332,6 +332,17 @@ def test_the_checkpoint_before_serves_where_the_last_is_damaged(here, monkeypatc
     assert without_clocks(one / "metrics.jsonl") == without_clocks(other / "metrics.jsonl")
 
 
+def test_a_checkpoint_of_another_version_is_told_and_the_run_begins_anew(here, monkeypatch, capsys):
+    assert call(*RUN, "hydra.run.dir=whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 25)
+        patch.setattr(resume, "CHECKPOINT_FORM", resume.CHECKPOINT_FORM - 1)
+        assert call(*RUN, "hydra.run.dir=part") == 130
+    assert call("resume=part") == 0
+    assert "cannot be used, the one before it is taken: another version of curvexp made it" in capsys.readouterr().err
+    assert without_clocks(here / "part/metrics.jsonl") == without_clocks(here / "whole/metrics.jsonl")
+
+
 def test_a_run_without_a_usable_checkpoint_begins_anew(here, monkeypatch, capsys):
     assert call(*RUN, "hydra.run.dir=whole") == 0
     with monkeypatch.context() as patch:

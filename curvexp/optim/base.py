@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
-from curvexp.optim.injected import Injected, Schedule
+from curvexp.optim.injected import Injected, Schedule, numbers_dtype
 from curvexp.optim.state import numbers_of
 from curvexp.programs import compiled
 
@@ -57,7 +56,7 @@ class Optimizer(NamedTuple):
             raise ConfigError(
                 f"optim.{unresolved[0]}=auto: expected a number by now; call curvexp.optim.resolve first."
             )
-        dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
+        dtype = numbers_dtype(params)
         with np.errstate(over="ignore"):  # beyond float32 a number is infinite
             numbers = {name: np.asarray(value, dtype) for name, value in self.hyper.items()}
         return _begun(params, numbers, init=self.transform.init)

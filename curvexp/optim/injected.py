@@ -81,8 +81,7 @@ def injected(
 
     def init(params: Any) -> Injected:
         """Without numbers yet: NaN, until Optimizer.init or the caller puts them in."""
-        dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
-        return made.start(params, {name: jnp.full((), jnp.nan, dtype) for name in names})
+        return made.start(params, {name: jnp.full((), jnp.nan, numbers_dtype(params)) for name in names})
 
     def update(updates: Any, state: Injected, params: Any = None, **extra: Any) -> tuple[Any, Injected]:
         inner = build(state.hyperparams, state.count)
@@ -92,6 +91,11 @@ def injected(
         return changes, state._replace(count=optax.safe_increment(state.count), inner_state=after)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def numbers_dtype(params: Any) -> Any:
+    """The dtype of an optimizer's numbers: the widest of the parameters', float32 at least, as b2 = 0.999 is 1 in bfloat16."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
 
 
 def _of_type(new: Any, old: Any) -> Any:
