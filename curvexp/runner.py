@@ -298,6 +298,7 @@ def check(
 
 
 @functools.lru_cache(maxsize=8)
+@full_precision
 def _size(init: Callable[[Any], Any]) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 

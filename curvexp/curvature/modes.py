@@ -17,6 +17,7 @@ import numpy as np
 
 from curvexp.curvature.functions import root
 from curvexp.curvature.objective import check_value
+from curvexp.linalg.precision import full_precision
 
 Mode = Literal["forward over reverse", "reverse over reverse"]
 FORWARD: Mode = "forward over reverse"
@@ -38,6 +39,7 @@ def second_derivative(function: Callable[[Any], Any], at: Any, along: Any, mode:
     return jax.vjp(jax.grad(function), at)[1](along)[0]
 
 
+@full_precision
 def returned(call: Any, params: Any, args: Any, who: str) -> Any:
     """Shapes of what a function returns.
 
@@ -83,6 +85,7 @@ def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any
     return mode_of(who, product, operands, like)
 
 
+@full_precision
 def _traced_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
     shapes = jax.tree.map(_shape, (operands, like))
     try:
