@@ -47,7 +47,7 @@ def returned(call: Any, params: Any, args: Any, who: str) -> Any:
         TypeError: JAX cannot trace the function.
     """
     try:
-        return jax.eval_shape(lambda call, params, args: call(params, *args), call, params, args)
+        return jax.eval_shape(lambda params, args: call(params, *args), params, args)
     except (jax.errors.JAXTypeError, TypeError) as error:
         if not (isinstance(error, jax.errors.JAXTypeError) or "concrete" in str(error)):
             raise  # the function's own
@@ -87,11 +87,18 @@ def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any
 
 @full_precision
 def _traced_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
-    shapes = jax.tree.map(_shape, (operands, like))
+    leaves, structure = jax.tree.flatten((operands, like))
+    shapes = [_shape(leaf) for leaf in leaves]
     try:
         for mode in (FORWARD, REVERSE):
+
+            def call(
+                *leaves: Any, mode: Mode = mode
+            ) -> Any:  # of leaves alone: JAX would keep the functions of a structure alive
+                return product(mode)(*jax.tree.unflatten(structure, leaves))
+
             # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
-            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(product(mode))(*shapes))):
+            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(call)(*shapes))):
                 return mode
     except Exception as error:  # whatever the person's rules of differentiation raise
         raise TypeError(
