@@ -577,7 +577,7 @@ def _check_data(problem: Any, samples: int | None, chunk: int | None) -> None:
                 f"probe.{name}."
             )
         try:  # a person's loss may couple examples too
-            params = problem.init(jax.random.key(0))
+            params = full_precision(problem.init)(jax.random.key(0))
             check_chunks(jax.tree_util.Partial(problem.loss), params, (problem.data,), value, name=f"probe.{name}")
         except ValueError as error:
             raise ConfigError(str(error)) from None

@@ -6,8 +6,8 @@ structure and shape of arguments. It is released when a function that it was com
 when programs or memory maps become too many. A program that runs while it is released ends first: XLA holds it until then.
 """
 
-import collections
 import atexit
+import collections
 import functools
 import gc
 import math

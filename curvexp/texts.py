@@ -16,8 +16,9 @@ def told(config: dict[str, Any]) -> Iterator[None]:
     except ConfigError as error:
         said, texts = str(error), numeric(config, "")
         key = re.match(r"[\w.]+", said)
-        # the message begins with the key, or with the part that the key lies in
-        named = [name for name in texts if key and (name == key[0] or name.startswith(f"{key[0]}."))]
+        # the message begins with the key, or with the part that the key lies in, which its _target_ may stand for
+        part = key[0].removesuffix("._target_") if key else ""
+        named = [name for name in texts if part and (part in (name, _long(name)) or name.startswith(f"{part}."))]
         if not named or re.search("expected (one of|float32)", said):  # a text is right there
             raise
         what, decoded = ", ".join(f"{name}='{texts[name]}'" for name in named), "${oc.decode:${oc.env:NAME}}"
@@ -25,6 +26,11 @@ def told(config: dict[str, Any]) -> Iterator[None]:
             f"{said.rstrip('.')}. {what} is text, as is every variable of the environment: write the number without quotes, or as "
             f"'{named[0]}=\"{decoded}\"' for a variable."
         ) from error
+
+
+def _long(name: str) -> str:
+    """The key as optax names it: optim.lr stands for optim.learning_rate."""
+    return "optim.learning_rate" if name == "optim.lr" else name
 
 
 def numeric(node: Any, prefix: str) -> dict[str, str]:

@@ -114,13 +114,15 @@ def checked(
     if chunk == count:
         return Whole(weight, jnp.array(True))
     compare = functools.partial(_compare, loss, params, args, chunk=chunk, mode=mode)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((loss, params, args))):
-        first, last = compare(NOISES[0]), compare(NOISES[-1])
-        return Whole(weight, jnp.where(first.finite, first.equal, last.finite & last.equal))
-    for noise in NOISES:
-        found = jax.device_get(compare(noise))
+    found = compare(NOISES[0])
+    if isinstance(found.finite, jax.core.Tracer):
+        last = compare(NOISES[-1])
+        return Whole(weight, jnp.where(found.finite, found.equal, last.finite & last.equal))
+    for noise in NOISES[1:]:
         if found.finite:
             break
+        found = compare(noise)
+    found = jax.device_get(found)
     if found.finite and not found.equal:
         raise ValueError(_refusal(found, chunk, count, name, subject))
     return Whole(weight, jnp.array(bool(found.finite)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from curvexp.curvature.functions import root
 from curvexp.curvature.objective import check_value
+from curvexp.linalg.precision import full_precision
 
 Mode = Literal["forward over reverse", "reverse over reverse"]
 FORWARD: Mode = "forward over reverse"
@@ -38,6 +39,7 @@ def second_derivative(function: Callable[[Any], Any], at: Any, along: Any, mode:
     return jax.vjp(jax.grad(function), at)[1](along)[0]
 
 
+@full_precision
 def returned(call: Any, params: Any, args: Any, who: str) -> Any:
     """Shapes of what a function returns.
 
@@ -45,7 +47,7 @@ def returned(call: Any, params: Any, args: Any, who: str) -> Any:
         TypeError: JAX cannot trace the function.
     """
     try:
-        return jax.eval_shape(lambda call, params, args: call(params, *args), call, params, args)
+        return jax.eval_shape(lambda params, args: call(params, *args), params, args)
     except (jax.errors.JAXTypeError, TypeError) as error:
         if not (isinstance(error, jax.errors.JAXTypeError) or "concrete" in str(error)):
             raise  # the function's own
@@ -83,12 +85,20 @@ def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any
     return mode_of(who, product, operands, like)
 
 
+@full_precision
 def _traced_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
-    shapes = jax.tree.map(_shape, (operands, like))
+    leaves, structure = jax.tree.flatten((operands, like))
+    shapes = [_shape(leaf) for leaf in leaves]
     try:
         for mode in (FORWARD, REVERSE):
+
+            def call(
+                *leaves: Any, mode: Mode = mode
+            ) -> Any:  # of leaves alone: JAX would keep the functions of a structure alive
+                return product(mode)(*jax.tree.unflatten(structure, leaves))
+
             # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
-            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(product(mode))(*shapes))):
+            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(call)(*shapes))):
                 return mode
     except Exception as error:  # whatever the person's rules of differentiation raise
         raise TypeError(

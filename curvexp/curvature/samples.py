@@ -65,13 +65,15 @@ def sampling_error(
     if isinstance(returned(loss, params, args, "sampling_error"), WeightedMean):
         raise TypeError("sampling_error: the loss returned a WeightedMean, expected the mean over the examples.")
     checked(loss, params, args, count // groups, mode=mode, name="examples of a group")
-    forms = np.asarray(_quadratic_forms(loss, params, args, vectors, groups=groups, mode=mode), np.float64)
+    forms = _quadratic_forms(loss, params, args, vectors, groups=groups, mode=mode)
+    if not isinstance(forms, jax.core.Tracer):
+        forms = np.asarray(forms, np.float64)
     sizes = np.full(groups, count // groups)
     sizes[: count % groups] += 1
-    mean = sizes @ forms / count
-    variance = sizes @ (forms - mean) ** 2 / (groups - 1)
+    mean = (sizes[:, None] * forms).sum(axis=0) / count
+    variance = (sizes[:, None] * (forms - mean) ** 2).sum(axis=0) / (groups - 1)
     left = 1.0 if population is None else 1 - count / population
-    return Estimate(mean, np.sqrt(variance * left / count), forms.shape[1])
+    return Estimate(mean, (variance * left / count) ** 0.5, forms.shape[1])
 
 
 @functools.partial(compiled, static=("groups", "mode"))

@@ -145,7 +145,7 @@ def _step_size(
         return schedule, {**options, lr_name: checked_lr(lr)}
     if schedule is not None:
         raise ConfigError(
-            f"optim.schedule: expected a number for optim.lr, which it multiplies, got {lr}. Set optim.lr."
+            f"optim.{lr_name}={lr}: expected a number, which optim.schedule multiplies. Set optim.{lr_name}."
         )
     return schedule, options
 

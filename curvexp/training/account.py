@@ -14,7 +14,7 @@ from curvexp import ledger, optim, theory
 from curvexp import probe as probes
 from curvexp.errors import ConfigError
 from curvexp.host import fetch
-from curvexp.linalg.precision import at_least_float32, is_half
+from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.number import is_number
 from curvexp.optim import Optimizer
 from curvexp.probe import Probe
@@ -343,11 +343,13 @@ def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) 
         carry, _ = begin.function(params, optimizer.init(params), problem.data, problem.test, orders, kind=kind)
         return state_of(carry, orders[0] if batch_size else (), key)
 
-    return jax.eval_shape(start, jax.random.key(0))
+    return jax.eval_shape(full_precision(start), jax.random.key(0))
 
 
 def _shapes_seen(carry: Carry, problem: Problem, kind: Kind) -> Seen:
-    return seen_of(jax.eval_shape(functools.partial(look, kind=kind), carry, problem.data, problem.test))
+    return seen_of(
+        jax.eval_shape(full_precision(functools.partial(look, kind=kind)), carry, problem.data, problem.test)
+    )
 
 
 def _base(problem: Problem) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from curvexp import optim
 from curvexp.host import x64
 from curvexp.linalg.layout import devices_of
+from curvexp.linalg.precision import full_precision
 from curvexp.optim import Optimizer
 from curvexp.problem import Problem
 from curvexp.training.loop import Kind
@@ -80,7 +81,8 @@ def parameters(init: Callable[[Any], Any]) -> int:
     return sum(math.prod(shape) for shape, _ in forms)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
+@full_precision
 def _parameters_form(init: Callable[[Any], Any], wide: bool) -> "_Form":
     return _form(jax.eval_shape(init, jax.random.key(0)))
 
