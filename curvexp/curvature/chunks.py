@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.curvature.functions import is_traced
 from curvexp.curvature.modes import FORWARD, Mode
 from curvexp.curvature.objective import WeightedMean, sum_and_weight
 from curvexp.linalg.precision import full_precision
@@ -114,7 +115,7 @@ def checked(
     if chunk == count:
         return Whole(weight, jnp.array(True))
     compare = functools.partial(_compare, loss, params, args, chunk=chunk, mode=mode)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((loss, params, args))):
+    if is_traced(compare(NOISES[0])):
         first, last = compare(NOISES[0]), compare(NOISES[-1])
         return Whole(weight, jnp.where(first.finite, first.equal, last.finite & last.equal))
     for noise in NOISES:
