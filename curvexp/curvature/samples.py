@@ -67,10 +67,10 @@ def sampling_error(
     whole = checked(loss, params, args, count // groups, mode=mode, name="examples of a group")
     forms = _quadratic_forms(loss, params, args, vectors, groups=groups, mode=mode)
     forms = jnp.where(whole.valid, forms, jnp.nan) if is_traced(forms) else np.asarray(forms, np.float64)
-    sizes = np.full(groups, count // groups)
+    sizes = np.full((groups, 1), count // groups)
     sizes[: count % groups] += 1
-    mean = sizes @ forms / count
-    variance = sizes @ (forms - mean) ** 2 / (groups - 1)
+    mean = (sizes * forms).sum(axis=0) / count
+    variance = (sizes * (forms - mean) ** 2).sum(axis=0) / (groups - 1)
     left = 1.0 if population is None else 1 - count / population
     return Estimate(mean, (variance * left / count) ** 0.5, forms.shape[1])
 
