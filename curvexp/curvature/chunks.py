@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.curvature.functions import is_traced
 from curvexp.curvature.modes import FORWARD, Mode
 from curvexp.curvature.objective import WeightedMean, sum_and_weight
 from curvexp.linalg.precision import full_precision
@@ -115,7 +116,7 @@ def checked(
         return Whole(weight, jnp.array(True))
     compare = functools.partial(_compare, loss, params, args, chunk=chunk, mode=mode)
     found = compare(NOISES[0])
-    if isinstance(found.finite, jax.core.Tracer):
+    if is_traced(found):
         last = compare(NOISES[-1])
         return Whole(weight, jnp.where(found.finite, found.equal, last.finite & last.equal))
     for noise in NOISES[1:]:

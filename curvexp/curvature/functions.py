@@ -73,6 +73,11 @@ def arrays(tree: Any) -> Any:
     )
 
 
+def is_traced(tree: Any) -> bool:
+    """Whether values cannot be looked at: under jit, also where all arguments of a function have values."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Opened:
     """The function, with static arguments taken out of their wrapping; None: the function is the first argument, a pytree."""

@@ -23,7 +23,7 @@ from curvexp.curvature.modes import FORWARD, Mode, derivative, mode_of, returned
 from curvexp.curvature.objective import check_value
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import space_of
+from curvexp.linalg.vectors import random_key, space_of
 from curvexp.programs import compiled
 
 
@@ -84,7 +84,7 @@ def fisher(
             raise ValueError("fisher(kind='sampled') draws labels: expected key=jax.random.key(...).")
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
             raise ValueError(f"samples={samples!r}: expected a positive integer, the labels drawn for each prediction.")
-        examples = (inputs, _drawn(model, params, inputs, key, samples=samples, family=log_likelihood))
+        examples = (inputs, _drawn(model, params, inputs, random_key(key), samples=samples, family=log_likelihood))
         product = ScoreProduct
     elif kind == "empirical":
         if targets is None:

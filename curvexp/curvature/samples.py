@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.curvature.chunks import checked, count_examples
-from curvexp.curvature.functions import arrays, bound
+from curvexp.curvature.functions import arrays, bound, is_traced
 from curvexp.curvature.hessians import HessianProduct
 from curvexp.curvature.modes import Mode, loss_mode, returned
 from curvexp.curvature.objective import WeightedMean
@@ -44,7 +44,7 @@ def sampling_error(
         population: examples that the sample was drawn from, without replacement; None: infinitely many.
 
     Returns:
-        mean, stderr (m,).
+        mean, stderr (m,); under jit nan for a loss that is no mean over its groups, as nothing can be raised there.
 
     Raises:
         ValueError: groups below 2, or more than examples; a population smaller than the sample; a loss that is no mean over its groups.
@@ -64,14 +64,13 @@ def sampling_error(
     mode = loss_mode("sampling_error", HessianProduct, (loss, params, args), params)
     if isinstance(returned(loss, params, args, "sampling_error"), WeightedMean):
         raise TypeError("sampling_error: the loss returned a WeightedMean, expected the mean over the examples.")
-    checked(loss, params, args, count // groups, mode=mode, name="examples of a group")
+    whole = checked(loss, params, args, count // groups, mode=mode, name="examples of a group")
     forms = _quadratic_forms(loss, params, args, vectors, groups=groups, mode=mode)
-    if not isinstance(forms, jax.core.Tracer):
-        forms = np.asarray(forms, np.float64)
-    sizes = np.full(groups, count // groups)
+    forms = jnp.where(whole.valid, forms, jnp.nan) if is_traced(forms) else np.asarray(forms, np.float64)
+    sizes = np.full((groups, 1), count // groups)
     sizes[: count % groups] += 1
-    mean = (sizes[:, None] * forms).sum(axis=0) / count
-    variance = (sizes[:, None] * (forms - mean) ** 2).sum(axis=0) / (groups - 1)
+    mean = (sizes * forms).sum(axis=0) / count
+    variance = (sizes * (forms - mean) ** 2).sum(axis=0) / (groups - 1)
     left = 1.0 if population is None else 1 - count / population
     return Estimate(mean, (variance * left / count) ** 0.5, forms.shape[1])
 

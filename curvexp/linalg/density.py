@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg.eigenpairs import Eigenpairs
-from curvexp.linalg.krylov import orthogonalized
+from curvexp.linalg.krylov import norm, orthogonalized
 from curvexp.linalg.layout import Layout, layout_of
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
 
 MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
@@ -97,7 +97,7 @@ def spectral_density(
             raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
     if width is not None and not width > 0:
         raise ValueError(f"width={width!r}: expected a positive deviation.")
-    key = jax.random.key(0) if key is None else key
+    key = random_key(key)
     dtype = jax.dtypes.canonicalize_dtype(space.dtype)
     known = _Known(*(jnp.zeros(shape, dtype) for shape in (0, 0, (0, space.size))))
     if spikes is not None:
@@ -227,19 +227,19 @@ def _lanczos(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) 
     v = layout.parted(jax.random.normal(key, (layout.size,), known.dtype))
     eps, index = jnp.finfo(v.dtype).eps, jnp.arange(steps)
     v, _ = orthogonalized(known, v)
-    basis = layout.parted(jnp.zeros((steps, layout.length), v.dtype)).at[0].set(v / jnp.linalg.norm(v))
+    basis = layout.parted(jnp.zeros((steps, layout.length), v.dtype)).at[0].set(v / norm(v))
     zeros = jnp.zeros(steps, v.dtype)
 
     def step(i: Any, s: _Lanczos) -> _Lanczos:
         image = layout.parted(product(layout.whole(s.basis[i])))
-        scale = jnp.maximum(s.scale, jnp.linalg.norm(image))
+        scale = jnp.maximum(s.scale, norm(image))
         before = jnp.maximum(i - 1, 0)
         last = jnp.where(i > 0, s.betas[before], 0)
         rest = image - last * s.basis[before]
         alpha = jnp.vdot(s.basis[i], rest)
         rest = rest - alpha * s.basis[i]
         rest = rest - jnp.matmul(jnp.matmul(known, rest, precision="highest"), known, precision="highest")
-        beta = jnp.linalg.norm(rest)
+        beta = norm(rest)
 
         # what is lost: the recurrence of ω_k = q_k'q_next, k < i
         alphas = s.alphas.at[i].set(alpha)
@@ -247,7 +247,7 @@ def _lanczos(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) 
         down = jnp.where(index > 0, jnp.roll(s.omega, 1), 0)
         left = jnp.where(index > 0, jnp.roll(s.betas, 1), 0)
         raised = s.betas * up + (s.alphas - alpha) * here + left * down - last * s.omega_before
-        noise = NOISE * eps * jnp.linalg.norm(image)
+        noise = NOISE * eps * norm(image)
         raised = (raised + jnp.where(raised < 0, -noise, noise)) / jnp.where(beta > 0, beta, 1)
         omega = jnp.where(index < i, raised, jnp.where(index == i, noise / jnp.where(beta > 0, beta, 1), 0))
         lost = jnp.max(jnp.abs(omega)) > jnp.sqrt(eps)
@@ -286,7 +286,7 @@ def _apart(known: Any, basis: Any, i: Any, rest: Any) -> tuple[Any, Any]:
     branches = [lambda end=end: orthogonalized(basis[:end], rest)[0] for end in ends]
     rest = jax.lax.switch(jnp.searchsorted(np.array(ends), i + 1), branches)
     rest, _ = orthogonalized(known, rest)
-    return rest, jnp.linalg.norm(rest)
+    return rest, norm(rest)
 
 
 def _mean(samples: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from curvexp.linalg import krylov
 from curvexp.linalg.layout import LARGE, Layout, layout_of
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
 
 Which = Literal["LA", "SA", "LM", "BE"]
@@ -161,7 +161,7 @@ def eigsh(
             "full": until `missed` is at most 1e-3, but at most 50, or without a start n where n <= 2048. Default: an eighth of the
             products made, at least 6, and to the end where n <= 2048; none after a warm start, and none where n > 20000 and an eighth is
             under 6. After a start that was dropped: an eighth.
-        key: jax.random key of the random vectors; default jax.random.key(0).
+        key: of the random vectors, a key of jax.random or an integer; default jax.random.key(0).
 
     Raises:
         ValueError: k, basis, tol, max_matvecs or check out of range, no parameters. TypeError: integer or complex leaves, no domain.
@@ -197,7 +197,7 @@ def eigsh(
     else:
         most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
     limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped))
-    key = jax.random.key(0) if key is None else key
+    key = random_key(key)
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
     wanted = krylov.Wanted(k, which, size, stride, layout)
     result, scale = _solve(
@@ -245,6 +245,8 @@ def eigsh_above(
         the dimension ended the search, or where it did not converge.
     """
     op, space = domain(op, like)
+    if not isinstance(threshold, jax.core.Tracer) and np.isnan(threshold):
+        raise ValueError(f"threshold={threshold!r}: expected a number, above which eigenvalues are wanted.")
     k = _whole("k", k, 1, space.size, "the dimension of the space")
     most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
     if start is not None:
@@ -329,6 +331,7 @@ def _found(
 
 
 @_found.defjvp
+@full_precision  # JAX calls the rule where it differentiates, outside of `_solve`
 def _found_jvp(product: Any, wanted: krylov.Wanted, primals: Any, tangents: Any) -> tuple[krylov.Found, krylov.Found]:
     """λ' = v'A'v, which can be transposed; the rest by differentiating the iteration, which cannot."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import Space, domain, flat_product
+from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
 
 FEWEST = 20  # samples by which a standard error is known well enough to stop by: of 2 one in six is far too small
@@ -63,7 +63,7 @@ def trace(
     limits = _limits(samples, rtol, max_samples)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= space.size:
         raise ValueError(f"rank={rank!r}: expected an integer from 0 to {space.size}.")
-    return _told(_trace(op, _key(key), limits, space=space, rank=rank), rtol)
+    return _told(_trace(op, random_key(key), limits, space=space, rank=rank), rtol)
 
 
 def diagonal(
@@ -82,7 +82,7 @@ def diagonal(
     Source: Bekas, Kokiopoulou, Saad 2007.
     """
     op, space = domain(op, like)
-    return _told(_diagonal(op, _key(key), _limits(samples, rtol, max_samples), space=space), rtol)
+    return _told(_diagonal(op, random_key(key), _limits(samples, rtol, max_samples), space=space), rtol)
 
 
 def frobenius_norm(
@@ -101,7 +101,7 @@ def frobenius_norm(
     Source: Hutchinson 1990, applied to A².
     """
     op, space = domain(op, like)
-    return _told(_frobenius(op, _key(key), _limits(samples, rtol, max_samples), space=space), rtol)
+    return _told(_frobenius(op, random_key(key), _limits(samples, rtol, max_samples), space=space), rtol)
 
 
 class _Limits(NamedTuple):
@@ -216,7 +216,3 @@ def _dtype(space: Space) -> Any:
 
 def _signs(key: Any, space: Space) -> Any:
     return jax.random.rademacher(key, (space.size,), _dtype(space))
-
-
-def _key(key: Any) -> Any:
-    return jax.random.key(0) if key is None else key

@@ -153,6 +153,18 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
     )
 
 
+def norm(vectors: Any) -> Any:
+    """‖v‖ along the first axis, also where squares of entries are beyond the range of the dtype, as those of 1e-25 in float32 are."""
+    unit = power_of_two(jnp.max(jnp.abs(vectors), initial=0))
+    return unit * jnp.linalg.norm(vectors / unit, axis=0)
+
+
+def power_of_two(size: Any) -> Any:
+    """The largest power of two up to a size, by which a division does not round; 1 where the size is zero or not finite."""
+    size = jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+    return size / (2 * jnp.frexp(size)[0])
+
+
 def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
     """What is left of `vector` beside the basis's rows (zero rows are ignored), and its coefficients on them.
 
@@ -163,7 +175,7 @@ def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
         vector, total, _, passes = carry
         c = jnp.matmul(basis, vector, precision="highest")
         vector = vector - jnp.matmul(c, basis, precision="highest")
-        again = jnp.linalg.norm(c) > 0.01 * jnp.linalg.norm(vector)
+        again = norm(c) > 0.01 * norm(vector)
         return vector, total + c, again, passes + 1
 
     total = jnp.zeros(len(basis), basis.dtype)
@@ -182,7 +194,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     eps = jnp.finfo(s.basis.dtype).eps
     j, index = s.done, jnp.arange(size)
     image = layout.parted(product(layout.whole(s.basis[j])))
-    length = jnp.linalg.norm(image)
+    length = norm(image)
     finite = jnp.isfinite(length)
     image = jnp.where(finite, image, 0)
     scale = jnp.maximum(s.scale, jnp.where(finite, length, 0))
@@ -197,7 +209,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
     )  # of a check's first row the neighbour before it may be gone from the basis
     defects = jnp.where(known, jnp.abs(c - s.matrix[:, j]), 0)
     asymmetry = jnp.maximum(s.asymmetry, jnp.max(defects))
-    beta = jnp.linalg.norm(rest)
+    beta = norm(rest)
     grows = (beta > 10 * eps * scale) & (s.rows < min(size, n))
     row = jnp.where(grows, s.rows, 0)
     basis = layout.parted(s.basis.at[row].set(jnp.where(grows, rest / jnp.where(beta > 0, beta, 1), s.basis[row])))
@@ -234,7 +246,7 @@ def _step(product: Callable[[Any], Any], limits: Limits, wanted: Wanted, s: Stat
         bottom, top = theta[0], theta[done - jnp.where(s.checking, k, 0) - 1]
         beyond = s.checking & ((low & (bottom < s.levels[0])) | (high & (top > s.levels[1])))
         waiting = (index >= done) & (index < rows)
-        residual = jnp.linalg.norm(jnp.where(waiting[:, None], matrix, 0) @ y, axis=0)
+        residual = norm(jnp.where(waiting[:, None], matrix, 0) @ y)
         largest = jnp.maximum(jnp.abs(theta[0]), jnp.abs(theta[jnp.maximum(done - 1, 0)]))
         there = jnp.arange(k) < done
         values = jnp.where(there, theta[order[:k]], jnp.nan)
@@ -445,6 +457,8 @@ def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any,
     active = (index >= first) & (index < last)
     inside = active[:, None] & active[None, :]
     core = jnp.where(inside, (matrix + matrix.T) / 2, 0)
+    unit = power_of_two(jnp.max(jnp.abs(core)))
+    core = core / unit
     sentinel = 2 * jnp.linalg.norm(core) + 1e-30
     theta, y = jnp.linalg.eigh(core + jnp.diag(jnp.where(active, 0, sentinel)))
     y = jnp.where(active[:, None], y, 0)
@@ -454,7 +468,8 @@ def _ritz(matrix: Any, first: Any, last: Any, wanted: Wanted) -> tuple[Any, Any,
     y = y / jnp.where(length > 0, length, 1)
     image = core @ y
     theta = jnp.where(index < last - first, jnp.sum(y * image, axis=0), theta)
-    off = jnp.linalg.norm(image - y * theta, axis=0)
+    off = unit * jnp.linalg.norm(image - y * theta, axis=0)
+    theta = unit * theta
     count = last - first
     if wanted.which == "LM":
         order = jnp.argsort(-jnp.where(index < count, jnp.abs(theta), -1), stable=True)

@@ -52,6 +52,21 @@ class Space(NamedTuple):
         return jax.tree.unflatten(self.treedef, structs)
 
 
+def random_key(key: Any) -> Any:
+    """A key of jax.random: jax.random.key(0) for None, jax.random.key(key) for an integer.
+
+    Raises:
+        TypeError: neither a key nor an integer.
+    """
+    if key is None or (isinstance(key, int | np.integer) and not isinstance(key, bool)):
+        return jax.random.key(0 if key is None else int(key))
+    if isinstance(key, jax.Array | np.ndarray) and (
+        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == np.uint32 and key.ndim > 0)
+    ):
+        return key
+    raise TypeError(f"key={key!r:.60}: expected a key of jax.random.key, or an integer.")
+
+
 def space_of(tree: Any) -> Space:
     """The space that a pytree of arrays or shapes lives in.
 

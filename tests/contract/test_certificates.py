@@ -86,6 +86,7 @@ def test_every_product_of_a_curvature_program_has_all_bits(network, a_default):
         lambda: op.dense(),
         lambda: eigsh(op, k=2, which="BE"),
         lambda: eigsh(lambda v: op.product(op.operands, v), params, k=1),
+        lambda: jax.grad(lambda params: eigsh(curvexp.hessian(loss, params, x, y), k=2).eigenvalues.sum())(params),
         lambda: spectral_density(op, probes=2, steps=3),
         lambda: trace(op, rank=2),
         lambda: diagonal(op),

@@ -214,3 +214,29 @@ def test_chunked_is_whole_or_refused_for_random_losses(kind, strength, seed):
             return
         # the comparison lets differences of 1e3 eps pass, 2e-13 of value and derivative; two orders more for the second derivative
         assert np.abs(found - whole).max() <= (EXACT if strength == 0 else 1e-10) * np.abs(whole).max()
+
+
+def test_under_jit_of_the_vector_alone_the_data_may_be_closed_over():
+    """There a comparison of arrays that have values is traced all the same."""
+    x, w = jnp.asarray(np.random.default_rng(0).standard_normal((12, 3)), jnp.float32), jnp.arange(1.0, 4.0)
+
+    def mean(w, x):
+        return jnp.mean(jnp.tanh(x @ w) ** 2)
+
+    def coupled(w, x):
+        return jnp.mean(jnp.tanh((x - x.mean(axis=0)) @ w) ** 2)
+
+    def times(loss, **options):
+        return jax.jit(lambda v: hessian(loss, w, x, **options)(v))(w)
+
+    np.testing.assert_allclose(times(mean, chunk=5), times(mean), atol=1e-6)  # ten roundings of numbers near 1
+    assert np.isnan(times(coupled, chunk=5)).all()
+    vectors = jnp.eye(3)
+
+    def sampled(loss, w):
+        return sampling_error(loss, w, x, vectors=vectors, groups=5)
+
+    inside, outside = jax.jit(functools.partial(sampled, mean))(w), sampled(mean, w)
+    np.testing.assert_allclose(inside.mean, outside.mean, atol=1e-6)
+    np.testing.assert_allclose(inside.stderr, outside.stderr, atol=1e-6)
+    assert np.isnan(jax.jit(functools.partial(sampled, coupled))(w).mean).all()

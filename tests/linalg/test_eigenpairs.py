@@ -372,3 +372,32 @@ def test_turning_the_space_changes_nothing_and_sums_are_the_trace_and_the_square
         counts = inertia(operator(first), jnp.zeros(12), floor=1e-9)
         assert counts.positive == (np.array(values) > 1e-9).sum()
         assert counts.negative == (np.array(values) < -1e-9).sum()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e30])
+def test_eigenvalues_whose_squares_are_beyond_the_dtype(scale):
+    """Norms neither underflow to a zero operator, which would be said to be complete, nor overflow."""
+    spectrum = np.r_[np.linspace(0, 0.9, N - 3), 1.0, 1.5, -2.0].astype(np.float32)
+    op = jax.tree_util.Partial(jnp.multiply, jnp.asarray(scale * spectrum, jnp.float32))
+    like = jnp.zeros(N, jnp.float32)
+    found = eigsh(op, like, k=3, which="LM", tol=1e-5)
+    errors = np.abs(np.asarray(found.eigenvalues, np.float64) / scale - [-2, 1, 1.5])
+    assert found.converged
+    assert errors.max() < 1e-4  # 5 times tol·‖A‖
+    assert (np.asarray(found.residuals) > 0).all()
+    nodes = np.asarray(spectral_density(op, like, probes=2, steps=30).nodes, np.float64) / scale
+    np.testing.assert_allclose([nodes.min(), nodes.max()], [-2, 1.5], atol=1e-4)  # outliers converge within 30 steps
+
+
+def test_a_threshold_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="threshold=nan: expected a number"):
+        eigsh_above(jax.tree_util.Partial(jnp.multiply, jnp.ones(3)), float("nan"), jnp.zeros(3), k=1)
+
+
+def test_a_key_may_be_an_integer():
+    op = jax.tree_util.Partial(jnp.multiply, jnp.arange(1.0, 9.0))
+    one, other = (eigsh(op, jnp.zeros(8), k=1, key=key).eigenvectors for key in (3, jax.random.key(3)))
+    np.testing.assert_array_equal(one, other)
+    for key in (True, "a", 0.5):
+        with pytest.raises(TypeError, match=r"expected a key of jax\.random\.key, or an integer"):
+            eigsh(op, jnp.zeros(8), k=1, key=key)
