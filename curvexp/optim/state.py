@@ -102,7 +102,7 @@ def preconditioner(
         )
     if _is_followed(opt_state):
         raise ValueError(
-            f"no preconditioner: a part of the chain stands behind {found[0].kind}'s, and its state does not say what the part makes of the "
+            f"no preconditioner: a part of the chain stands behind {found[0].kind}'s, and its state does not say what becomes of the "
             "update (a clip, a sign, a decay). Expected adam, rmsprop or adagrad last; put the part before, or decay by optax.adamw."
         )
     whole = _assembled([_divisor(part, given) for part in found])
