@@ -27,7 +27,8 @@ def check_outputs(outputs: Any, family: Family) -> None:
     if family == "softmax" and (outputs.ndim == 1 or outputs.shape[-1] == 1):
         raise ValueError(
             f"log_likelihood='softmax': the model returned {described(outputs)}, one logit an example, which a softmax makes 1. Expected "
-            "logits (P, ..., K) of K >= 2 classes; for one logit of two classes choose log_likelihood='bernoulli'."
+            "logits (P, ..., K) of K >= 2 classes; for one logit of two classes choose log_likelihood='bernoulli'; "
+            "for one example alone give the inputs a leading axis."
         )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.krylov import norm, power_of_two
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
@@ -128,8 +129,8 @@ def _trace(op: Any, key: Any, limits: _Limits, *, space: Space, rank: int) -> Es
         z = z - jnp.matmul(q, jnp.matmul(q.T, z, precision="highest"), precision="highest")
         return jnp.vdot(z, product(z))
 
-    mean, stderr, made = _sampled(sample, known, second, limits)
-    return Estimate(known + mean, stderr, made + 2 * rank)
+    found = _sampled(sample, known, second, limits)
+    return Estimate(known + found.unit * found.mean, found.unit * found.stderr, found.count + 2 * rank)
 
 
 @functools.partial(compiled, static=("space",), tells=True)
@@ -141,8 +142,8 @@ def _diagonal(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
         z = _signs(k, space)
         return z * product(z)
 
-    mean, stderr, made = _sampled(sample, jnp.zeros(space.size, _dtype(space)), key, limits)
-    return Estimate(space.tree(mean), space.tree(stderr), made)
+    found = _sampled(sample, jnp.zeros(space.size, _dtype(space)), key, limits)
+    return Estimate(space.tree(found.unit * found.mean), space.tree(found.unit * found.stderr), found.count)
 
 
 @functools.partial(compiled, static=("space",), tells=True)
@@ -152,37 +153,55 @@ def _frobenius(op: Any, key: Any, limits: _Limits, *, space: Space) -> Estimate:
     # of the root of the mean the relative error is half of that of the mean
     limits = limits._replace(rtol=2 * limits.rtol)
     zero = jnp.zeros((), _dtype(space))
-    mean, stderr, made = _sampled(lambda k: jnp.sum(product(_signs(k, space)) ** 2), zero, key, limits)
-    root = jnp.sqrt(mean)
-    return Estimate(root, stderr / jnp.where(root > 0, 2 * root, 1), made)
+    found = _sampled(lambda k: norm(product(_signs(k, space))), zero, key, limits, power=2)
+    root = jnp.sqrt(found.mean)
+    return Estimate(found.unit * root, found.unit * found.stderr / jnp.where(root > 0, 2 * root, 1), found.count)
 
 
-def _sampled(sample: Callable[[Any], Any], known: Any, key: Any, limits: _Limits) -> tuple[Any, Any, Any]:
-    """Mean of samples, its standard error, and their number: Welford's running sums, so that one sample is held, not all.
+class _Samples(NamedTuple):
+    """Mean of (sample / unit)^power with its standard error, the number of samples, and the unit, a power of two: squares of samples may be
+    beyond the range of the dtype."""
+
+    mean: Any
+    stderr: Any
+    count: Any
+    unit: Any
+
+
+def _sampled(sample: Callable[[Any], Any], known: Any, key: Any, limits: _Limits, *, power: int = 1) -> _Samples:
+    """Statistics of samples by Welford's running sums, so that one sample is held, not all.
 
     Args:
-        sample: key -> array like `known`. known: what is added to the mean before the error is judged relative to it.
+        sample: key -> array like `known`. known: what is added to the mean before the error is judged relative to it; 0 for a power.
     """
 
     def stderr(count: Any, spread: Any) -> Any:
         count = count.astype(spread.dtype)
         return jnp.sqrt(spread / jnp.maximum(count * (count - 1), 1))
 
-    def goes_on(carry: tuple[Any, Any, Any]) -> Any:
-        count, mean, spread = carry
-        far = jnp.linalg.norm(stderr(count, spread)) > limits.rtol * jnp.linalg.norm(known + mean)
+    def goes_on(carry: tuple[Any, Any, Any, Any]) -> Any:
+        count, mean, spread, unit = carry
+        far = jnp.linalg.norm(stderr(count, spread)) > limits.rtol * jnp.linalg.norm(known / _or_one(unit) + mean)
         return (count < limits.fewest) | ((limits.rtol > 0) & (count < limits.most) & far)
 
-    def add(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        count, mean, spread = carry
+    def add(carry: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
+        count, mean, spread, unit = carry
         value = sample(jax.random.fold_in(key, count))
+        size = jnp.max(jnp.abs(value))
+        unit = jnp.where((unit > 0) | ~(size > 0), unit, power_of_two(size))  # of the first sample that is not zero
+        value = (value / _or_one(unit)) ** power
         step = value - mean
         mean = mean + step / (count + 1)
-        return count + 1, mean, spread + step * (value - mean)
+        return count + 1, mean, spread + step * (value - mean), unit
 
     zero = jnp.zeros_like(known)
-    count, mean, spread = jax.lax.while_loop(goes_on, add, (jnp.int32(0), zero, zero))
-    return mean, stderr(count, spread), count
+    start = (jnp.int32(0), zero, zero, jnp.zeros((), known.dtype))
+    count, mean, spread, unit = jax.lax.while_loop(goes_on, add, start)
+    return _Samples(mean, stderr(count, spread), count, _or_one(unit))
+
+
+def _or_one(unit: Any) -> Any:
+    return jnp.where(unit > 0, unit, 1)
 
 
 def _limits(samples: Any, rtol: Any, most: Any) -> _Limits:

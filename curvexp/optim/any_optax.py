@@ -76,11 +76,12 @@ def as_optimizer(optimizer: Any) -> Optimizer:
         return optimizer
     if isinstance(optimizer, optax.GradientTransformation):
         return _bare(optimizer)
-    hint = (
-        "Call it, with its arguments."
-        if callable(optimizer)
-        else "Pass one, such as optim.adam(lr=1e-3) or optax.adam(1e-3)."
-    )
+    if isinstance(optimizer, optax.MultiSteps):
+        hint = "Pass optimizer.gradient_transformation()."
+    elif callable(optimizer):
+        hint = "Call it, with its arguments."
+    else:
+        hint = "Pass one, such as optim.adam(lr=1e-3) or optax.adam(1e-3)."
     raise ConfigError(
         f"optimizer={_shown(optimizer)}: expected an optimizer of curvexp.optim or a transformation of optax. {hint}"
     )

@@ -100,6 +100,11 @@ def preconditioner(
             f"no preconditioner: the state holds {', '.join(others)} beside {found[0].kind}, so that the update is not α/P times a "
             "first moment; expected adam, rmsprop or adagrad alone, or with clipping, weight decay or a schedule."
         )
+    if _is_followed(opt_state):
+        raise ValueError(
+            f"no preconditioner: a part of the chain stands behind {found[0].kind}'s, and its state does not say what becomes of the "
+            "update (a clip, a sign, a decay). Expected adam, rmsprop or adagrad last; put the part before, or decay by optax.adamw."
+        )
     whole = _assembled([_divisor(part, given) for part in found])
     if whole is None:
         raise ValueError(
@@ -152,6 +157,21 @@ def _parts(node: Any, holder: Any) -> Iterator[_Part]:
             yield from _parts(child, holder)
     else:
         yield _Part(kind, node, holder)
+
+
+def _is_followed(node: Any) -> bool:
+    """Whether a chain has a part without a state of its own behind a whole optimizer that divides."""
+    if _holds(node):
+        return _is_followed(node.inner_state)
+    if type(node) is not tuple:
+        return False
+    divides = [any(part.kind in DIVISORS for part in _parts(child, None)) for child in node]
+    inner = [
+        child for child, found in zip(node, divides, strict=True) if found and type(child).__name__ not in DIVISORS
+    ]
+    if inner and any(type(child).__name__ == "EmptyState" for child in node[divides.index(True) + 1 :]):
+        return True
+    return any(_is_followed(child) for child in inner)
 
 
 def _holders(node: Any) -> Iterator[Any]:

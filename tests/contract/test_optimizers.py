@@ -497,3 +497,15 @@ def test_other_things_are_refused_in_a_sentence(arguments, words):
 def test_a_problem_without_preprocessing_is_raw(name):
     made = getattr(problem, name)()
     assert jax.tree.leaves(made.init(jax.random.key(0)))[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "behind", [optax.scale_by_sign(), optax.scale_by_trust_ratio(), optax.clip(1e-3), optax.add_decayed_weights(0.1)]
+)
+def test_what_stands_behind_an_adaptive_optimizer_is_refused(behind):
+    adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
+    params = jnp.array([1.0, -2.0])
+    for chained in (optax.chain(adam, behind), optax.chain(optax.clip(9.0), optax.chain(adam, behind))):
+        _, state = chained.update(params, chained.init(params), params)
+        with pytest.raises(ValueError, match="stands behind ScaleByAdamState's"):
+            curvexp.preconditioner(state)

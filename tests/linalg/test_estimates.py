@@ -148,3 +148,19 @@ def test_one_sample_has_no_error_and_is_refused(call):
 def test_density_refuses_what_has_no_meaning(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         spectral_density(lambda v: v, jnp.zeros(3), **change)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e18])
+def test_estimates_whose_squares_are_beyond_the_dtype(scale):
+    matrix = np.array([[2.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.5, 1.0]])
+    op = jax.tree_util.Partial(lambda a, v: a @ v, jnp.asarray(scale * matrix, jnp.float32))
+    like = jax.ShapeDtypeStruct((3,), jnp.float32)
+    key = jax.random.key(0)
+    for found, exact in (
+        (trace(op, like, samples=400, key=key), np.trace(matrix)),
+        (frobenius_norm(op, like, samples=400, key=key), np.linalg.norm(matrix)),
+        (diagonal(op, like, samples=400, key=key), np.diag(matrix)),
+    ):
+        mean, stderr = (np.asarray(part, np.float64) / scale for part in (found.mean, found.stderr))
+        assert (np.abs(mean - exact) <= 5 * stderr).all()  # five standard errors, missed once in a million
+        assert (stderr > 0).all()
