@@ -22,7 +22,7 @@ def as_nobody(tmp_path):
     if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("becoming another user needs the rights of root, and setpriv")
     for part in (tmp_path, *tmp_path.parents):  # pytest's folders are the user's own
-        if part.name.startswith("pytest-"):
+        if part.name.startswith(("pytest-", "popen-")):
             part.chmod(0o755)
     tmp_path.chmod(0o777)
     environment = {
