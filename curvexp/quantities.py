@@ -450,8 +450,8 @@ def check_own(own: Sequence[Any]) -> None:
 def plain(meaning: str) -> str:
     """A meaning without Markdown's signs.
 
-    >>> plain("max\\|λ\\|, see `loss`")
-    'max|λ|, see loss'
+    >>> plain("see `loss`")
+    'see loss'
     """
     return meaning.replace("\\|", "|").replace("`", "")
 
