@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,12 +37,6 @@ SIGNS = {  # of the tables, beside the symbols of quantities
     "⁺": "some eigenvalue is zero to rounding; the number is taken over the positive ones",
     "?": "unchecked: in one of the runs a larger eigenvalue may have been missed, with a probability above 0.001",
 }
-
-
-class _Figure(NamedTuple):
-    figure: go.Figure
-    heading: str
-    about: str
 
 
 def write_page(found: Runs, folder: str | Path, target: str | Path, *, by: Sequence[str] = SETTING) -> Path:
