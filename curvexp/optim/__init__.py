@@ -10,6 +10,7 @@ from curvexp.optim.any_optax import from_optax as from_optax
 from curvexp.optim.base import Hyper as Hyper
 from curvexp.optim.base import Number as Number
 from curvexp.optim.base import Optimizer as Optimizer
+from curvexp.optim.divisor import preconditioner as preconditioner
 from curvexp.optim.injected import Schedule as Schedule
 from curvexp.optim.ours import LARGEST_LR as LARGEST_LR
 from curvexp.optim.ours import adagrad as adagrad
@@ -19,6 +20,5 @@ from curvexp.optim.ours import nesterov as nesterov
 from curvexp.optim.ours import rmsprop as rmsprop
 from curvexp.optim.ours import sgd as sgd
 from curvexp.optim.state import momentum_of as momentum_of
-from curvexp.optim.state import preconditioner as preconditioner
 from curvexp.optim.tune import FALLBACK_MOMENTUM as FALLBACK_MOMENTUM
 from curvexp.optim.tune import resolve as resolve

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optax
 
 from curvexp import theory
-from curvexp.optim.state import preconditioner
+from curvexp.optim.divisor import preconditioner
 
 Hyper = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.number import is_number
 from curvexp.optim.base import Hyper, Number, Optimizer
+from curvexp.optim.divisor import preconditioner
 from curvexp.optim.injected import Schedule, injected
-from curvexp.optim.state import preconditioner
 
 LARGEST_LR = 1e12
 
