@@ -20,8 +20,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from curvexp import checks, console, home, plugins, resume, supervisor
-from curvexp import config as configs
+from curvexp import console, home
+from curvexp.app import build as configs
+from curvexp.app import checks, resume, supervisor
+from curvexp.app.launch import plugins
 from curvexp.errors import ConfigError
 from curvexp.study import command as study
 
@@ -31,7 +33,7 @@ NESTED_GROUPS = ("problem.data", "optim.schedule")  # `problem.data=wine` is rea
 
 
 def command() -> None:
-    """`python -m curvexp` and `curvexp`: `main` on what was typed, a sweep under a supervisor, see `curvexp.supervisor`."""
+    """`python -m curvexp` and `curvexp`: `main` on what was typed, a sweep under a supervisor, see `curvexp.app.supervisor`."""
     words = sys.argv[1:]
     with console.any_stream():
         if {"-m", "--multirun"} & {*words} and supervisor.possible():
@@ -151,11 +153,11 @@ def _not_utf8(word: str) -> bool:
 def _launch(flags: argparse.Namespace) -> None:
     @hydra.main(version_base="1.3", config_path=str(configs.conf_folder()), config_name="config")
     def task(config: DictConfig) -> float:
-        from curvexp.job import execute
+        from curvexp.app.job import execute
 
         return execute(config)
 
-    job = sys.modules.get("curvexp.job")  # where an earlier call was in this process
+    job = sys.modules.get("curvexp.app.job")  # where an earlier call was in this process
     if job:
         job.ReportAtEnd.begun = None
     gc.freeze()  # none among what was imported, later on
@@ -171,7 +173,7 @@ def _launch(flags: argparse.Namespace) -> None:
     finally:
         gc.unfreeze()
     if not flags.passive and flags.multirun:
-        from curvexp.job import ReportAtEnd
+        from curvexp.app.job import ReportAtEnd
 
         sys.exit(1 if ReportAtEnd.failed + ReportAtEnd.refused else 0)
 
@@ -203,7 +205,7 @@ def _mode_by_flags() -> Iterator[None]:
 
 def _stopped(error: Exception) -> int:
     """Says in a sentence what stopped Hydra outside of a job, and records it where a job was to be; the exit code."""
-    job = sys.modules.get("curvexp.job")  # without it no job began, and a flag such as --cfg needs no JAX
+    job = sys.modules.get("curvexp.app.job")  # without it no job began, and a flag such as --cfg needs no JAX
     reason = checks.first_line(error)
     recorded = job.stopped(reason) if job else False
     console.refuse(reason)
@@ -221,7 +223,7 @@ def _go_on(flags: argparse.Namespace) -> int:
     Raises:
         ConfigError: what was typed, or what the folder holds, cannot be gone on with.
     """
-    from curvexp.job import go_on
+    from curvexp.app.job import go_on
 
     given, chosen = checks.parsed(flags.overrides), []
     for override in given:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 
 Array = NDArray[np.float64]
 Transform = Callable[[Array], Array]

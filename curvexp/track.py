@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from curvexp import private
 from curvexp.console import visible
 from curvexp.errors import ConfigError
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 from curvexp.quantities import QUANTITIES, Quantity, section
 from curvexp.record import Record
+from curvexp.store import secrets
 
 MODES = ("auto", "online", "offline", "disabled")
 VARIABLE_MODES = {  # what the variable WANDB_MODE may say, two of them in older words of W&B's
@@ -365,7 +365,7 @@ def _check_environment() -> None:
         try:
             client.Settings().update_from_env_vars({name: value})
         except Exception as error:  # of pydantic, and W&B's own
-            shown = "its value" if private.NAMED.search(name) else value
+            shown = "its value" if secrets.NAMED.search(name) else value
             raise ConfigError(
                 f"{name}={shown}: {_said(error)}. Change the environment variable {name}, or choose track=off."
             ) from error

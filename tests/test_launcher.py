@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import curvexp
-from curvexp import cluster as curvexp_cluster
-from curvexp import launcher
 from curvexp.__main__ import main
+from curvexp.app.launch import cluster as curvexp_cluster
+from curvexp.app.launch import launcher
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = ("seconds", "probe_seconds")

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from curvexp import ledger, optim, preprocess, probe, training
+from curvexp import optim, preprocess, probe, training
 from curvexp import problem as problems
 from curvexp.curvature import Objective
+from curvexp.probe import ledger
 
 DIMENSION = 12
 COLUMNS = ("residuals", "gradient_share", "loss_along", "loss_share", "contraction", "contraction_theory")

@@ -9,10 +9,11 @@ import sys
 import pytest
 from wandb.util import get_core_path
 
-from curvexp import private, track
+from curvexp import track
 from curvexp.__main__ import main
 from curvexp.errors import ConfigError
 from curvexp.report.__main__ import main as report
+from curvexp.store import secrets
 
 VALUES = {  # unique, so that each is found wherever it stands
     "WANDB_API_KEY": "5ec7e7" + "a1b2c3d4e5f60718" * 2 + "ff",
@@ -147,10 +148,10 @@ def test_a_variable_that_a_person_asks_for_and_that_is_no_secret_is_recorded(her
 )
 def test_a_variable_is_a_secret_by_its_name(monkeypatch, name, value, secret):
     monkeypatch.setenv(name, value)
-    assert private.hidden(f"a{value}b") == (f"a${name}b" if secret else f"a{value}b")
+    assert secrets.hidden(f"a{value}b") == (f"a${name}b" if secret else f"a{value}b")
     config = {"track": {"tags": ["x", f"a{value}b"]}}
     if secret:
         with pytest.raises(ConfigError, match=rf"track\.tags\.1: holds the value of the environment variable {name}"):
-            private.check(config)
+            secrets.check(config)
     else:
-        private.check(config)
+        secrets.check(config)

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from curvexp import checkpoint, optim, preprocess, probe, resume, training
+from curvexp import optim, preprocess, probe, training
 from curvexp import problem as problems
 from curvexp.__main__ import main
+from curvexp.app import checkpoint, resume
 from curvexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -412,7 +413,7 @@ def test_what_a_resumed_run_may_not_change_is_refused(here, capsys, typed, words
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "curvexp.config.os.system", "subprocess.run", "builtins.eval", "jax.numpy.np.save"]
+    "target", ["os.system", "curvexp.app.build.os.system", "subprocess.run", "builtins.eval", "jax.numpy.np.save"]
 )
 def test_a_folder_that_names_another_packages_function_is_refused_by_name(here, capsys, target):
     assert call(*RUN, "steps=5", "hydra.run.dir=foreign") == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curvexp import supervisor
+from curvexp.app import supervisor
 
 ROOT = Path(__file__).parents[1]
 linux_alone = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the supervisor needs Linux")

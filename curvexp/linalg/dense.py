@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curvexp.host import threads
+from curvexp.linalg.lapack import threads
 
 KEPT = 2**27  # bytes of eigenvectors that are kept: of one matrix of 4000 rows, of many small ones
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from curvexp.errors import ConfigError
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 from curvexp.optim.base import Optimizer, Schedule
 from curvexp.optim.injected import injected
 from curvexp.optim.known import known

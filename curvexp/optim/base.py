@@ -10,7 +10,7 @@ import optax
 
 from curvexp import theory
 from curvexp.errors import ConfigError
-from curvexp.host import fetch
+from curvexp.linalg.lapack import fetch
 from curvexp.optim.injected import Injected, Schedule, numbers_dtype
 from curvexp.optim.state import numbers_of
 from curvexp.programs import compiled

@@ -9,7 +9,7 @@ import optax
 
 from curvexp import theory
 from curvexp.errors import ConfigError
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 from curvexp.optim.base import Hyper, Number, Optimizer
 from curvexp.optim.divisor import preconditioner
 from curvexp.optim.injected import Schedule, injected

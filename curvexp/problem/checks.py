@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from curvexp.errors import ConfigError
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 from curvexp.problem.base import Array
 
 LARGEST = 2**53  # whole numbers up to it are floats too

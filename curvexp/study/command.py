@@ -5,8 +5,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from curvexp import config as configs
 from curvexp import console
+from curvexp.app import build as configs
 from curvexp.errors import ConfigError
 from curvexp.study.claim import FAIL
 from curvexp.study.registry import compose, listed, perform

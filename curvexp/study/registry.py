@@ -11,7 +11,7 @@ import hydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from curvexp import config as configs
+from curvexp.app import build as configs
 from curvexp.errors import ConfigError
 from curvexp.study.claim import Claim, Result, verdict
 

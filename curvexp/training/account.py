@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from curvexp import ledger, optim, theory
+from curvexp import optim, theory
 from curvexp import probe as probes
 from curvexp.errors import ConfigError
-from curvexp.host import fetch
+from curvexp.linalg.lapack import fetch
 from curvexp.linalg.precision import at_least_float32, full_precision, is_half
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 from curvexp.optim import Optimizer
-from curvexp.probe import Probe
+from curvexp.probe import Probe, ledger
 from curvexp.problem import Problem
 from curvexp.quantities import check_own
 from curvexp.record import Outcome, Reading, Record

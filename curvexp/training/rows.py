@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp.host import thread_settings, x64
+from curvexp.linalg.lapack import thread_settings, x64
 from curvexp.linalg.layout import devices_of
 from curvexp.programs import kept
 from curvexp.training.ending import Stop

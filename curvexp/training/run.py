@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from curvexp import memory as memories
-from curvexp.host import one_thread, thread_settings
+from curvexp.linalg.lapack import one_thread, thread_settings
 from curvexp.linalg.layout import devices_of
 from curvexp.optim import Optimizer
 from curvexp.probe import Probe

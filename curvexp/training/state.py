@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp import ledger
+from curvexp.probe import ledger
 
 
 class State(NamedTuple):

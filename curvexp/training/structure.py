@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp import optim
-from curvexp.host import x64
+from curvexp.linalg.lapack import x64
 from curvexp.linalg.layout import devices_of
 from curvexp.linalg.precision import full_precision
 from curvexp.optim import Optimizer

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvexp import config as configs
 from curvexp import console
+from curvexp.app import build as configs
 from curvexp.errors import ConfigError
 
 CHOSEN = (

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import curvexp
-from curvexp import config as configs
 from curvexp.__main__ import main
+from curvexp.app import build as configs
 from curvexp.store.folder import ENDINGS
 
 ROOT = Path(__file__).parents[2]

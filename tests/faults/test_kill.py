@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curvexp import checkpoint
+from curvexp.app import checkpoint
 
 ROOT = Path(__file__).parents[2]
 KILLS, SEED = 50, 20_250

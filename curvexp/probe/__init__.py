@@ -20,12 +20,12 @@ from curvexp import memory, theory
 from curvexp.curvature import Objective, Operator, hessian, preconditioned, sampling_error
 from curvexp.curvature.chunks import checked as check_chunks
 from curvexp.errors import ConfigError
-from curvexp.host import SMALL, fetch, one_thread, threads, x64
 from curvexp.linalg import Eigenpairs, Estimate, dense_eigh, eigsh, spectral_density
 from curvexp.linalg.eigenpairs import Start, basis_size
+from curvexp.linalg.lapack import SMALL, fetch, one_thread, threads, x64
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.linalg.precision import full_precision
-from curvexp.number import is_number
+from curvexp.numeric import is_number
 from curvexp.programs import compiled
 from curvexp.quantities import Quantity
 from curvexp.record import SURE, Reading

@@ -26,9 +26,9 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import theory
 from curvexp.curvature import Objective, hessian, preconditioned
-from curvexp.host import fetch, threads
 from curvexp.linalg import dense_eigh
 from curvexp.linalg.eigenpairs import Start
+from curvexp.linalg.lapack import fetch, threads
 from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.optim import Optimizer, momentum_of

@@ -18,9 +18,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curvexp import home, private, texts
+from curvexp import home
+from curvexp.app import texts
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.number import is_number
+from curvexp.numeric import is_number
+from curvexp.store import secrets
 from curvexp.store.folder import jsonable
 
 CONTROLS = ("resume", "retry", "trust")  # keys that say how to go on with a run; they are no part of its config
@@ -47,8 +49,8 @@ class Experiment(NamedTuple):
 
 def conf_folder() -> Path:
     """Where the config files lie: beside the package in a checkout, inside it in an installed wheel."""
-    inside = Path(__file__).parent / "_conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+    inside = Path(__file__).parents[1] / "_conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from error
     assert isinstance(found, dict)
     jsonable(found)
-    private.check(found)
+    secrets.check(found)
     return {str(key): value for key, value in found.items()}
 
 

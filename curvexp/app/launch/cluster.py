@@ -23,7 +23,8 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from curvexp import console, resume
+from curvexp import console
+from curvexp.app import resume
 from curvexp.errors import ConfigError
 from curvexp.store import RunFolder
 
@@ -215,7 +216,7 @@ def _work(
     """One job, on a worker."""
     import ray
 
-    from curvexp import plugins
+    from curvexp.app.launch import plugins
 
     os.environ["TTY_COMPATIBLE"] = "0"  # to Rich no terminal: a line a job
     plugins.register()
@@ -270,7 +271,7 @@ class _Composed:
 
     def lost(self, reason: str) -> JobReturn:
         """Records the job as failed, in its folder and on the screen."""
-        from curvexp import config as configs
+        from curvexp.app import build as configs
 
         ours = OmegaConf.masked_copy(self.composed, [str(key) for key in self.composed if key != "hydra"])
         choices = self.composed.hydra.runtime.choices

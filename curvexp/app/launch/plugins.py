@@ -37,21 +37,21 @@ class BasicLauncher(_Ours):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
-        from curvexp import launcher
+        from curvexp.app.launch import launcher
 
         jobs = launcher.read(job_overrides, initial_job_idx)
         return launcher.in_turn(jobs, config=self.config, context=self.context, task=self.task)
 
 
 class VmapLauncher(_Ours):
-    """A sweep's jobs together, as rows of one program where they share functions and shapes: see curvexp.launcher."""
+    """A sweep's jobs together, as rows of one program where they share functions and shapes: see curvexp.app.launch.launcher."""
 
     def __init__(self, max_batch: int | None = None) -> None:
         self.max_batch = max_batch
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
-        from curvexp import launcher
+        from curvexp.app.launch import launcher
 
         jobs = launcher.read(job_overrides, initial_job_idx)
         return launcher.launch(jobs, config=self.config, context=self.context, task=self.task, max_batch=self.max_batch)
@@ -66,8 +66,10 @@ class OnceSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the jobs, where all of them can be composed: else it raises, and nothing is written. What each came to, by batch."""
-        from curvexp import console, launcher, resume, supervisor
-        from curvexp.job import Refused, ReportAtEnd
+        from curvexp import console
+        from curvexp.app import resume, supervisor
+        from curvexp.app.job import Refused, ReportAtEnd
+        from curvexp.app.launch import launcher
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -132,7 +134,7 @@ class ProcessLauncher(Launcher):
 
 
 class RayLauncher(_Ours):
-    """A sweep's jobs as tasks of a Ray cluster: see curvexp.cluster."""
+    """A sweep's jobs as tasks of a Ray cluster: see curvexp.app.launch.cluster."""
 
     def __init__(
         self,
@@ -142,14 +144,15 @@ class RayLauncher(_Ours):
         max_retries: int = 2,
         runtime_env: Any = None,
     ) -> None:
-        from curvexp.cluster import Options
+        from curvexp.app.launch.cluster import Options
 
         plain: Any = OmegaConf.to_container(runtime_env) if OmegaConf.is_config(runtime_env) else runtime_env
         self.options = Options(address, num_cpus, num_gpus, max_retries, plain)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
-        from curvexp import cluster, console
+        from curvexp import console
+        from curvexp.app.launch import cluster
         from curvexp.errors import ConfigError
 
         try:
@@ -177,8 +180,8 @@ else:
 
         def checkpoint(self, overrides: list[str], *args: Any) -> Any:
             """The job as it is queued again."""
-            from curvexp import config as configs
-            from curvexp import job, resume
+            from curvexp.app import build as configs
+            from curvexp.app import job, resume
 
             job.keep_now()
             sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]

@@ -25,12 +25,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
 
-from curvexp import cluster, console
-from curvexp import config as configs
+from curvexp import console
+from curvexp.app import build as configs
+from curvexp.app.launch import cluster
 from curvexp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from curvexp.job import Job as Running
+    from curvexp.app.job import Job as Running
 
 EXTRAS = (  # extra of curvexp, module, what its launcher's target holds
     ("parallel", "hydra_plugins.hydra_joblib_launcher", "ProcessLauncher"),
@@ -216,8 +217,8 @@ def _alone(job: Job, config: DictConfig, context: Any, task: Callable[..., Any])
 def _together(jobs: list[Job], group: "_Group") -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
     from curvexp import track
-    from curvexp.job import Job as Running
-    from curvexp.job import Signals, execute, place_of_job
+    from curvexp.app.job import Job as Running
+    from curvexp.app.job import Signals, execute, place_of_job
 
     before = HydraConfig.instance().cfg
     begun: list[tuple[DictConfig, JobReturn]] = []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvexp import config as configs
+from curvexp.app import build as configs
 from curvexp.errors import ConfigError
 from curvexp.store import FILES, read_object
 
@@ -54,7 +54,7 @@ def keep(run: Path, snapshot: Any, arrays: Mapping[str, Any], facts: Mapping[str
     import jax
     import numpy as np
 
-    from curvexp import checkpoint
+    from curvexp.app import checkpoint
 
     state, blocks = snapshot.state, snapshot.losses[: snapshot.blocks]
     rest = {
@@ -87,7 +87,7 @@ def last(
     Args:
         note: is told, in a sentence, of every checkpoint that cannot be used.
     """
-    from curvexp import checkpoint
+    from curvexp.app import checkpoint
 
     for step in reversed(checkpoint.steps(run)):
         try:
@@ -105,8 +105,8 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
     import jax
     import numpy as np
 
-    from curvexp import checkpoint
-    from curvexp.ledger import Past
+    from curvexp.app import checkpoint
+    from curvexp.probe.ledger import Past
     from curvexp.record import Outcome
     from curvexp.training import Snapshot, State, template
 
@@ -430,7 +430,7 @@ def check_steps(config: Mapping[str, Any], run: Path) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    from curvexp import checkpoint
+    from curvexp.app import checkpoint
 
     steps, made = config["steps"], max(checkpoint.steps(run), default=0)
     if steps < made or (steps == made and recorded(run).get("steps") != steps):

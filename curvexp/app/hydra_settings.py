@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from curvexp import config as configs
+from curvexp.app import build as configs
 from curvexp.errors import ConfigError
 
-REPORT = "curvexp.job.ReportAtEnd"
+REPORT = "curvexp.app.job.ReportAtEnd"
 OURS = (
     "config.json",
     "summary.json",

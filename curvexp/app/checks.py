@@ -24,8 +24,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curvexp import around, launcher, resume
-from curvexp import config as configs
+from curvexp.app import build as configs
+from curvexp.app import hydra_settings, resume
+from curvexp.app.launch import launcher
 from curvexp.errors import ConfigError, Unsupported
 
 # our options of launchers bear the names of their plugins' own, whose keys they are held to
@@ -120,7 +121,7 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
     """Refuses a single run for all that is wrong with it, a sweep for what is wrong with every job."""
     hydra_config = composed.hydra
     HydraConfig.instance().set_config(composed)
-    around.check(composed, sweep=sweep)
+    hydra_settings.check(composed, sweep=sweep)
     plain = configs.plain(composed)
     if plain.get("resume"):  # before anything of a folder's overrides is imported or called
         resume.check_targets({**plain, "resume": None}, texts("trust", plain.get("trust")))
@@ -140,7 +141,7 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
     else:
         with contextlib.suppress(Raised):
             build(plain)
-    around.check_folders(composed, sweep=sweep)
+    hydra_settings.check_folders(composed, sweep=sweep)
 
 
 class Raised(Exception):

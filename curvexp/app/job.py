@@ -19,11 +19,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from curvexp import __version__, console, private, resume, supervisor
-from curvexp import config as configs
+from curvexp import __version__, console
+from curvexp.app import build as configs
+from curvexp.app import resume, supervisor
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.quantities import QUANTITIES
-from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, ending, jsonable
+from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, ending, jsonable, secrets
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 ONE_SIGNAL = 0.5  # seconds within which a signal is the same: one that goes to all processes of a sweep comes twice, see supervisor
@@ -134,7 +135,7 @@ class Job:
         elif isinstance(error, Exception) or (isinstance(error, SystemExit) and not _taken):  # of a person's own code
             with contextlib.suppress(OSError):  # a full disk
                 trace = "".join(traceback.format_exception(error))
-                (folder / "traceback.txt").write_text(private.hidden(trace), encoding="utf-8")
+                (folder / "traceback.txt").write_text(secrets.hidden(trace), encoding="utf-8")
             first = (str(error).strip().splitlines() or [""])[0]
             self.status, self.figures["reason"] = "failed", f"{type(error).__name__}: {first}"
         else:
@@ -256,7 +257,7 @@ class Job:
             return
         tail, folder = self.figures, self.place.folder
         if tail.get("reason"):
-            tail["reason"] = private.hidden(tail["reason"])
+            tail["reason"] = secrets.hidden(tail["reason"])
         tail |= {"status": self.status, "seconds": round(time.perf_counter() - self.begun, 3)}
         try:
             summary = self.store.finish(**tail)
@@ -324,7 +325,7 @@ def _taken_up(
     """The checkpoint that the run goes on from, its files cut to what it counts on; None: it begins again."""
     folder, kept = store.path, None
     if anew:
-        from curvexp import checkpoint
+        from curvexp.app import checkpoint
 
         checkpoint.remove(folder)
     else:
