@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from curvexp.app import build as configs
 from curvexp.errors import ConfigError
 
-REPORT = "curvexp.app.job.ReportAtEnd"
+REPORT = "curvexp.app.sweep_end.ReportAtEnd"
 OURS = (
     "config.json",
     "summary.json",

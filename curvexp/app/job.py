@@ -4,9 +4,7 @@ import contextlib
 import functools
 import math
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from curvexp import __version__, console
 from curvexp.app import build as configs
-from curvexp.app import resume, supervisor
+from curvexp.app import resume
+from curvexp.app.keeper import GOING, TAKEN, Checkpoints
+from curvexp.app.signals import Signals
+from curvexp.app.trajectory import Trajectory
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.quantities import QUANTITIES
-from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, ending, jsonable, secrets
+from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, secrets
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
-ONE_SIGNAL = 0.5  # seconds within which a signal is the same: one that goes to all processes of a sweep comes twice, see supervisor
+
+
 AT_START = [q.name for q in QUANTITIES if q.start]  # of these the summary has the first values too, as NAME_start
 
 
@@ -132,7 +133,7 @@ class Job:
             self.status, self.figures["reason"] = "interrupted", str(error) or "Ctrl-C"
         elif isinstance(error, RecordError):
             self.status, self.figures["reason"] = "failed", _unwritten(folder, error)
-        elif isinstance(error, Exception) or (isinstance(error, SystemExit) and not _taken):  # of a person's own code
+        elif isinstance(error, Exception) or (isinstance(error, SystemExit) and not TAKEN):  # of a person's own code
             with contextlib.suppress(OSError):  # a full disk
                 trace = "".join(traceback.format_exception(error))
                 (folder / "traceback.txt").write_text(secrets.hidden(trace), encoding="utf-8")
@@ -195,8 +196,8 @@ class Job:
         from curvexp.training import Run
 
         config = self.config
-        self.way = _Way(experiment, config["landscape"])
-        self.keeper = _Keeper(config["checkpoint"], self.store, self.display, self.way, experiment.tracker)
+        self.way = Trajectory(experiment, config["landscape"])
+        self.keeper = Checkpoints(config["checkpoint"], self.store, self.display, self.way, experiment.tracker)
         self.key, self.settings = jax.random.key(config["seed"]), configs.settings(config)
         own = {name: self.settings.pop(name) for name in ("target", "diverge_at")}
         snapshot = kept.snapshot if kept else None
@@ -209,7 +210,7 @@ class Job:
             if ending and (ending["reason"] is not None or ending["steps"] >= config["steps"]):
                 self._ends(ending)  # all was done but the summary
                 return
-        _going.append(self.keeper)
+        GOING.append(self.keeper)
 
     def records(self) -> Iterator[Any]:
         """Of this job's run alone."""
@@ -246,7 +247,7 @@ class Job:
         self.way.keep(self.store, self.display, self.key)
 
     def _close(self) -> None:
-        _going[:] = [keeper for keeper in _going if keeper.store is not self.store]
+        GOING[:] = [keeper for keeper in GOING if keeper.store is not self.store]
         if self.display:
             self.display.close()
 
@@ -344,267 +345,6 @@ def _taken_up(
     else:
         display.note("begins anew" if anew else "there is no checkpoint: it begins anew")
     return kept
-
-
-_going: "list[_Keeper]" = []  # of the runs that go on in this process
-_taken: list[bool] = []  # not empty: a queue takes this process away, and its exit is no failure of the run
-
-
-def keep_now() -> None:
-    """Makes a checkpoint of every run that goes on in this process, as of its last record; for the handler of a signal by which a queue
-    takes the process away."""
-    import jax
-
-    _taken.append(True)
-    with jax.ensure_compile_time_eval():  # the signal may have come while a function was traced
-        for keeper in list(_going):
-            keeper.keep()
-
-
-class _Keeper:
-    """Makes checkpoints when they are due."""
-
-    def __init__(self, config: dict[str, Any], store: RunFolder, display: Any, way: "_Way", tracker: Any) -> None:
-        self.every, self.seconds, self.most = config["every"], config["seconds"], config["keep"]
-        self.store, self.display, self.way, self.tracker = store, display, way, tracker
-        self.step, self.made, self.time, self.failed = 0, False, time.monotonic(), False
-        self.last: tuple[Any, dict[str, Any]] | None = None  # record and facts of what can be kept at any moment
-        self.busy = False
-
-    def take_up(self, kept: resume.Kept) -> None:
-        """Stands where the checkpoint was made."""
-        self.step, self.made = int(kept.snapshot.state.step), True
-        self.way.steps = [int(step) for step in kept.facts["way"]]
-        self.way.points = list(kept.arrays["points"])
-        self.way.params = kept.snapshot.state.params if self.way.steps else None
-        self.tracker.remember(kept.facts["tracker"])
-
-    def append(self, record: Any, figures: dict[str, Any], *, now: bool) -> None:
-        """Makes one after this record where it is due: by steps, by time, at the end of a run that makes them, or now."""
-        by_steps = self.every is not None and record.step // self.every > self.step // self.every
-        by_time = self.seconds is not None and time.monotonic() - self.time >= self.seconds
-        end = record.outcome is not None and record.outcome.status == "completed" and (self.made or bool(self.every))
-        outcome = record.outcome._asdict() if record.outcome else None
-        facts = {"sizes": self.store.sizes(), "seconds": record.seconds, "figures": dict(figures), "outcome": outcome}
-        self.last = (record, {**facts, "way": len(self.way.steps)})
-        if by_steps or by_time or end or (now and not record.outcome):
-            self.keep()
-
-    def keep(self) -> None:
-        """Makes a checkpoint after the last record; one that fails is said once."""
-        if self.last is None or self.busy or self.last[0].step == self.step:
-            return
-        self.busy, (record, facts) = True, self.last
-        way = facts["way"]
-        facts |= {key: jsonable(facts[key]) for key in ("figures", "outcome")}
-        facts = {**facts, "tracker": self.tracker.memory()}
-        facts["way"], points = self.way.steps[:way], self.way.points[:way]
-        try:
-            resume.keep(self.store.path, record.snapshot, {"points": points}, facts, most=self.most)
-            self.step, self.made = record.step, True
-        except Exception as error:  # the run is worth more than its checkpoint
-            if not self.failed:
-                first = (str(error).strip().splitlines() or [""])[0]
-                self.display.note(
-                    f"no checkpoint at step {record.step}, the run goes on: {type(error).__name__}: {first}"
-                )
-            self.failed = True
-        self.busy, self.time = False, time.monotonic()
-
-
-class _Way:
-    """The way of a run through parameter space, for the planes that the report draws."""
-
-    def __init__(self, experiment: configs.Experiment, wish: Any) -> None:
-        flat = experiment.parameters == 2 and wish in ("auto", "all")
-        self.problem, self.flat, self.around = experiment.problem, flat, wish == "all" and not flat
-        self.steps: list[int] = []
-        self.points: list[Any] = []
-        self.params: Any = None
-
-    def append(self, record: Any) -> None:
-        """Follows a record whose parameters are finite."""
-        if not (self.flat or self.around) or not math.isfinite(record.scalars["loss"]):
-            return
-        self.params = record.state.params
-        self.steps.append(record.step)
-        if self.flat:
-            from jax.flatten_util import ravel_pytree
-
-            self.points.append(ravel_pytree(self.params)[0])
-
-    def keep(self, store: RunFolder, display: console.Display, key: Any) -> None:
-        """Writes landscape.json; a run is whole without it, and where it fails it says so."""
-        if self.params is None:
-            return
-        import numpy as np
-
-        from curvexp import landscape
-        from curvexp.training import over_all_data
-
-        whole = over_all_data(self.problem)
-        try:
-            if self.flat:
-                path = np.array(self.points, np.float64)
-                near = np.isfinite(path).all(axis=1) & (
-                    np.abs(path).max(axis=1) <= 10 * max(1.0, np.abs(path[0]).max())
-                )
-                steps = [step for step, chosen in zip(self.steps, near, strict=True) if chosen]
-                optimum = self.problem.known.optimum
-                planes = [landscape.parameter_plane(whole, self.params, path[near], steps, optimum)]
-            else:
-                planes = landscape.around(whole, self.params, step=self.steps[-1], key=key)
-            store.keep("landscape.json", {"planes": planes})
-        except Exception as error:
-            display.note(f"landscape.json was not written: {type(error).__name__}: {error}")
-
-
-class Signals:
-    """Ctrl-C or SIGTERM lets the step finish and be recorded, a second one stops at once; only the main thread may say so.
-
-    A SIGTERM that a queue's worker has a handler for, as submitit does for the one that goes with a preemption, asks for a checkpoint
-    alone: it is the queue that ends the job, and starts it again.
-    """
-
-    def __init__(self) -> None:
-        self.caught: str | None = None
-        self.time = 0.0
-        self.before: dict[int, Any] = {}
-        self.keep = False
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            signal.signal(signal.SIGINT, self._note)
-            signal.signal(signal.SIGTERM, self._pass_on if callable(self.before[signal.SIGTERM]) else self._note)
-        return self
-
-    def asked(self) -> bool:
-        """Whether a checkpoint is to be made now; a queue's wish is told once."""
-        wish, self.keep = self.keep or self.caught is not None, False
-        return wish
-
-    def _pass_on(self, number: int, frame: Any) -> None:
-        self.keep = True
-        try:
-            self.before[number](number, frame)
-        except SystemExit:
-            _taken.append(True)
-            raise
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        again = self.caught is not None and time.monotonic() - self.time > ONE_SIGNAL
-        if self.caught is None:
-            self.caught, self.time = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C", time.monotonic()
-        if again:
-            raise KeyboardInterrupt(self.caught)
-
-
-class Begun(NamedTuple):
-    """What Hydra runs: its config, when it began, and whether its sweep's folder was made for it."""
-
-    config: DictConfig
-    since: float
-    new: bool = True
-
-
-class ReportAtEnd(Callback):
-    """Hydra's callback: a sweep ends in the table over its jobs, and in the exit code 1 if one of them failed."""
-
-    failed = 0
-    refused = 0  # jobs that left no trace, as the sweeper counts them
-    begun: Begun | None = None
-    line: str | None = None  # the command that goes on with the sweep, where its sweeper has the same jobs again
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Knows where the job will be."""
-        ReportAtEnd.begun = Begun(config, time.time())
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Counts anew."""
-        ReportAtEnd.failed, ReportAtEnd.refused, ReportAtEnd.line = 0, 0, None
-        folder = Path(str(config.hydra.sweep.dir))
-        ReportAtEnd.begun = Begun(config, time.time(), not folder.exists())
-        sweeper, launcher = (str(config.hydra[part].get("_target_")) for part in ("sweeper", "launcher"))
-        supervisor.began(folder, sweeper=sweeper, launcher=launcher, line=resume.of_sweep(config))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prints and writes the report of the sweep's folder."""
-        report(Path(str(config.hydra.sweep.dir)))
-        supervisor.note(code=int(ReportAtEnd.failed + ReportAtEnd.refused > 0))
-
-
-def stopped(reason: str) -> bool:
-    """Records the end of every job that what stopped Hydra left without one, and reports on a sweep; whether a job was begun.
-
-    A sweep's folder without a job is taken away again.
-    """
-    if ReportAtEnd.begun is None:
-        return False
-    (config, since, new), ReportAtEnd.begun = ReportAtEnd.begun, None
-    sweep = config.hydra.mode == RunMode.MULTIRUN
-    folder = Path(str(config.hydra.sweep.dir if sweep else config.hydra.run.dir))
-    made = [folder] if folder.is_dir() else []
-    if sweep:
-        beside = str(config.hydra.output_subdir)
-        inside = [Path(path) for path, _, _ in os.walk(folder)]
-        made = [path for path in inside if (path / beside).is_dir() or not any(path.iterdir())]
-    made = [path for path in made if not any((path / name).exists() for name in MARKS)]
-    for path in made:
-        store = RunFolder(path)
-        chosen = config.hydra.runtime.choices
-        store.start(_plain(config), {key: str(chosen.get(key)) for key in ("problem", "preprocess", "optim", "probe")})
-        store.finish(status="failed", reason=reason)
-    if not sweep:
-        return bool(made)
-    left = ending.unfinished(folder, since)
-    ending.end(left, reason)
-    if made or left or _recorded(folder, since):
-        report(folder)
-        if ReportAtEnd.line:
-            retry = " retry=failed" * bool(made or left)
-            console.err().print(f"Go on with it: {console.printable(ReportAtEnd.line)}{retry}")
-        return True
-    if new and folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
-        (folder / "multirun.yaml").unlink()
-        with contextlib.suppress(OSError):  # its parents as far as nothing else is in them
-            os.removedirs(folder)
-    return False
-
-
-def _recorded(folder: Path, since: float) -> bool:
-    """Whether a job under the folder was recorded since then."""
-    summaries = (Path(path) / "summary.json" for path, _, names in os.walk(folder) if "summary.json" in names)
-    return any(path.stat().st_mtime >= since - 1 for path in summaries)
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    try:
-        return configs.plain(config)
-    except ConfigError:
-        return {}
-
-
-def report(folder: Path) -> None:
-    """The sweep's table, on the screen and in its folder; counts its failed jobs, and as one more a table that cannot be made."""
-    from curvexp.report import summarize
-    from curvexp.store import load_runs
-
-    if not folder.is_dir():
-        return
-    try:
-        found = load_runs(folder)
-        ReportAtEnd.failed = int((found.runs["status"] == "failed").sum())
-        summarize(folder, console.out(), page=True, found=found)
-    except Exception as error:
-        ReportAtEnd.failed += 1
-        console.refuse(
-            f"the report was not made: {type(error).__name__}: {error}. Try python -m curvexp.report {folder}"
-        )
 
 
 @functools.cache

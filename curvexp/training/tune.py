@@ -5,9 +5,10 @@ from typing import Any
 import jax
 
 from curvexp import optim
-from curvexp import probe as probes
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.optim import Optimizer
+from curvexp.probe.readings import eps_of, gradient
+from curvexp.probe.solve import sharpness, undivided
 from curvexp.problem import Problem
 
 
@@ -21,18 +22,18 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
         return optimizer, None
     known = problem.known.eigenvalues
     if known is not None and optimizer.best is not None:
-        return optim.resolve(optimizer, eigenvalues=known, eps=probes.eps_of(params))
+        return optim.resolve(optimizer, eigenvalues=known, eps=eps_of(params))
     if optimizer.threshold is None or optimizer.hyper[optimizer.lr_name] != "auto":
         return optim.resolve(optimizer)
     whole = over_all_data(problem)
     op = hessian(whole, params)
     if optimizer.preconditioner is not None:
         trial = optimizer._replace(hyper={**optimizer.hyper, optimizer.lr_name: 1.0})
-        _, stepped = optimizer.transform.update(probes.gradient(whole, params), trial.init(params), params)
+        _, stepped = optimizer.transform.update(gradient(whole, params), trial.init(params), params)
         op = preconditioned(op, optimizer.preconditioner(stepped))
     else:
-        op = probes.undivided(op)
-    return optim.resolve(optimizer, sharpness=probes.sharpness(op, tol=1e-2, key=key))
+        op = undivided(op)
+    return optim.resolve(optimizer, sharpness=sharpness(op, tol=1e-2, key=key))
 
 
 def over_all_data(problem: Problem) -> Objective:

@@ -218,7 +218,8 @@ def _together(jobs: list[Job], group: "_Group") -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
     from curvexp import track
     from curvexp.app.job import Job as Running
-    from curvexp.app.job import Signals, execute, place_of_job
+    from curvexp.app.job import execute, place_of_job
+    from curvexp.app.signals import Signals
 
     before = HydraConfig.instance().cfg
     begun: list[tuple[DictConfig, JobReturn]] = []

@@ -68,8 +68,9 @@ class OnceSweeper(BasicSweeper):
         """Runs the jobs, where all of them can be composed: else it raises, and nothing is written. What each came to, by batch."""
         from curvexp import console
         from curvexp.app import resume, supervisor
-        from curvexp.app.job import Refused, ReportAtEnd
+        from curvexp.app.job import Refused
         from curvexp.app.launch import launcher
+        from curvexp.app.sweep_end import ReportAtEnd
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -181,9 +182,9 @@ else:
         def checkpoint(self, overrides: list[str], *args: Any) -> Any:
             """The job as it is queued again."""
             from curvexp.app import build as configs
-            from curvexp.app import job, resume
+            from curvexp.app import keeper, resume
 
-            job.keep_now()
+            keeper.keep_now()
             sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
             kept = [text for text in overrides if resume.key_of(text) not in configs.CONTROLS]
             return super().checkpoint([*kept, *resume.again(sweep)], *args)  # type: ignore[misc]

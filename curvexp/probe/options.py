@@ -1,0 +1,188 @@
+"""The probes that ship: off, exact, top, density."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from curvexp import memory
+from curvexp.errors import ConfigError
+from curvexp.linalg import spectral_density
+from curvexp.linalg.lapack import SMALL, fetch
+from curvexp.linalg.layout import LARGE
+from curvexp.numeric import is_number
+from curvexp.probe.arguments import (
+    GROUPS,
+    check_basis,
+    check_count,
+    check_data,
+    check_optional_count,
+    check_pairs,
+    check_tolerance,
+    checked_pairs,
+)
+from curvexp.probe.base import CHECK_EVERY, Loss, Probe
+from curvexp.probe.readings import dense_reading, drawn_sample, hessian_of, marked_as_sample, partial_reading, size_of
+from curvexp.probe.solve import extreme_pairs, next_state, tracked_from
+from curvexp.record import Reading
+
+
+def off() -> Probe:
+    """No curvature at all: loss and gradient norm only."""
+    return Probe("off", None)
+
+
+def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> Probe:
+    """All eigenvalues of the dense Hessian, by LAPACK in float64.
+
+    The Hessian itself is computed in the run's precision and is exact to its rounding; its asymmetry, which is rounding alone, enters
+    the residuals.
+
+    Args:
+        every: steps between readings.
+        limit: most parameters it accepts; n parameters take 8n² bytes three times over and n³ operations.
+        chunk: examples taken at once; None: all.
+    """
+    check_count("every", every)
+    check_count("limit", limit)
+    check_optional_count("chunk", chunk)
+
+    def check(size: int, problem: Any) -> None:
+        if size > limit:
+            raise ConfigError(
+                f"probe.limit={limit}: probe=exact would need the dense Hessian of {size} parameters, "
+                f"{3 * 8 * size**2 / 2**30:.1f} GiB. Choose probe=top, or raise probe.limit."
+            )
+        memory.check(
+            "probe.limit", limit, f"the dense Hessian of {size} parameters", 3 * 8 * size**2, "Choose probe=top."
+        )
+        check_data(problem, None, chunk)
+
+    def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
+        return dense_reading(loss, params, hessian_of(loss, params, chunk)), state
+
+    return Probe("exact", measure, every, None, check, fills=lambda size: size > SMALL)
+
+
+def top(
+    *,
+    k: int | None = None,
+    which: str = "BE",
+    every: int = 100,
+    check_every: int = CHECK_EVERY,
+    tol: float = 1e-3,
+    above: float | None = None,
+    samples: int | None = None,
+    chunk: int | None = None,
+    dense_below: int = 200,
+) -> Probe:
+    """The k largest and the k smallest eigenvalues, by block Krylov-Schur with residual bounds, warm-started from the last reading.
+
+    Args:
+        k: eigenpairs from each end; None: five, or all where there are fewer.
+        which: BE, both ends; LA, the largest alone, in fewer products.
+        every: steps between readings.
+        check_every: readings between two that are checked in full for what the warm start missed; the first and the last always are. The
+            others are marked as unchecked.
+        tol: residual ‖Hv − λv‖ asked for, relative to ‖H‖.
+        above: k is doubled, and stays so, while the smallest of the k largest stands above this, up to MOST_PAIRS, half of the
+            spectrum, and what the memory holds a basis for; None: k it is.
+        samples: examples, drawn anew at each reading, whose Hessian is measured, its sampling error beside it; None: all of them.
+        chunk: examples taken at once; None: all. The same numbers in less memory.
+        dense_below: up to this many parameters (or where 2k cover them all) the whole spectrum is computed densely: it costs less.
+    """
+    pairs = checked_pairs(k)
+    if which not in ("BE", "LA"):
+        raise ConfigError(f"probe.which={which}: expected BE (both ends) or LA (the largest). Change probe.which.")
+    ends = 2 if which == "BE" else 1
+    check_count("every", every)
+    check_count("check_every", check_every)
+    check_tolerance(tol)
+    check_optional_count("samples", samples, least=2 * GROUPS)
+    check_optional_count("chunk", chunk)
+    check_count("dense_below", dense_below, least=0)
+    if above is not None and not (is_number(above) and math.isfinite(above) and above > 0):
+        raise ConfigError(
+            f"probe.above={above}: expected a positive number, an eigenvalue, or null. Change probe.above."
+        )
+
+    def check(size: int, problem: Any) -> None:
+        check_pairs(k, size)
+        check_data(problem, samples, chunk)
+        if size > max(dense_below, ends * pairs):
+            check_basis(ends * pairs, size, problem)
+
+    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
+        size = size_of(params)
+        part = loss if samples is None else drawn_sample(loss, samples, key)
+        op = hessian_of(part, params, chunk)
+        if size <= max(dense_below, ends * pairs):
+            return marked_as_sample(dense_reading(part, params, op), loss, part, params, None), state
+        tracked = tracked_from(state, check_every, last)
+        found = extreme_pairs(op, pairs, size, which=which, tol=tol, above=above, tracked=tracked, key=key)
+        reading = partial_reading(part, params, found, which)
+        return marked_as_sample(reading, loss, part, params, found.eigenvectors), next_state(tracked, found)
+
+    def fills(size: int) -> bool:
+        return size > (SMALL if size <= max(dense_below, ends * pairs) else LARGE)
+
+    last = functools.partial(measure, last=True)
+    return Probe("top", measure, every, None, check, tol, check_every, last, fills=fills)
+
+
+def density(
+    *,
+    k: int | None = None,
+    every: int = 100,
+    check_every: int = CHECK_EVERY,
+    tol: float = 1e-3,
+    vectors: int = 10,
+    depth: int = 80,
+    chunk: int | None = None,
+) -> Probe:
+    """The spectral density with its standard error, and the k largest and k smallest eigenvalues one by one.
+
+    Args:
+        k, every, check_every, tol, chunk: as for `top`.
+        vectors: random vectors of the stochastic Lanczos quadrature. depth: Lanczos steps from each.
+    """
+    pairs = checked_pairs(k)
+    check_count("every", every)
+    check_count("check_every", check_every)
+    check_tolerance(tol)
+    check_count("vectors", vectors, least=2)
+    check_count("depth", depth)
+    check_optional_count("chunk", chunk)
+
+    def check(size: int, problem: Any) -> None:
+        check_pairs(k, size)
+        if 2 * pairs >= size:
+            raise ConfigError(
+                f"probe.k={k}: {2 * pairs} eigenvalues of {size} leave nothing for a density. Lower probe.k, or choose probe=exact."
+            )
+        check_data(problem, None, chunk)
+        check_basis(2 * pairs, size, problem)
+
+    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
+        op, tracked = hessian_of(loss, params, chunk), tracked_from(state, check_every, last)
+        found = extreme_pairs(op, pairs, op.size, which="BE", tol=tol, above=None, tracked=tracked, key=key)
+        reading, kept = partial_reading(loss, params, found, "BE"), next_state(tracked, found)
+        if kept is None:
+            return reading, kept
+        rest = fetch(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))
+        n = op.size
+        scalars = {
+            **reading.scalars,
+            "trace": n * float(rest.mean),
+            "trace_stderr": n * float(rest.mean_stderr),
+            "negative_share": float(rest.negative),
+            "negative_share_stderr": float(rest.negative_stderr),
+            "hvps": reading.scalars["hvps"] + int(rest.matvecs),
+        }
+        curve = {name: np.asarray(getattr(rest, name), np.float64) for name in ("x", "density", "stderr")}
+        return reading._replace(
+            scalars=scalars, extra={**reading.extra, "density": {**curve, "width": float(rest.width)}}
+        ), kept
+
+    return Probe("density", measure, every, None, check, tol, check_every, functools.partial(measure, last=True))
