@@ -15,7 +15,7 @@ import yaml
 import curvexp
 from curvexp.__main__ import main
 from curvexp.app.launch import cluster as curvexp_cluster
-from curvexp.app.launch import launcher
+from curvexp.app.launch import jobs as jobs_of_sweep
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = ("seconds", "probe_seconds")
@@ -83,9 +83,9 @@ def test_jobs_that_differ_in_numbers_alone_are_composed_once():
         for seed in range(4)
         for lr in (0.1, 1e-2)
     ]
-    assert launcher.distinct(batch) == [batch[0], batch[8]]
-    assert launcher.read(batch, 5)[1].number == 6
-    assert launcher.read(batch)[1].varied == {"seed": 0, "optim.lr": 0.01}
+    assert jobs_of_sweep.distinct(batch) == [batch[0], batch[8]]
+    assert jobs_of_sweep.read(batch, 5)[1].number == 6
+    assert jobs_of_sweep.read(batch)[1].varied == {"seed": 0, "optim.lr": 0.01}
 
 
 HYDRAS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -147,7 +147,7 @@ def test_a_sweeps_folder_may_depend_on_the_job(here, chosen):
     ],
 )
 def test_a_number_is_overruled_by_what_sets_it_later(overrides, overruled):
-    assert launcher.read([overrides])[0].overruled is overruled
+    assert jobs_of_sweep.read([overrides])[0].overruled is overruled
 
 
 @pytest.mark.parametrize(

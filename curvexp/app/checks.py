@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from curvexp.app import build as configs
 from curvexp.app import hydra_settings, resume
-from curvexp.app.launch import launcher
+from curvexp.app.launch import options
 from curvexp.errors import ConfigError, Unsupported
 
 # our options of launchers bear the names of their plugins' own, whose keys they are held to
@@ -137,7 +137,7 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
             key = str(error).split("=", 1)[0]
             if not any(key == name or key.startswith(f"{name}.") for name in swept):
                 raise
-        launcher.check(hydra_config.launcher)
+        options.check(hydra_config.launcher)
     else:
         with contextlib.suppress(Raised):
             build(plain)

@@ -19,9 +19,9 @@ import plotly.graph_objects as go
 from curvexp import __version__
 from curvexp.quantities import QUANTITIES, plain
 from curvexp.report import charts, findings, frames
+from curvexp.report.formats import KINDS, number, rate
 from curvexp.report.frames import SETTING
 from curvexp.report.tables import COUNTS, aggregate
-from curvexp.report.terminal import KINDS, number, rate
 from curvexp.store import Runs, load_densities, load_planes, replaced
 
 MOST_CLOSE = 12  # runs that are shown closely, one a setting

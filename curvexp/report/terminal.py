@@ -15,25 +15,29 @@ from rich.table import Table
 
 from curvexp.console import Stream, printable
 from curvexp.report.files import write_tables
+from curvexp.report.formats import KINDS, number, rate
 from curvexp.report.frames import SETTING, short
 from curvexp.report.tables import COUNTS, aggregate
 from curvexp.store import Runs, load_runs
 
 LISTED = 10  # runs of a kind that are named; the rest is counted
-LONGEST_NAME, LONGEST_REASON = 40, 200  # characters
+
+
 BARS = "▁▂▃▄▅▆▇█"
+
+
 SPARK = 8  # characters of a sparkline
-KINDS = {
-    "failed": "failed",
-    "diverged": "diverged",
-    "skipped": "skipped",
-    "interrupted": "interrupted",
-    "running": "not finished",
-    "unreadable": "unreadable",
-}
+
+
 POSITIVE = "⁺ some eigenvalues are zero to rounding; this is λmax over the smallest eigenvalue above it"
+
+
 BOUND = "≥ only a part of the spectrum was measured: a lower bound"
+
+
 UNCHECKED = "? unchecked: a larger eigenvalue may have been missed"
+
+
 CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
 
 
@@ -259,23 +263,6 @@ def _condition(row: dict, notes: dict[str, None]) -> str:
     """Condition numbers at the start and at the end, as they are known: exact, infinite with that of the positive part, or a bound."""
     pair = [_one_condition(row, suffix, notes) for suffix in ("_start", "")]
     return "–" if set(pair) == {"–"} else "\n".join(pair)
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number in a few digits: 1.2e3, ∞, – where there is none."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-
-
-def rate(value: float) -> str:
-    """A contraction a step with three digits of its distance from 1, which tells slow rates apart: 0.9802, 0.9999727."""
-    if not 0 < value < 1:
-        return number(value, 5)
-    return f"{value:.{min(2 - math.floor(math.log10(1 - value)), 7)}f}"
 
 
 def _one_condition(row: dict, suffix: str, notes: dict[str, None]) -> str:

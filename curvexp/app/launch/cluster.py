@@ -73,8 +73,12 @@ def launch(
     config: DictConfig,
     context: HydraContext,
     task: TaskFunction,
+    register: Callable[[], None],
 ) -> list[JobReturn]:
     """Runs the jobs, the first of which has the number `first`; what each came to, in their order.
+
+    Args:
+        register: makes the plugins known to Hydra in a worker.
 
     Raises:
         KeyboardInterrupt: once the jobs are cancelled. ConfigError: no cluster answers at the address.
@@ -99,7 +103,7 @@ def launch(
         overrides = list(batch[number - first])
         if tries[number]:  # what the dead worker recorded is gone on with
             overrides += resume.again(sweep)
-        return remote.remote(number, overrides, config, context, task, state, str(sweep), token)
+        return remote.remote(number, overrides, config, context, task, state, str(sweep), token, register)
 
     tries = dict.fromkeys(range(first, first + len(batch)), 0)
     found: dict[int, JobReturn] = {}
@@ -212,14 +216,13 @@ def _work(
     state: dict[Any, Any],
     sweep: str,
     token: str,
+    register: Callable[[], None],
 ) -> Home:
     """One job, on a worker."""
     import ray
 
-    from curvexp.app.launch import plugins
-
     os.environ["TTY_COMPATIBLE"] = "0"  # to Rich no terminal: a line a job
-    plugins.register()
+    register()
     setup_globals()
     Singleton.set_state(state)
     mark = Path(sweep) / MARK

@@ -37,24 +37,26 @@ class BasicLauncher(_Ours):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
-        from curvexp.app.launch import launcher
+        from curvexp.app.launch.in_turn import in_turn
+        from curvexp.app.launch.jobs import read
 
-        jobs = launcher.read(job_overrides, initial_job_idx)
-        return launcher.in_turn(jobs, config=self.config, context=self.context, task=self.task)
+        jobs = read(job_overrides, initial_job_idx)
+        return in_turn(jobs, config=self.config, context=self.context, task=self.task)
 
 
 class VmapLauncher(_Ours):
-    """A sweep's jobs together, as rows of one program where they share functions and shapes: see curvexp.app.launch.launcher."""
+    """A sweep's jobs together, as rows of one program where they share functions and shapes: see curvexp.app.launch.rows."""
 
     def __init__(self, max_batch: int | None = None) -> None:
         self.max_batch = max_batch
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what each came to."""
-        from curvexp.app.launch import launcher
+        from curvexp.app.launch import rows
+        from curvexp.app.launch.jobs import read
 
-        jobs = launcher.read(job_overrides, initial_job_idx)
-        return launcher.launch(jobs, config=self.config, context=self.context, task=self.task, max_batch=self.max_batch)
+        jobs = read(job_overrides, initial_job_idx)
+        return rows.launch(jobs, config=self.config, context=self.context, task=self.task, max_batch=self.max_batch)
 
 
 class OnceSweeper(BasicSweeper):
@@ -69,7 +71,7 @@ class OnceSweeper(BasicSweeper):
         from curvexp import console
         from curvexp.app import resume, supervisor
         from curvexp.app.job import Refused
-        from curvexp.app.launch import launcher
+        from curvexp.app.launch.composing import check_batch
         from curvexp.app.sweep_end import ReportAtEnd
 
         assert self.config is not None
@@ -78,7 +80,7 @@ class OnceSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         trust: dict[str, None] = {}
         for batch in self.split_arguments(overrides, self.max_batch_size):
-            composed = launcher.check_batch(batch, config=self.config, context=self.hydra_context)
+            composed = check_batch(batch, config=self.config, context=self.hydra_context)
             trust |= dict.fromkeys(package for config in composed for package in resume.packages(config))
         ReportAtEnd.line = line = resume.of_sweep(self.config, [*trust])
         supervisor.note(line=line)
@@ -164,6 +166,7 @@ class RayLauncher(_Ours):
                 config=self.config,
                 context=self.context,
                 task=self.task,
+                register=register,
             )
         except ConfigError as error:
             console.refuse(str(error))
