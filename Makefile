@@ -21,6 +21,7 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 picture: .venv/.ready
 	$(BIN)/python scripts/picture.py docs/run.svg

@@ -21,9 +21,10 @@ from typing import Any
 
 import curvexp
 from curvexp import __version__, console
+from curvexp.app.studies import Study, compose, names
+from curvexp.app.studies.show import markdown
 from curvexp.errors import ConfigError
-from curvexp.study import FAIL, PASS, Study, compose, names
-from curvexp.study.show import markdown
+from curvexp.study import FAIL, PASS
 
 HEADER = """# Findings
 

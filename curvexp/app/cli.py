@@ -24,8 +24,8 @@ from curvexp import console, home
 from curvexp.app import build as configs
 from curvexp.app import checks, resume, supervisor
 from curvexp.app.launch import plugins
+from curvexp.app.studies import command as study
 from curvexp.errors import ConfigError
-from curvexp.study import command as study
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's variable: 1 for tracebacks
 TRUE = ("y", "yes", "t", "true", "on", "1")  # as JAX reads its variables

@@ -21,6 +21,7 @@ from curvexp.report.tables import COUNTS, aggregate
 from curvexp.store import Runs, load_runs
 
 LISTED = 10  # runs of a kind that are named; the rest is counted
+LONGEST_NAME, LONGEST_REASON = 40, 200  # characters
 
 
 BARS = "▁▂▃▄▅▆▇█"

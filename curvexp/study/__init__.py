@@ -8,13 +8,9 @@ from curvexp.study.claim import FAIL as FAIL
 from curvexp.study.claim import NOT_APPLICABLE as NOT_APPLICABLE
 from curvexp.study.claim import PASS as PASS
 from curvexp.study.claim import Claim as Claim
+from curvexp.study.claim import Finding as Finding
 from curvexp.study.claim import Result as Result
 from curvexp.study.claim import at_least as at_least
 from curvexp.study.claim import at_most as at_most
 from curvexp.study.claim import equal as equal
 from curvexp.study.claim import not_applicable as not_applicable
-from curvexp.study.registry import Finding as Finding
-from curvexp.study.registry import Study as Study
-from curvexp.study.registry import compose as compose
-from curvexp.study.registry import names as names
-from curvexp.study.registry import perform as perform

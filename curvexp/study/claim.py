@@ -42,6 +42,19 @@ class Result(NamedTuple):
     data: Mapping[str, Any]
 
 
+class Finding(NamedTuple):
+    """What a study came to: JSON-ready with `_asdict`, `claims` being dicts."""
+
+    study: str
+    number: int | None
+    statement: str
+    source: str
+    verdict: str
+    claims: list[dict[str, Any]]
+    seconds: float
+    options: dict[str, Any]
+
+
 def equal(
     statement: str,
     prediction: ArrayLike,

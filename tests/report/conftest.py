@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from curvexp.app.studies.show import write as write_finding
 from curvexp.record import Reading, Record
 from curvexp.store import RunFolder
 from curvexp.study import Finding, at_most, equal
-from curvexp.study.show import write as write_finding
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

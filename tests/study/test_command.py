@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from curvexp.study import __main__ as listing
-from curvexp.study import compose, names
-from curvexp.study.command import asked_for, run
+from curvexp.app.studies import __main__ as listing
+from curvexp.app.studies import compose, names
+from curvexp.app.studies.command import asked_for, run
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 

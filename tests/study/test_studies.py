@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from curvexp import theory
-from curvexp.study import FAIL, NOT_APPLICABLE, PASS, Finding, compose, names, perform
+from curvexp.app.studies import compose, names, perform
+from curvexp.study import FAIL, NOT_APPLICABLE, PASS, Finding
 
 REDUCED = {
     "quadratic_calculus": ["dimension=10", "seeds=1"],

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from curvexp import console
 from curvexp.app import build as configs
+from curvexp.app.studies.files import compose, listed, perform
+from curvexp.app.studies.show import table, write
 from curvexp.errors import ConfigError
 from curvexp.study.claim import FAIL
-from curvexp.study.registry import compose, listed, perform
-from curvexp.study.show import table, write
 
 _NAMED = re.compile(r"\+{0,2}study=(.*)")
 

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curvexp import console
-from curvexp.study.claim import FAIL, PASS
-from curvexp.study.registry import Finding
+from curvexp.study.claim import FAIL, PASS, Finding
 
 WIDE = 110  # columns from which on a claim has a line
 COLOURS = {PASS: "green", FAIL: "bold red"}

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from curvexp.app import build as configs
 from curvexp.errors import ConfigError
-from curvexp.study.claim import Claim, Result, verdict
+from curvexp.study.claim import Claim, Finding, Result, verdict
 
 LARGEST = 10**7  # whole number that a study takes
 ABOUT = ("number", "statement", "source", "precision")  # what a study's file says besides its function's numbers
@@ -35,19 +35,6 @@ class Study(NamedTuple):
     target: str
     options: dict[str, Any]
     folder: Path
-
-
-class Finding(NamedTuple):
-    """What a study came to: JSON-ready with `_asdict`, `claims` being dicts."""
-
-    study: str
-    number: int | None
-    statement: str
-    source: str
-    verdict: str
-    claims: list[dict[str, Any]]
-    seconds: float
-    options: dict[str, Any]
 
 
 def names(config_dir: str | Path | None = None) -> list[str]:
