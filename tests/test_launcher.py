@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import call
 
 import curvexp
-from curvexp.__main__ import main
 from curvexp.app.launch import cluster as curvexp_cluster
 from curvexp.app.launch import jobs as jobs_of_sweep
 
@@ -24,19 +24,6 @@ SWEEP = [  # 36 runs of three problems; some diverge at the largest learning rat
     *("seed=0,1,2", "optim=momentum", "optim.lr=1e-4,2e-3,1e-2,1"),
     *("steps=30", "probe.every=15", "precision=float64", "record_every=15", "landscape=off"),
 ]
-
-
-def call(*arguments):
-    """The exit code of the command line, run in this process."""
-    before = sys.argv
-    sys.argv = ["curvexp"]
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture

@@ -1,28 +1,13 @@
 """What a run or a sweep shows while it goes: names from configs are shown by their letters, and do nothing."""
 
 import re
-import sys
 
 import pytest
-
-from curvexp.__main__ import main
+from helpers import call
 
 MARKUP, TITLE, SCRIPT = "[red]MARK8", "\x1b]0;MARK7\x07", "<script>alert('MARK7')</script>"
 SMALL = ["problem=quadratic", "problem.dimension=4", "steps=10", "probe.every=5"]
 TAGS = f'track.tags=["{MARKUP}","{TITLE}","{SCRIPT}"]'
-
-
-def call(*arguments):
-    """The exit code of the command line, run in this process."""
-    before = sys.argv
-    sys.argv = ["curvexp"]
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(params=[False, True], ids=["pipe", "terminal"])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import call
 
 from curvexp.__main__ import main
 
@@ -33,19 +34,6 @@ def command(*arguments, cwd, check=None, env=None, timeout=240):
     if check is not None:
         assert found.returncode == check, found.stdout + found.stderr
     return found
-
-
-def call(*arguments):
-    """The exit code of the command line, run in this process."""
-    before = sys.argv
-    sys.argv = ["curvexp"]
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture

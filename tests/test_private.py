@@ -4,13 +4,12 @@ import base64
 import json
 import os
 import subprocess
-import sys
 
 import pytest
+from helpers import call
 from wandb.util import get_core_path
 
 from curvexp import track
-from curvexp.__main__ import main
 from curvexp.errors import ConfigError
 from curvexp.report.__main__ import main as report
 from curvexp.store import secrets
@@ -29,19 +28,6 @@ def raising(*, preprocess, dtype):
     token = os.environ["LAB_TOKEN"]
     raise RuntimeError(f"GET https://lab.example/data?token={token}: 403")
 """
-
-
-def call(*arguments):
-    """The exit code of the command line, run in this process."""
-    before = sys.argv
-    sys.argv = ["curvexp"]
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture

@@ -9,19 +9,18 @@ import pickle
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import call
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from curvexp import load_densities, load_ledger, load_planes, load_runs, report
-from curvexp.__main__ import main
 from curvexp.report import __main__ as command
 from curvexp.report import page
 
@@ -55,19 +54,6 @@ class Bomb:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-def call(*arguments):
-    """The exit code of the command line, run in this process."""
-    before = sys.argv
-    sys.argv = ["curvexp"]
-    try:
-        main(arguments)
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @contextlib.contextmanager
