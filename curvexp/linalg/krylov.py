@@ -155,8 +155,14 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
 
 def norm(vectors: Any) -> Any:
     """‖v‖ along the first axis, also where squares of entries are beyond the range of the dtype, as those of 1e-25 in float32 are."""
-    unit = power_of_two(jnp.max(jnp.abs(vectors), initial=0))
+    unit = largest_entry(vectors)
     return unit * jnp.linalg.norm(vectors / unit, axis=0)
+
+
+def largest_entry(array: Any) -> Any:
+    """max |entry|; 1 where that is zero or not finite, so that one can divide by it."""
+    size = jnp.max(jnp.abs(array), initial=0)
+    return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
 
 
 def power_of_two(size: Any) -> Any:
@@ -170,18 +176,19 @@ def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
 
     Classical Gram-Schmidt, repeated while a pass still takes off more than 1 %: to rounding (Giraud, Langou, Rozloznik 2005).
     """
+    unit = largest_entry(vector)
 
     def once(carry: Any) -> Any:
         vector, total, _, passes = carry
         c = jnp.matmul(basis, vector, precision="highest")
         vector = vector - jnp.matmul(c, basis, precision="highest")
-        again = norm(c) > 0.01 * norm(vector)
+        again = jnp.vdot(c, c) > 1e-4 * jnp.vdot(vector, vector)
         return vector, total + c, again, passes + 1
 
     total = jnp.zeros(len(basis), basis.dtype)
-    carry = once((vector, total, True, 0))
-    vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), once, carry)
-    return vector, total
+    first = (vector / unit, total, jnp.array(True), 0)
+    vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), once, first)
+    return unit * vector, unit * total
 
 
 # ---- one product ----------------------------------------------------------------------------------------------------------------
@@ -437,12 +444,17 @@ def _new_row(basis: Any, key: Any, scout: Any, layout: Layout) -> Any:
     """A unit vector orthogonal to the basis's rows: the scout, where it is not zero and has a part outside of them, else random, uniform
     on the sphere."""
 
-    def random() -> Any:
-        row, _ = orthogonalized(basis, layout.parted(jax.random.normal(key, (layout.size,), basis.dtype)))
-        return row
+    def attempt(carry: Any) -> Any:
+        _, made = carry
+        row = layout.parted(jax.random.normal(key, (layout.size,), basis.dtype))
+        row, _ = orthogonalized(basis, jnp.where(made == 0, jnp.where(jnp.isfinite(scout), scout, 0), row))
+        return row, made + 1
 
-    row, _ = orthogonalized(basis, jnp.where(jnp.isfinite(scout), scout, 0))
-    row = jax.lax.cond(jnp.linalg.norm(row) > 1e-3, lambda: row, random)
+    def lacks(carry: Any) -> Any:
+        row, made = carry
+        return (made < 2) & (jnp.linalg.norm(row) <= 1e-3)
+
+    row, _ = jax.lax.while_loop(lacks, attempt, (jnp.zeros_like(scout), 0))
     return row / jnp.linalg.norm(row)
 
 
