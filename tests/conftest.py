@@ -12,7 +12,9 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # LLVM's: the tests compile far more than they compute
-if version("jaxlib").startswith("0.10."):  # an unknown flag ends the process; without these emitters XLA compiles in half the time
+if version("jaxlib").startswith(
+    "0.10."
+):  # an unknown flag ends the process; without these emitters XLA compiles in half the time
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import absl.logging

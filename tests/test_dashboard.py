@@ -77,6 +77,7 @@ def dashboard():
     return module
 
 
+@pytest.mark.slow
 def test_every_panel_shows_a_key_that_runs_log(sweep):
     pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces")
     found = logged(sweep / "flat" / "0") | logged(sweep / "network" / "0")

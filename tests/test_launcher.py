@@ -360,6 +360,7 @@ def kill(x):
 """
 
 
+@pytest.mark.slow
 def test_a_preempted_job_is_queued_again_and_goes_on_from_a_checkpoint_of_that_moment(here):
     (here / "lab.py").write_text(PREEMPTED)
     (here / "conf/probe").mkdir(parents=True)

@@ -103,8 +103,14 @@ def same(one, other):
         np.testing.assert_array_equal(one.reading.residuals, other.reading.residuals)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stop", [0, 8, 18])
+@pytest.mark.parametrize(
+    "case, stop",
+    [
+        pytest.param(case, stop, marks=[] if stop == 8 or case == "quadratic" else pytest.mark.slow)
+        for stop in (0, 8, 18)
+        for case in CASES
+    ],
+)
 def test_a_run_from_a_checkpoint_on_the_disk_is_the_run_that_never_stopped(case, stop, tmp_path):
     """Stopped at the start, between two readings, and late in an epoch."""
     problem, optimizer, _, batch_size = CASES[case]

@@ -191,7 +191,7 @@ def within_their_residuals(matrix, found):
     assert (nearest <= residuals + slack).all(), (nearest / residuals).max()  # Parlett 1998, thm 4.5.1
 
 
-@pytest.mark.parametrize("dtype, tol", [(np.float32, 1e-5), (np.float64, 1e-13)])
+@pytest.mark.parametrize("dtype, tol", [(np.float32, 1e-5), pytest.param(np.float64, 1e-13, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["wigner", "outliers", "graded", "indefinite"])
 def test_every_eigenvalue_lies_within_its_residual(kind, dtype, tol, x64):
     for seed in range(6):
@@ -311,7 +311,7 @@ def with_values(values):
     )
 
 
-@pytest.mark.parametrize("n, dense_below", [(3000, 2000), (60, 2000), (60, 0)])
+@pytest.mark.parametrize("n, dense_below", [pytest.param(3000, 2000, marks=pytest.mark.slow), (60, 2000), (60, 0)])
 def test_inertia_of_few_values(n, dense_below):
     for value, counts in ((6.0, (n, 0, 0)), (-6.0, (0, n, 0)), (0.0, (0, 0, n))):
         found = curvexp.inertia(with_values(np.full(n, value)), jnp.zeros(n), dense_below=dense_below, probes=20)

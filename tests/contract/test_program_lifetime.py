@@ -136,7 +136,7 @@ def value(op: Any) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are told by Linux alone")
-@pytest.mark.parametrize("bound", [{"programs": 4}, {"maps": 1}])
+@pytest.mark.parametrize("bound", [pytest.param({"programs": 4}, marks=pytest.mark.slow), {"maps": 1}])
 def test_programs_and_their_maps_are_bounded(bound):
     """Of 40 programs whose functions live on few stay, and few maps: each has at least 3, its code, its constants and its data."""
     programs.bounds(**bound)

@@ -60,6 +60,7 @@ def test_a_relative_error_that_is_asked_for_is_reached_and_no_more(matrix, estim
         estimate(op, jnp.zeros(N), samples=10, rtol=1e-4, max_samples=20)
 
 
+@pytest.mark.slow
 def test_spikes_are_shown_one_by_one_and_out_of_the_noise(matrix):
     op, exact = operator(matrix), np.linalg.eigvalsh(matrix)
     spikes = eigsh(op, jnp.zeros(N), k=3, tol=1e-8)

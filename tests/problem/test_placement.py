@@ -109,7 +109,7 @@ np.testing.assert_allclose(other.density, one.density, atol=1e-9)
 
 @pytest.mark.parametrize(
     "what",
-    [PRODUCTS, BASIS, *(pytest.param(part, marks=pytest.mark.slow) for part in (BASIS + REST, PROBED))],
+    [PRODUCTS, *(pytest.param(part, marks=pytest.mark.slow) for part in (BASIS, BASIS + REST, PROBED))],
     ids=["products", "basis", "start and density", "probed"],
 )
 def test_eight_devices_compute_what_one_does(what):

@@ -77,7 +77,7 @@ def test_each_run_gets_its_own_row_and_one_that_diverged_harms_no_other():
         close(found[row], alone(one, **settings), rtol=1e-12)  # float64, sums of 12 terms over 40 steps
 
 
-@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 16])
 def test_networks_with_readings_are_what_they_are_alone(batch_size):
     """Also rows that stop at their target, within a block, while the others go on."""
     watch = probe.top(k=1, every=10, dense_below=0)
