@@ -120,6 +120,49 @@ def test_adamw_is_stable_up_to_its_threshold(lr, b1, decay):
     assert edge == pytest.approx(float(theory.adam_threshold(lr=lr, b1=b1)), rel=1e-14) or decay > 0
 
 
+NUMBERS = {"lr": st.floats(1e-6, 1e3), "beta": st.floats(0, 0.9999), "decay": st.floats(0, 1)}
+
+
+@given(**NUMBERS)
+def test_the_threshold_of_an_iteration_is_the_closed_form(lr, beta, decay):
+    decay = decay / lr  # αw up to 1
+    ours, adamw = {"lr": lr, "momentum": beta}, {"lr": lr, "b1": beta, "weight_decay": decay}
+    for name, numbers in (
+        ("gradient_descent", {"lr": lr}),
+        ("heavy_ball", ours),
+        ("nesterov", ours),
+        ("adam", {"lr": lr, "b1": beta}),
+        ("adamw", adamw),
+    ):
+        iteration, closed = (getattr(theory, f"{name}_{what}") for what in ("iteration", "threshold"))
+        found = theory.iteration_threshold(lambda h, f=iteration, n=numbers: f(h, **n), lr=lr)
+        # three values of the matrix, each to some eps, over the slope that the threshold is the root of: up to 2/(1 − β₁) eps
+        assert float(found) == pytest.approx(
+            float(closed(**numbers)), rel=20 * EPS / (1 - beta) if "adam" in name else 20 * EPS
+        )
+
+
+@given(st.lists(st.floats(-2, 2), min_size=8, max_size=8))
+def test_the_threshold_of_any_linear_iteration_is_where_its_radius_passes_one(entries):
+    """Also where the determinant moves, and where stability is lost through complex roots."""
+    at, slope = np.reshape(entries, (2, 2, 2))
+    at = 0.2 * at  # its norm is under 1: stable at λ = 0
+    found = float(theory.iteration_threshold(lambda h: at + h * slope, lr=1.0))
+    grid = np.linspace(0, min(found, 5.0), 200)[:-1]
+    radius = np.abs(np.linalg.eigvals(at + grid[:, None, None] * slope)).max(axis=1)
+    assert (radius <= 1 + 1e-6).all()  # eigvals of a nearly defective matrix: √eps
+    if np.isfinite(found):
+        past = np.abs(np.linalg.eigvals(at + found * (1 + 1e-6) * slope)).max()
+        assert past > 1 - 1e-6
+
+
+def test_a_step_that_a_schedule_makes_zero_or_infinite_has_a_threshold():
+    for lr, expected in ((0.0, np.inf), (np.inf, 0.0)):
+        with np.errstate(invalid="ignore"):
+            found = theory.iteration_threshold(lambda h, lr=lr: theory.gradient_descent_iteration(h, lr=lr), lr=lr)
+        assert found == expected
+
+
 def test_rmsprop_is_gradient_descent_and_a_penalty_shifts_the_threshold():
     assert float(theory.rmsprop_threshold(lr=0.1)) == 20.0
     limit = theory.decayed_threshold(theory.gradient_descent_threshold(lr=0.1), weight_decay=0.5)

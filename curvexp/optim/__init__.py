@@ -10,6 +10,7 @@ from curvexp.optim.any_optax import from_optax as from_optax
 from curvexp.optim.base import Hyper as Hyper
 from curvexp.optim.base import Number as Number
 from curvexp.optim.base import Optimizer as Optimizer
+from curvexp.optim.base import theory_of as theory_of
 from curvexp.optim.divisor import preconditioner as preconditioner
 from curvexp.optim.injected import Schedule as Schedule
 from curvexp.optim.ours import LARGEST_LR as LARGEST_LR

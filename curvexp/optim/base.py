@@ -94,6 +94,30 @@ class Optimizer(NamedTuple):
         return "lr" if "lr" in self.hyper else "learning_rate"
 
 
+def theory_of(
+    iteration: Callable[[Hyper, Any], Any], *, lr: str = "lr", preconditioned: bool = False
+) -> dict[str, Any]:
+    """Fields of an Optimizer that follow from its iteration: threshold and, but for a preconditioned one, rate.
+
+    Args:
+        iteration: as the field of that name, its entries linear in the eigenvalue. lr: name of the step size.
+        preconditioned: whether P moves along a run, so that no eigenvalues of the problem are those of the steps.
+
+    >>> form = theory_of(lambda hyper, values: theory.gradient_descent_iteration(values, lr=hyper["lr"]))
+    >>> float(form["threshold"]({"lr": 0.5})), form["rate"]({"lr": 0.5}, [1.0, 3.0]).tolist()
+    (4.0, [0.5, 0.5])
+    """
+
+    def threshold(hyper: Hyper) -> Any:
+        return theory.iteration_threshold(lambda value: iteration(hyper, value), lr=hyper[lr])
+
+    def rate(hyper: Hyper, eigenvalues: Any) -> Any:
+        return theory.iteration_contraction(iteration(hyper, eigenvalues))
+
+    found: dict[str, Any] = {"threshold": threshold, "iteration": iteration}
+    return found if preconditioned else {**found, "rate": rate}
+
+
 @functools.partial(compiled, static=("init",))
 def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) -> Any:
     """The state at `params`, with the numbers in their place."""

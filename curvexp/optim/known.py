@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import optax
 
 from curvexp import theory
+from curvexp.optim.base import theory_of
 from curvexp.optim.divisor import preconditioner
 
 Hyper = Mapping[str, Any]
+LR = "learning_rate"  # as optax names it
 
 
 class Known(NamedTuple):
@@ -45,11 +47,7 @@ def known(function: Any, options: Mapping[str, Any]) -> Known:
     if function in (optax.rmsprop, optax.adagrad):
         if options.get("momentum") is not None:
             return _not(f"with momentum {name} keeps a momentum of divided steps, not of gradients")
-        return Known(
-            threshold=lambda hyper: theory.rmsprop_threshold(lr=hyper["learning_rate"]),
-            preconditioner=preconditioner,
-            iteration=lambda hyper, values: theory.gradient_descent_iteration(values, lr=hyper["learning_rate"]),
-        )
+        return Known(preconditioner=preconditioner, **theory_of(_plain, lr=LR, preconditioned=True))
     return _not(f"of {name} no operator is known whose largest eigenvalue decides stability")
 
 
@@ -57,43 +55,32 @@ def _not(reason: str) -> Known:
     return Known(unknown=reason)
 
 
+def _plain(hyper: Hyper, values: Any) -> Any:
+    return theory.gradient_descent_iteration(values, lr=hyper[LR])
+
+
 def _sgd(options: Hyper) -> Known:
     if options.get("momentum") is None:
-        return Known(
-            threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["learning_rate"]),
-            rate=lambda hyper, values: theory.gradient_descent_contraction(values, lr=hyper["learning_rate"]),
-            iteration=lambda hyper, values: theory.gradient_descent_iteration(values, lr=hyper["learning_rate"]),
-        )
-    threshold, rate, iteration = (
-        (theory.nesterov_threshold, theory.nesterov_contraction, theory.nesterov_iteration)
-        if options.get("nesterov")
-        else (theory.heavy_ball_threshold, theory.heavy_ball_contraction, theory.heavy_ball_iteration)
-    )
+        return Known(**theory_of(_plain, lr=LR))
+    iteration = theory.nesterov_iteration if options.get("nesterov") else theory.heavy_ball_iteration
 
-    def two(hyper: Hyper) -> dict[str, Any]:
-        return {"lr": hyper["learning_rate"], "momentum": hyper.get("momentum", options["momentum"])}
+    def with_momentum(hyper: Hyper, values: Any) -> Any:
+        return iteration(values, lr=hyper[LR], momentum=hyper.get("momentum", options["momentum"]))
 
-    return Known(
-        threshold=lambda hyper: threshold(**two(hyper)),
-        rate=lambda hyper, values: rate(values, **two(hyper)),
-        iteration=lambda hyper, values: iteration(values, **two(hyper)),
-    )
+    return Known(**theory_of(with_momentum, lr=LR))
 
 
 def _adam(options: Hyper, *, decays: bool) -> Known:
-    def two(hyper: Hyper) -> dict[str, Any]:
-        return {"lr": hyper["learning_rate"], "b1": hyper.get("b1", options["b1"])}
-
-    decay = options.get("weight_decay", 0.0)
-    if decays and options.get("mask") is not None:
+    decay = options.get("weight_decay", 0.0) if decays else 0.0
+    if decay != 0 and options.get("mask") is not None:
         return _not("of adamw with a mask no threshold is known: the weight decay is another for each parameter")
-    if decays and decay != 0:
-        return Known(
-            threshold=lambda hyper: theory.adamw_threshold(**two(hyper), weight_decay=hyper.get("weight_decay", decay)),
-            preconditioner=preconditioner,
-        )
-    return Known(
-        threshold=lambda hyper: theory.adam_threshold(**two(hyper)),
-        preconditioner=preconditioner,
-        iteration=lambda hyper, values: theory.adam_iteration(values, **two(hyper)),
-    )
+
+    def iteration(hyper: Hyper, values: Any) -> Any:
+        two = {"lr": hyper[LR], "b1": hyper.get("b1", options["b1"])}
+        if not decays:
+            return theory.adam_iteration(values, **two)
+        return theory.adamw_iteration(values, **two, weight_decay=hyper.get("weight_decay", decay))
+
+    found = Known(preconditioner=preconditioner, **theory_of(iteration, lr=LR, preconditioned=True))
+    # a decay moves the fixed point to where the gradient is not zero: its components do not contract by this iteration
+    return found if decay == 0 else found._replace(iteration=None)

@@ -10,7 +10,7 @@ import optax
 from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.numeric import is_number
-from curvexp.optim.base import Hyper, Number, Optimizer
+from curvexp.optim.base import Hyper, Number, Optimizer, theory_of
 from curvexp.optim.divisor import preconditioner
 from curvexp.optim.injected import Schedule, injected
 
@@ -26,9 +26,7 @@ def sgd(*, lr: Number = "auto", fraction: float = 0.5, schedule: Schedule | None
         fraction=_fraction(fraction),
         schedule=schedule,
         best=lambda smallest, largest, _: theory.gradient_descent_optimum(smallest, largest),
-        threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
-        rate=lambda hyper, eigenvalues: theory.gradient_descent_contraction(eigenvalues, lr=hyper["lr"]),
-        iteration=_plain_iteration,
+        **theory_of(_plain_iteration),
     )
 
 
@@ -43,13 +41,7 @@ def momentum(
         fraction=_fraction(fraction),
         schedule=schedule,
         best=_best_heavy_ball,
-        threshold=lambda hyper: theory.heavy_ball_threshold(lr=hyper["lr"], momentum=hyper["momentum"]),
-        rate=lambda hyper, eigenvalues: theory.heavy_ball_contraction(
-            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
-        ),
-        iteration=lambda hyper, eigenvalues: theory.heavy_ball_iteration(
-            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
-        ),
+        **theory_of(_heavy_ball_iteration),
     )
 
 
@@ -64,13 +56,7 @@ def nesterov(
         fraction=_fraction(fraction),
         schedule=schedule,
         best=_best_nesterov,
-        threshold=lambda hyper: theory.nesterov_threshold(lr=hyper["lr"], momentum=hyper["momentum"]),
-        rate=lambda hyper, eigenvalues: theory.nesterov_contraction(
-            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
-        ),
-        iteration=lambda hyper, eigenvalues: theory.nesterov_iteration(
-            eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"]
-        ),
+        **theory_of(_nesterov_iteration),
     )
 
 
@@ -90,9 +76,8 @@ def adam(
         _checked(lr=checked_lr(lr), b1=_decay("b1", b1), b2=_decay("b2", b2), eps=_positive("eps", eps)),
         fraction=_fraction(fraction),
         schedule=schedule,
-        threshold=lambda hyper: theory.adam_threshold(lr=hyper["lr"], b1=hyper["b1"]),
         preconditioner=preconditioner,
-        iteration=lambda hyper, eigenvalues: theory.adam_iteration(eigenvalues, lr=hyper["lr"], b1=hyper["b1"]),
+        **theory_of(_adam_iteration, preconditioned=True),
     )
 
 
@@ -111,9 +96,8 @@ def rmsprop(
         _checked(lr=checked_lr(lr), decay=_decay("decay", decay), eps=_positive("eps", eps)),
         fraction=_fraction(fraction),
         schedule=schedule,
-        threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
         preconditioner=preconditioner,
-        iteration=_plain_iteration,
+        **theory_of(_plain_iteration, preconditioned=True),
     )
 
 
@@ -127,9 +111,8 @@ def adagrad(
         _checked(lr=checked_lr(lr), eps=_positive("eps", eps)),
         fraction=_fraction(fraction),
         schedule=schedule,
-        threshold=lambda hyper: theory.gradient_descent_threshold(lr=hyper["lr"]),
         preconditioner=preconditioner,
-        iteration=_plain_iteration,
+        **theory_of(_plain_iteration, preconditioned=True),
     )
 
 
@@ -166,6 +149,18 @@ def _transform(factory: Callable[..., Any], names: tuple[str, ...], schedule: Sc
 
 def _plain_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
     return theory.gradient_descent_iteration(eigenvalues, lr=hyper["lr"])
+
+
+def _heavy_ball_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+    return theory.heavy_ball_iteration(eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"])
+
+
+def _nesterov_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+    return theory.nesterov_iteration(eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"])
+
+
+def _adam_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+    return theory.adam_iteration(eigenvalues, lr=hyper["lr"], b1=hyper["b1"])
 
 
 # ---- the best step where momentum is given --------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from curvexp.theory.random_matrices import outlier_threshold as outlier_threshol
 from curvexp.theory.random_matrices import spiked_top_eigenvalue as spiked_top_eigenvalue
 from curvexp.theory.stability import adam_iteration as adam_iteration
 from curvexp.theory.stability import adam_threshold as adam_threshold
+from curvexp.theory.stability import adamw_iteration as adamw_iteration
 from curvexp.theory.stability import adamw_threshold as adamw_threshold
 from curvexp.theory.stability import catapult_range as catapult_range
 from curvexp.theory.stability import decayed_threshold as decayed_threshold
@@ -40,6 +41,7 @@ from curvexp.theory.stability import heavy_ball_contraction as heavy_ball_contra
 from curvexp.theory.stability import heavy_ball_iteration as heavy_ball_iteration
 from curvexp.theory.stability import heavy_ball_threshold as heavy_ball_threshold
 from curvexp.theory.stability import iteration_contraction as iteration_contraction
+from curvexp.theory.stability import iteration_threshold as iteration_threshold
 from curvexp.theory.stability import nesterov_contraction as nesterov_contraction
 from curvexp.theory.stability import nesterov_iteration as nesterov_iteration
 from curvexp.theory.stability import nesterov_threshold as nesterov_threshold

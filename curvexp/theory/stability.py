@@ -7,6 +7,8 @@ Sources: Lessard et al. 2016, prop. 1; Cohen et al. 2021 (arXiv:2103.00065) and 
 2020 (arXiv:2003.02218).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -192,6 +194,50 @@ def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> A
     return _matrix(1 - a * h * (1 - b), -a * h * b, 1 - b, b)
 
 
+def adamw_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike, weight_decay: ArrayLike) -> Array:
+    """One step of AdamW with its preconditioner frozen, m ← β₁m + (1−β₁)g, y ← (1 − αw)y − αm, (..., 2, 2).
+
+    In the coordinates of `adam_iteration`, of the distance from AdamW's own fixed point, where the gradient is not zero.
+
+    Args:
+        eigenvalues: of P^(-1/2) H P^(-1/2), any shape. lr: α. b1: β₁. weight_decay: w.
+
+    Source: Loshchilov, Hutter 2019, alg. 2.
+
+    >>> adamw_iteration(1.0, lr=0.5, b1=0.5, weight_decay=0.5)
+    array([[ 0.5 , -0.25],
+           [ 0.5 ,  0.5 ]])
+    """
+    a, b, w, h = float64(lr, b1, weight_decay, eigenvalues)
+    return _matrix(1 - a * w - a * h * (1 - b), -a * h * b, 1 - b, b)
+
+
+def iteration_threshold(iteration: Callable[[ArrayLike], ArrayLike], *, lr: ArrayLike) -> Array:
+    """Largest λ up to which the spectral radius of a step's matrix is at most 1, from λ = 0 on.
+
+    A 2 x 2 matrix is stable where 1 + tr + det, 1 − tr + det and 1 − det are at least 0 (Jury 1962), a 1 x 1 matrix m where 1 + m and 1 − m
+    are. Where the entries are linear in λ these are quadratics, known by three values; the threshold is the first root at which one of
+    them turns negative. Errors are of a few roundings.
+
+    Args:
+        iteration: λ, any shape -> the matrix, (..., d, d) with d 1 or 2, its entries linear in λ.
+        lr: α, broadcast against it; 1/α is the scale of λ.
+
+    Returns:
+        (...), inf where no λ is unstable.
+
+    >>> float(iteration_threshold(lambda h: heavy_ball_iteration(h, lr=0.5, momentum=0.5), lr=0.5))
+    6.0
+    """
+    (a,) = float64(lr)
+    reach = np.where((a > 0) & np.isfinite(a), a, 1)
+    at = [_margins(np.asarray(iteration(x / reach), np.float64)) for x in (0.0, 1.0, 2.0)]
+    half = (at[2] - 2 * at[1] + at[0]) / 2
+    slope = at[1] - at[0] - half
+    first = _first_fall(half, slope, at[0]).min(axis=0) / reach
+    return np.where(a == 0, np.inf, np.where(np.isposinf(a), 0.0, first))
+
+
 def iteration_contraction(iteration: ArrayLike) -> Array:
     """Spectral radius of a step's matrix, (..., d, d) with d 1 or 2: the factor that an eigencomponent shrinks by, in the long run.
 
@@ -273,6 +319,26 @@ def _matrix(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> Array:
     """[[a, b], [c, d]], broadcast, (..., 2, 2)."""
     entries = np.broadcast_arrays(*float64(a, b, c, d))
     return np.stack(entries, axis=-1).reshape(*entries[0].shape, 2, 2)
+
+
+def _margins(m: Array) -> Array:
+    """What is at least 0 where the matrix is stable, stacked first."""
+    if m.shape[-1] == 1:
+        return np.stack([1 + m[..., 0, 0], 1 - m[..., 0, 0]])
+    trace, determinant = _trace(m), _determinant(m)
+    return np.stack([1 + trace + determinant, 1 - trace + determinant, 1 - determinant])
+
+
+def _first_fall(a: Array, b: Array, c: Array) -> Array:
+    """The least x >= 0 from which on ax² + bx + c is negative; inf where there is none. c >= 0, to rounding."""
+    tiny = 1e-13 * (np.abs(a) + np.abs(b) + np.abs(c))
+    a, b, c = (np.where(np.abs(part) <= tiny, 0.0, part) for part in (a, b, c))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        split = b**2 - 4 * a * c
+        q = -(b + np.where(b < 0, -1.0, 1.0) * np.sqrt(np.maximum(split, 0))) / 2
+        roots = np.stack([q / a, c / q])  # without cancellation
+        falls = (2 * a * roots + b < 0) | ((roots == 0) & (b == 0) & (a < 0))
+    return np.where((split >= 0) & (roots >= 0) & falls, roots, np.inf).min(axis=0)
 
 
 def _trace(m: Array) -> Array:
