@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg.eigenpairs import Eigenpairs
-from curvexp.linalg.krylov import norm, orthogonalized
+from curvexp.linalg.gram_schmidt import norm, orthogonalized
 from curvexp.linalg.layout import Layout, layout_of
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp.linalg import krylov
+from curvexp.linalg import krylov, krylov_state
 from curvexp.linalg.layout import LARGE, Layout, layout_of
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key
@@ -190,16 +190,18 @@ def eigsh(
     layout = layout_of(op, n)
     rows, count = _start_rows(start, space, k, dtype, layout)
     if check == "full":
-        most = krylov.TO_END if start is None and n <= krylov.SMALL else krylov.FULL
-        dropped = krylov.FULL
+        most = krylov_state.TO_END if start is None and n <= krylov_state.SMALL else krylov_state.FULL
+        dropped = krylov_state.FULL
     elif check is None:
-        most, dropped = krylov.TO_END if start is None else 0, krylov.EIGHTH
+        most, dropped = krylov_state.TO_END if start is None else 0, krylov_state.EIGHTH
     else:
         most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
-    limits = krylov.Limits(np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped))
+    limits = krylov_state.Limits(
+        np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped)
+    )
     key = random_key(key)
     stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
-    wanted = krylov.Wanted(k, which, size, stride, layout)
+    wanted = krylov_state.Wanted(k, which, size, stride, layout)
     result, scale = _solve(
         op, rows, count, limits, key, np.asarray(floor, dtype), np.asarray(tol, dtype), space=space, wanted=wanted
     )
@@ -287,13 +289,13 @@ def _solve(
     op: Any,
     rows: Any,
     count: Any,
-    limits: krylov.Limits,
+    limits: krylov_state.Limits,
     key: Any,
     floor: Any,
     asked: Any,
     *,
     space: Space,
-    wanted: krylov.Wanted,
+    wanted: krylov_state.Wanted,
 ) -> tuple[Eigenpairs, Any]:
     """The pairs, and the largest ‖Av‖ seen; floor: the dtype's, relative; asked: the tolerance."""
     product, operands = jax.closure_convert(flat_product(op, space), jnp.zeros(space.size, rows.dtype))
@@ -324,18 +326,26 @@ def _solve(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _found(
-    product: Any, wanted: krylov.Wanted, operands: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any
-) -> krylov.Found:
+    product: Any,
+    wanted: krylov_state.Wanted,
+    operands: Any,
+    rows: Any,
+    count: Any,
+    limits: krylov_state.Limits,
+    key: Any,
+) -> krylov_state.Found:
     """`krylov.solve` for x -> product(x, *operands)."""
     return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
 
 
 @_found.defjvp
 @full_precision  # JAX calls the rule where it differentiates, outside of `_solve`
-def _found_jvp(product: Any, wanted: krylov.Wanted, primals: Any, tangents: Any) -> tuple[krylov.Found, krylov.Found]:
+def _found_jvp(
+    product: Any, wanted: krylov_state.Wanted, primals: Any, tangents: Any
+) -> tuple[krylov_state.Found, krylov_state.Found]:
     """λ' = v'A'v, which can be transposed; the rest by differentiating the iteration, which cannot."""
 
-    def solution(operands: Any, rows: Any, count: Any, limits: krylov.Limits, key: Any) -> krylov.Found:
+    def solution(operands: Any, rows: Any, count: Any, limits: krylov_state.Limits, key: Any) -> krylov_state.Found:
         return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
 
     found, change = jax.jvp(solution, primals, tangents)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp.linalg.krylov import norm, power_of_two
+from curvexp.linalg.gram_schmidt import norm, power_of_two
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled

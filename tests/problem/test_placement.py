@@ -59,7 +59,7 @@ for batch_size in (None, 32):
 """
 
 BASIS = """
-from curvexp.linalg import eigenpairs, krylov
+from curvexp.linalg import eigenpairs, krylov, krylov_state
 from curvexp.linalg.layout import Layout, layout_of
 from curvexp.linalg.vectors import domain
 mesh, n, k = eight.data.inputs.sharding.mesh, 20_001, 3  # no multiple of 8
@@ -73,8 +73,8 @@ def temporary(op):
     op, space = domain(op, like)
     layout = layout_of(op, n)
     rows, count = eigenpairs._start_rows(None, space, k, np.dtype(float), layout)
-    limits = krylov.Limits(np.float64(1e-8), np.int32(500), np.int32(-1), np.int32(-1))
-    wanted = krylov.Wanted(k, "LA", 28, 1, layout)
+    limits = krylov_state.Limits(np.float64(1e-8), np.int32(500), np.int32(-1), np.int32(-1))
+    wanted = krylov_state.Wanted(k, "LA", 28, 1, layout)
     floor, below = np.float64(1e-15), np.bool_(False)
     lowered = eigenpairs._solve.lower(
         op, rows, count, limits, jax.random.key(0), floor, below, space=space, wanted=wanted

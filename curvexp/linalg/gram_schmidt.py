@@ -1,0 +1,44 @@
+"""Orthogonalisation of flat vectors, and lengths that neither overflow nor underflow."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def norm(vectors: Any) -> Any:
+    """‖v‖ along the first axis, also where squares of entries are beyond the range of the dtype, as those of 1e-25 in float32 are."""
+    unit = largest_entry(vectors)
+    return unit * jnp.linalg.norm(vectors / unit, axis=0)
+
+
+def largest_entry(array: Any) -> Any:
+    """max |entry|; 1 where that is zero or not finite, so that one can divide by it."""
+    size = jnp.max(jnp.abs(array), initial=0)
+    return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+
+
+def power_of_two(size: Any) -> Any:
+    """The largest power of two up to a size, by which a division does not round; 1 where the size is zero or not finite."""
+    size = jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+    return size / (2 * jnp.frexp(size)[0])
+
+
+def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
+    """What is left of `vector` beside the basis's rows (zero rows are ignored), and its coefficients on them.
+
+    Classical Gram-Schmidt, repeated while a pass still takes off more than 1 %: to rounding (Giraud, Langou, Rozloznik 2005).
+    """
+    unit = largest_entry(vector)
+
+    def once(carry: Any) -> Any:
+        vector, total, _, passes = carry
+        c = jnp.matmul(basis, vector, precision="highest")
+        vector = vector - jnp.matmul(c, basis, precision="highest")
+        again = jnp.vdot(c, c) > 1e-4 * jnp.vdot(vector, vector)
+        return vector, total + c, again, passes + 1
+
+    total = jnp.zeros(len(basis), basis.dtype)
+    first = (vector / unit, total, jnp.array(True), 0)
+    vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), once, first)
+    return unit * vector, unit * total
