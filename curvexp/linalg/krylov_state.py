@@ -75,8 +75,8 @@ class State(NamedTuple):
         rounding: sum of the squares of u'Av − v'Au over ‖A‖², their number, number of restarts, (3,).
         event, status: numbers of this file. key: of random rows.
         values, residuals: of the wanted pairs as last looked at, (k,).
-        checking: whether the check goes on. levels, polynomial, passed: of the check, (4,), (2, 4), (4,), see `levels_of`. begun: products when
-            it began. found_end: whether the Krylov space was exhausted. check: most products of the check.
+        checking: whether the check goes on. levels, polynomial, passed: of the check, (4,), (2, 4), (4,), see `levels_of`.
+        begun: products when it began. found_end: whether the Krylov space was exhausted. check: most products of the check.
         least, trial: of a warm start, products that it takes at least, and after which it is judged; 0: never.
         scout: (n,), the start's, then this solution's own.
     """
