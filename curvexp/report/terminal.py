@@ -79,7 +79,7 @@ def render(
     console: Console,
     *,
     by: Sequence[str] = SETTING,
-    sparks: Mapping[tuple, dict[str, str]] | None = None,
+    sparks: Mapping[tuple[Any, ...], dict[str, str]] | None = None,
 ) -> None:
     """Prints an aggregate, a table a problem: at a terminal start over end, in 100 columns; on a pipe a line a row, as wide as it is.
 
@@ -137,7 +137,7 @@ def render_comparison(table: pd.DataFrame, console: Console, *, by: Sequence[str
     )
 
 
-def sparklines(found: Runs, by: Sequence[str] = SETTING) -> dict[tuple, dict[str, str]]:
+def sparklines(found: Runs, by: Sequence[str] = SETTING) -> dict[tuple[Any, ...], dict[str, str]]:
     """A line of loss and one of sharpness for each setting, of its first run with records: log scale where all is positive."""
     runs = short(found.runs)
     first = runs[(runs["records"] > 0) & (runs["status"] != "unreadable")].drop_duplicates(list(by))
@@ -209,12 +209,12 @@ class _Column(NamedTuple):
 
 
 def _columns(
-    rows: pd.DataFrame, notes: dict[str, None], by: Sequence[str], sparks: Mapping[tuple, dict[str, str]]
+    rows: pd.DataFrame, notes: dict[str, None], by: Sequence[str], sparks: Mapping[tuple[Any, ...], dict[str, str]]
 ) -> list[_Column]:
     """The columns of a problem's rows; one whose cells are all – has nothing to say."""
     records = rows.to_dict("records")
 
-    def line(row: dict, name: str) -> str:
+    def line(row: dict[str, Any], name: str) -> str:
         drawn = sparks.get(tuple(str(row[key]) for key in by), {}).get(name, "")
         return f"\n{drawn}" if drawn else ""
 
@@ -230,7 +230,7 @@ def _columns(
     ]
 
 
-def _runs(row: dict) -> str:
+def _runs(row: dict[str, Any]) -> str:
     """How many runs, and how many of them did not complete."""
     return "\n".join([str(row["runs"]), *(f"{row[name]} {name}" for name in COUNTS[1:] if row[name])])
 
@@ -241,14 +241,14 @@ def _pair(first: float, second: float, text: Callable[[float], str] | None = Non
     return "\n".join(map(text or number, (first, second)))
 
 
-def _largest(row: dict, notes: dict[str, None]) -> str:
+def _largest(row: dict[str, Any], notes: dict[str, None]) -> str:
     names = ("lambda_max_start", "lambda_max")
     if all(math.isnan(row[name]) for name in names):
         return "–"
     return "\n".join(_marked(number(row[name]), row[f"{name}_unchecked"], notes) for name in names)
 
 
-def _ratio(row: dict, notes: dict[str, None]) -> str:
+def _ratio(row: dict[str, Any], notes: dict[str, None]) -> str:
     text = number(row["sharpness_ratio"])
     return text if text == "–" else _marked(text, row["sharpness_unchecked"], notes)
 
@@ -260,13 +260,13 @@ def _marked(text: str, unchecked: bool, notes: dict[str, None]) -> str:
     return f"{text}?"
 
 
-def _condition(row: dict, notes: dict[str, None]) -> str:
+def _condition(row: dict[str, Any], notes: dict[str, None]) -> str:
     """Condition numbers at the start and at the end, as they are known: exact, infinite with that of the positive part, or a bound."""
     pair = [_one_condition(row, suffix, notes) for suffix in ("_start", "")]
     return "–" if set(pair) == {"–"} else "\n".join(pair)
 
 
-def _one_condition(row: dict, suffix: str, notes: dict[str, None]) -> str:
+def _one_condition(row: dict[str, Any], suffix: str, notes: dict[str, None]) -> str:
     value, positive = row[f"condition_number{suffix}"], row[f"condition_number_positive{suffix}"]
     if row[f"condition_number{suffix}_is_bound"]:
         notes[BOUND] = None
@@ -277,7 +277,7 @@ def _one_condition(row: dict, suffix: str, notes: dict[str, None]) -> str:
     return number(value)
 
 
-def _steps(row: dict, notes: dict[str, None]) -> str:
+def _steps(row: dict[str, Any], notes: dict[str, None]) -> str:
     """The median with its interval, and how many runs reached the target where not all did."""
     ended = row["completed"] + row["diverged"]
     if math.isnan(row["steps_to_target"]):
