@@ -1,10 +1,4 @@
-"""Where a run is shown besides its own files: Weights & Biases, or nowhere.
-
-In W&B a chart stands in the section before the slash of its key: loss/loss, curvature/lambda_max, theory/threshold, timing/seconds;
-`quantities` tells which. The summary has the keys of summary.json, without sections, for the columns of the runs' table.
-
-The files never depend on it: whatever W&B raises is told once, and the run goes on without it. wandb loads when a run is tracked.
-"""
+"""One run in W&B: what it is told of each record, and what its failure does not end."""
 
 import contextlib
 import logging
@@ -18,20 +12,13 @@ from typing import Any
 import numpy as np
 
 from curvexp.console import visible
-from curvexp.errors import ConfigError
-from curvexp.numeric import is_number
 from curvexp.quantities import QUANTITIES, Quantity, section
 from curvexp.record import Record
-from curvexp.store import secrets
+from curvexp.sink import RunEnd, RunStart
+from curvexp.track.tracker import Tracker
+from curvexp.track.wandb_settings import first_line, mode_asked, settings_of
 
-MODES = ("auto", "online", "offline", "disabled")
-VARIABLE_MODES = {  # what the variable WANDB_MODE may say, two of them in older words of W&B's
-    **{mode: mode for mode in ("online", "offline", "disabled", "shared")},
-    **{"dryrun": "offline", "run": "online"},
-}
 EXIT_CODES = {"failed": 1, "interrupted": 130}  # any other ending is a result, and W&B shows such a run as finished
-LOGIN = "Run `wandb login`, or set the environment variable WANDB_API_KEY"
-
 SUMMARIES = {  # key: what of the scalar stands in W&B's summary besides the values of summary.json
     f"{quantity.section}/{quantity.name}": f"{quantity.extreme},last" for quantity in QUANTITIES if quantity.extreme
 }
@@ -40,99 +27,15 @@ SHARE = 0.03  # of the loop's time that W&B may take while it is not BEHIND reco
 BEHIND = 1000
 ARTIFACT = ("config.json", "summary.json", "metrics.jsonl", "spectrum.jsonl", "landscape.json", "traceback.txt")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("curvexp.track")
 
 
-def off() -> "Tracker":
-    """Tracks nothing."""
-    return Tracker()
+class WandbRun(Tracker):
+    """A W&B run.
 
-
-def wandb(
-    *,
-    project: str = "curvexp",
-    mode: str = "auto",
-    entity: str | None = None,
-    tags: Sequence[str] = (),
-    timeout: float = 15.0,
-    artifact: bool = False,
-) -> "Tracker":
-    """Weights & Biases: every scalar against the step, the eigenvalues as histograms, config and summary.
-
-    Args:
-        project, entity, tags: as W&B names them.
-        mode: `auto` is what the environment variable WANDB_MODE says, else online where an API key is configured, else offline;
-            `online` demands a key; `offline` writes into <run folder>/wandb, for `wandb sync` later; `disabled` tracks nothing.
-        timeout: seconds to wait for the server when a run starts and when it ends. A run that cannot start online goes on offline.
-        artifact: whether the run's files are kept in W&B too, as an artifact of type `run`.
-
-    Raises:
-        ConfigError: a value is wrong. That a key is missing is found by `check`.
+    Attributes:
+        identity: what a further part goes on by: id, mode, group. address: where the run can be looked at: a page, or a folder.
     """
-    if mode not in MODES:
-        raise ConfigError(f"track.mode={mode}: expected one of {', '.join(MODES)}. Change track.mode.")
-    if not isinstance(project, str) or not 0 < len(project) <= 128 or set(project) & set("/\\#?%:"):
-        raise ConfigError(
-            f"track.project={project}: expected 1 to 128 characters, none of / \\ # ? % : among them. Change track.project."
-        )
-    if isinstance(tags, str) or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
-        raise ConfigError(f"track.tags={tags}: expected a list of texts of 1 to 64 characters. Change track.tags.")
-    if not is_number(timeout) or not 0 < timeout <= 3600:
-        raise ConfigError(f"track.timeout={timeout}: expected seconds, above 0 and up to 3600. Change track.timeout.")
-    if not isinstance(artifact, bool):
-        raise ConfigError(f"track.artifact={artifact}: expected true or false. Change track.artifact.")
-    if mode == "disabled":
-        return Tracker()
-    return _Wandb(mode, {"project": project, "entity": entity, "tags": list(tags)}, float(timeout), artifact)
-
-
-class Tracker:
-    """One run's life in a tracker: `check` before any compute, `start`, `append` each record, `finish`. This one tracks nothing."""
-
-    identity: dict[str, Any] | None = None  # what a resumed run goes on by: id, mode, group
-    address: str | None = None  # where the run can be looked at, once it started: a page, or a folder
-
-    def check(self) -> None:
-        """Raises ConfigError where the run could not be tracked as asked; touches no network."""
-
-    def start(
-        self,
-        *,
-        config: Mapping[str, Any],
-        folder: Path,
-        group: str | None,
-        job_type: str | None,
-        name: str,
-        tags: Sequence[str] = (),
-        own: Sequence[Quantity] = (),
-        before: Any = None,
-    ) -> None:
-        """Begins the run; group and job_type are a sweep's, folder is the run's own; tags come to those of the config.
-
-        own: descriptions of scalars that are not curvexp's.
-
-        before: the identity of the part of this run that was interrupted. Online it goes on under its id, offline in a second part that
-        names the first, in the same group.
-        """
-
-    def memory(self) -> Any:
-        """What `remember` takes, in plain JSON."""
-
-    def remember(self, memory: Any) -> None:
-        """Stands where the interrupted part of this run stood."""
-
-    def append(self, record: Record) -> None:
-        """Shows a record."""
-
-    def show(self, figures: Mapping[str, Any]) -> None:
-        """Shows Plotly figures by key, such as curvature/spectrum, at the step of the last record."""
-
-    def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
-        """Ends the run; status is one of the store's ENDINGS."""
-
-
-class _Wandb(Tracker):
-    """A W&B run."""
 
     beside = False  # whether runs of this process go on while another starts
     unreachable = False  # the server was not reached: the process's later runs do not wait for it again
@@ -140,6 +43,8 @@ class _Wandb(Tracker):
     def __init__(self, mode: str, names: dict[str, Any], timeout: float, artifact: bool = False) -> None:
         self.mode, self.names, self.timeout, self.artifact = mode, names, timeout, artifact
         self.run: Any = None
+        self.identity: dict[str, Any] | None = None
+        self.address: str | None = None
         self.own: Sequence[Quantity] = ()
         self.folder = Path()
         self.step = 0
@@ -148,42 +53,26 @@ class _Wandb(Tracker):
         self.begun, self.spent = time.perf_counter(), 0.0
 
     def check(self) -> None:
-        given = os.environ.get("WANDB_MODE")
-        if given is not None and given not in VARIABLE_MODES:
-            raise ConfigError(
-                f"WANDB_MODE={visible(given)}: expected online, offline or disabled, or no such variable. Change the environment variable "
-                "WANDB_MODE."
-            )
-        mode = VARIABLE_MODES[given] if self.mode == "auto" and given else self.mode
-        if mode != "disabled":
-            _check_environment()
-        if mode in ("offline", "disabled"):
-            self.mode = mode
-            return
-        key = _has_key()
-        if mode == "online" and not key:
-            raise ConfigError(f"track.mode=online: no W&B API key is configured. {LOGIN}; or choose track.mode=auto.")
-        self.mode = "online" if key else "offline"
+        self.mode = mode_asked(self.mode)
 
-    def start(
-        self,
-        *,
-        config: Mapping[str, Any],
-        folder: Path,
-        group: str | None,
-        job_type: str | None,
-        name: str,
-        tags: Sequence[str] = (),
-        own: Sequence[Quantity] = (),
-        before: Any = None,
-    ) -> None:
-        self.own = own
+    def start(self, run: RunStart) -> None:
+        """Online a run that goes on keeps its id; offline it is a second part that names the first, in the same group."""
+        self.own = run.quantities
+        self.remember(run.kept.get("tracker"))
         self.check()
-        if self.mode == "disabled":
-            return
+        if self.mode != "disabled":
+            self._begin(run)
+        if self.identity:
+            run.add(wandb=self.identity)
+        if self.address:
+            run.note(f"W&B: {self.address}")
+
+    def _begin(self, start: RunStart) -> None:
+        folder, group, name, before = start.folder, start.group, start.title, start.before.get("wandb")
         self.folder = folder
-        names = {**self.names, "tags": list(dict.fromkeys([*self.names["tags"], *(tag[:64] for tag in tags)]))}
-        run = {**names, "config": dict(config), "dir": str(folder), "group": group, "job_type": job_type}
+        names = {**self.names, "tags": list(dict.fromkeys([*self.names["tags"], *(tag[:64] for tag in start.tags)]))}
+        run = {**names, "config": dict(start.config), "dir": str(folder), "group": group}
+        run["job_type"] = start.names.get("problem") if group else None
         run["name"] = name[:128]
         before = before if isinstance(before, dict) and isinstance(before.get("id"), str) else None
         if before:
@@ -195,32 +84,35 @@ class _Wandb(Tracker):
                 run["name"] = f"{name[:117]} (continued)"
         elif self.mode == "offline" and run["group"] is None:
             run["group"] = f"{folder.parent.name}/{folder.name}"  # where a second part would stand beside it
-        if self.mode == "online" and not _Wandb.unreachable:
+        if self.mode == "online" and not WandbRun.unreachable:
             try:
                 self._init(run, "online")
                 return
             except Exception as error:
-                _Wandb.unreachable = True
+                WandbRun.unreachable = True
                 log.warning(
-                    "W&B cannot be reached, runs are kept offline in %s: %s", visible(folder / "wandb"), _first(error)
+                    "W&B cannot be reached, runs are kept offline in %s: %s",
+                    visible(folder / "wandb"),
+                    first_line(error),
                 )
         try:
             self._init(run, "offline")
         except Exception as error:
             self._give_up(error)
 
-    def memory(self) -> Any:
+    def memory(self) -> dict[str, Any]:
         self._log_all()  # a run that goes on from here repeats no record before
         return {"stability": self.stability}
 
     def remember(self, memory: Any) -> None:
+        """Stands where the interrupted part of this run stood."""
         if isinstance(memory, dict) and isinstance(memory.get("stability"), dict):
             self.stability |= {key: [(int(a), float(b)) for a, b in line] for key, line in memory["stability"].items()}
 
     def append(self, record: Record) -> None:
         if self.run is None:
             return
-        self.waiting.append((_logged(record, self.own), record.step))
+        self.waiting.append((logged(record, self.own), record.step))
         while self.waiting and (len(self.waiting) > BEHIND or self.spent <= SHARE * (time.perf_counter() - self.begun)):
             self._log()
         self.step = record.step
@@ -243,6 +135,7 @@ class _Wandb(Tracker):
             self._log()
 
     def show(self, figures: Mapping[str, Any]) -> None:
+        """Shows Plotly figures by key, such as curvature/spectrum, at the step of the last record."""
         self._log_all()
         if self.run is None:
             return
@@ -264,17 +157,25 @@ class _Wandb(Tracker):
         except Exception as error:
             self._give_up(error)
 
-    def finish(self, *, summary: Mapping[str, Any], status: str) -> None:
+    def finish(self, outcome: RunEnd) -> None:
         self._log_all()
         if self.run is None:
             return
         try:
-            self.run.summary.update({**summary, "status": status})
-            if status != "completed":
-                self.run.tags = (*(self.run.tags or ()), status)
+            figures = outcome.figures()
+        except Exception as error:  # of the report, which reads the run's folder
+            log.warning("W&B gets no figures of this run: %s", first_line(error))
+            figures = {}
+        self.show(figures)
+        if self.run is None:
+            return
+        try:
+            self.run.summary.update(dict(outcome.summary))
+            if outcome.status != "completed":
+                self.run.tags = (*(self.run.tags or ()), outcome.status)
             if self.artifact:
                 self._keep()
-            self.run.finish(exit_code=EXIT_CODES.get(status, 0))
+            self.run.finish(exit_code=EXIT_CODES.get(outcome.status, 0))
         except Exception as error:
             self._give_up(error)
         self.run = None
@@ -286,8 +187,8 @@ class _Wandb(Tracker):
             self.mode == "offline"
         ):  # W&B reports its own errors and timings to its server, also of a run that is offline
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        others = "create_new" if _Wandb.beside else "finish_previous"
-        self.run = client.init(**run, mode=mode, reinit=others, settings=_settings(self.timeout))  # type: ignore[arg-type]
+        others = "create_new" if WandbRun.beside else "finish_previous"
+        self.run = client.init(**run, mode=mode, reinit=others, settings=settings_of(self.timeout))  # type: ignore[arg-type]
         self.identity = {"id": self.run.id, "mode": mode, "group": self.run.group or None}
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
@@ -306,23 +207,23 @@ class _Wandb(Tracker):
         self.run.log_artifact(kept)
 
     def _give_up(self, error: Exception) -> None:
-        log.warning("W&B failed, the run goes on without it; its own files are whole: %s", _first(error))
+        log.warning("W&B failed, the run goes on without it; its own files are whole: %s", first_line(error))
         run, self.run = self.run, None
         self.waiting.clear()
-        _leave(run)
+        leave(run)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Within, a run that starts leaves those that go on as they are."""
-    _Wandb.beside = True
+    WandbRun.beside = True
     try:
         yield
     finally:
-        _Wandb.beside = False
+        WandbRun.beside = False
 
 
-def _leave(run: Any) -> None:
+def leave(run: Any) -> None:
     """Ends W&B's service process, which may be what broke: the next run starts one of its own, and the exit of ours is quiet."""
     import wandb as client
 
@@ -330,70 +231,10 @@ def _leave(run: Any) -> None:
         try:
             end()
         except Exception as error:
-            log.debug("W&B did not end in order: %s", _first(error))
+            log.debug("W&B did not end in order: %s", first_line(error))
 
 
-def _settings(timeout: float) -> Any:
-    """What W&B is not to do: print, run git, watch the machine, list packages, wait for ever."""
-    import wandb as client
-
-    return client.Settings(
-        silent=True,
-        console="off",
-        disable_git=True,
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_save_requirements=False,
-        init_timeout=timeout,
-        finish_timeout=timeout,
-        finish_timeout_raises=True,
-    )
-
-
-def _check_environment() -> None:
-    """Refuses a variable of W&B's with a value that W&B would not take.
-
-    Raises:
-        ConfigError: naming the variable.
-    """
-    given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-    if not given:
-        return
-    import wandb as client
-
-    for name, value in given.items():
-        try:
-            client.Settings().update_from_env_vars({name: value})
-        except Exception as error:  # of pydantic, and W&B's own
-            shown = "its value" if secrets.NAMED.search(name) else value
-            raise ConfigError(
-                f"{name}={shown}: {_said(error)}. Change the environment variable {name}, or choose track=off."
-            ) from error
-
-
-def _said(error: Exception) -> str:
-    """What is wrong with a value: pydantic says it in the second line of each of its errors."""
-    errors = getattr(error, "errors", None)
-    said = str(errors()[0]["msg"]) if callable(errors) else _first(error)
-    return visible(said).rstrip(".")
-
-
-def _has_key() -> bool:
-    """Whether W&B finds a key in the environment or its files; asks neither the person nor the server."""
-    import wandb as client
-
-    try:
-        client.setup(settings=client.Settings(silent=True))
-        return client.login(prompt=False, verify=False)
-    except client.errors.AuthenticationError as error:
-        raise ConfigError(f"track: {_first(error)} {LOGIN}; or choose track.mode=offline.") from error
-    except Exception as error:  # what its files of settings say, or that they cannot be read
-        raise ConfigError(
-            f"track: W&B does not start: {_said(error)}. Mend its settings, or choose track=off."
-        ) from error
-
-
-def _logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:
+def logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:
     """What W&B gets of a record, each in its section: seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
     was measured, such as curvature/trace.mean; the step has none, for all are drawn against it.
 
@@ -404,7 +245,7 @@ def _logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:
         import wandb as client
 
         if len(record.reading.eigenvalues):
-            values["eigenvalues"] = client.Histogram(np_histogram=_histogram(record.reading.eigenvalues))
+            values["eigenvalues"] = client.Histogram(np_histogram=histogram(record.reading.eigenvalues))
         for key, value in record.reading.extra.items():
             if key == "ledger":
                 continue
@@ -416,7 +257,7 @@ def _logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:
     }
 
 
-def _histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Counts and edges over the finite values; values that differ by rounding alone share a bin."""
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
@@ -424,8 +265,3 @@ def _histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarr
     if high - low < margin:
         low, high = low - margin, high + margin
     return np.histogram(values, bins=bins, range=(low, high))
-
-
-def _first(error: BaseException) -> str:
-    """The first line of an error."""
-    return visible((str(error).strip() or type(error).__name__).splitlines()[0])
