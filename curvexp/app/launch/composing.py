@@ -1,6 +1,6 @@
 """Configs of a sweep's jobs: those that differ in numbers alone are composed once, and varied.
 
-Hydra composes a config in 50 to 95 ms, twice what a small job takes without that.
+Hydra composes a config in 50 to 95 ms on two cores; all else of a small job takes 20 to 30 ms.
 """
 
 import copy
@@ -164,7 +164,7 @@ class Group:
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """YAML as OmegaConf writes it: texts that would be read as numbers stand in quotes; no anchors.
 
-    By libyaml, which takes 5 ms of CPU for a job's three files; OmegaConf.save takes 22 ms, more than all else around a job in step.
+    By libyaml, in a fifth of the time of OmegaConf.save, which would double the time of a small job.
     """
 
     def ignore_aliases(self, data: Any) -> bool:
