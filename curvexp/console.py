@@ -7,7 +7,7 @@ import numbers
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from curvexp.record import SURE
+from curvexp.record import SURE, Record
+from curvexp.sink import RunEnd, RunStart
 
 QUIET_SECONDS = 10.0  # between two lines where there is no terminal
 IN_ASCII = {  # for a stream whose encoding lacks the character
@@ -147,37 +148,46 @@ def visible(text: Any) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
-class Display:
-    """One run's progress: a live bar on a terminal, else a line every few seconds."""
+def note(title: str, text: str) -> None:
+    """A line about a run, that stays."""
+    err().print(f"{printable(title)}: {printable(text)}")
 
-    def __init__(self, *, title: str, steps: int) -> None:
-        self.title, self.steps = title, steps
+
+class Display:
+    """The sink that shows one run's progress: a live bar on a terminal, else a line every few seconds."""
+
+    bar: Bar | None = None
+
+    def start(self, run: RunStart) -> None:
+        """Shows the bar."""
+        self.title, self.steps, self.figures = run.title, run.config["steps"], run.figures
         self.shown = time.monotonic()
-        self.bar: Bar | None = None
         if err().is_terminal:
             self.bar = Bar()
-            self.task = self.bar.add_task(printable(title), total=steps, figures="compiling")
+            self.task = self.bar.add_task(printable(self.title), total=self.steps, figures="compiling")
             self.bar.start()
 
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        err().print(f"{printable(self.title)}: {printable(text)}")
-
-    def update(self, step: int, scalars: dict[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Shows where the run stands; a quiet display prints at most every few seconds."""
+        if record.note:
+            note(self.title, record.note)
         if self.bar:
-            self.bar.update(self.task, completed=step, figures=figures(scalars))
+            self.bar.update(self.task, completed=record.step, figures=figures(self.figures))
         elif time.monotonic() - self.shown > QUIET_SECONDS:
             self.shown = time.monotonic()
-            err().print(f"{printable(self.title)}: step {step}/{self.steps}  {figures(scalars)}")
+            err().print(f"{printable(self.title)}: step {record.step}/{self.steps}  {figures(self.figures)}")
+
+    def finish(self, outcome: RunEnd) -> None:
+        """Takes the bar away."""
+        self.close()
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Takes the bar away, also of a run that goes on elsewhere."""
         if self.bar:
             self.bar.stop()
 
 
-def figures(scalars: dict[str, Any]) -> str:
+def figures(scalars: Mapping[str, Any]) -> str:
     """Loss, sharpness beside its threshold, condition number: as far as they were measured."""
     parts = [f"loss {number(scalars.get('loss'))}"]
     if scalars.get("sharpness") is not None:
@@ -186,13 +196,13 @@ def figures(scalars: dict[str, Any]) -> str:
     return "  ".join([*parts, f"κ {condition}"] if condition else parts)
 
 
-def ratio(scalars: dict[str, Any]) -> str:
+def ratio(scalars: Mapping[str, Any]) -> str:
     """sharpness/threshold as the two numbers; how far over, where it is."""
     over = _over(scalars)
     return f"{number(scalars.get('sharpness'))}/{number(scalars.get('threshold'))}" + (f" ({over})" if over else "")
 
 
-def condition_number(scalars: dict[str, Any]) -> str:
+def condition_number(scalars: Mapping[str, Any]) -> str:
     """The condition number as it is known: exact, infinite with that of the positive part, or a lower bound named as one."""
     value, positive, bound = (scalars.get(f"condition_number{suffix}") for suffix in ("", "_positive", "_bound"))
     if value is not None:
@@ -286,7 +296,7 @@ def _sharpness(summary: dict[str, Any]) -> str:
     return f"{number(summary['sharpness'])}{mark}  ({where}, {number(summary.get('threshold'))})"
 
 
-def _over(scalars: dict[str, Any]) -> str:
+def _over(scalars: Mapping[str, Any]) -> str:
     """`1.3× over the threshold`, where the sharpness stands above it by more than a rounding of the number shown."""
     margin = scalars.get("stability_margin")
     return f"{number(margin, 3)}× over the threshold" if margin is not None and margin >= 1.005 else ""

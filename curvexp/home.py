@@ -7,6 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+import platformdirs
+
 
 def ensure() -> None:
     """Sets HOME and XDG_CACHE_HOME to a temporary folder of the user's own where they cannot serve.
@@ -21,9 +23,19 @@ def ensure() -> None:
     if home is None or not os.access(_existing(home), os.X_OK):
         home = temporary()
         os.environ["HOME"] = str(home)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    if not os.access(_existing(cache), os.W_OK | os.X_OK):
+    if not os.access(_existing(platformdirs.user_cache_path()), os.W_OK | os.X_OK):
         os.environ["XDG_CACHE_HOME"] = str(temporary())
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of curvexp's below the user's cache folder, made; a temporary one where that cannot be told or written."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no HOME, and no entry of the user in passwd
+        folder = platformdirs.user_cache_path("curvexp") / name
+        if folder.is_absolute():  # of a home that cannot be told some versions leave the ~
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+    return temporary() / name
 
 
 def has_name() -> bool:

@@ -38,22 +38,23 @@ def check(key: str, value: object, what: str, need: float, mend: str, *, on_host
 
 
 def _free() -> float:
+    import psutil
+
     try:
-        with open("/proc/meminfo") as file:
-            return 1024.0 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+        return float(psutil.virtual_memory().available)
+    except (OSError, psutil.Error):
         return math.inf
 
 
 def _limit() -> float:
     """What a limit on the address space of this process leaves."""
-    try:
-        import resource
+    import psutil
 
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit == resource.RLIM_INFINITY:
-            return math.inf
-        with open("/proc/self/statm") as file:
-            return max(0.0, float(limit - int(file.read().split()[0]) * resource.getpagesize()))
-    except (ImportError, OSError, ValueError):
+    process = psutil.Process()
+    if not hasattr(process, "rlimit"):  # neither Linux nor FreeBSD
+        return math.inf
+    try:
+        limit = process.rlimit(psutil.RLIMIT_AS)[0]
+        return math.inf if limit == psutil.RLIM_INFINITY else max(0.0, float(limit - process.memory_info().vms))
+    except (OSError, psutil.Error):
         return math.inf

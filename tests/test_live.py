@@ -63,14 +63,14 @@ def test_a_value_that_is_refused_is_told_by_its_letters(here, capsys):
 
 
 def test_warnings_of_wandb_name_folders_and_errors_by_their_letters(here, caplog, monkeypatch):
-    from curvexp import track
+    from curvexp.track import wandb_run
 
     def broken(self, run, mode):
         raise RuntimeError(f"no {TITLE}")
 
-    monkeypatch.setattr(track._Wandb, "_init", broken)
-    monkeypatch.setattr(track._Wandb, "check", lambda self: setattr(self, "mode", "online"))
-    monkeypatch.setattr(track._Wandb, "unreachable", False)
+    monkeypatch.setattr(wandb_run.WandbRun, "_init", broken)
+    monkeypatch.setattr(wandb_run.WandbRun, "check", lambda self: setattr(self, "mode", "online"))
+    monkeypatch.setattr(wandb_run.WandbRun, "unreachable", False)
     assert call(*SMALL, "track=wandb", f'hydra.run.dir="{MARKUP}{TITLE}"') == 0
     reached, failed = [entry.getMessage() for entry in caplog.records if entry.name == "curvexp.track"]
     assert r"[red]MARK8\x1b]0;MARK7\x07/wandb: no \x1b]0;MARK7\x07" in reached

@@ -126,8 +126,11 @@ REFUSALS = [  # what is typed, what the message must hold
     (["hydra.run.dir=null"], r"'hydra\.run\.dir' is not Optional"),
     (["hydra.run.dir=" + "x" * 300], r"hydra\.run\.dir=x+: .*too long"),
     (["hydra.run.dir=/dev/null/x"], r"hydra\.run\.dir=/dev/null/x: .*Not a directory"),
-    (["track=wandb", r"track.artifact=\${steps}"], r"track\.artifact=.*expected true or false"),
-    (["problem=mlp", r"problem.hidden=[\${steps}]"], r"problem.*Interpolation key 'steps' not found"),
+    (["track=wandb", r"track.artifact=\${steps}"], r"track\.artifact=.*an interpolation as text; expected a value"),
+    (
+        ["problem=mlp", r"problem.hidden=[\${steps}]"],
+        r"problem\.hidden\.0=.*an interpolation as text; expected a value",
+    ),
     (["hydra.job.chdir=${..seed}"], r"hydra\.job\.chdir: Interpolation key 'seed' not found"),
     (["hydra.runtime=${hydra:nowhere}"], r"hydra\.runtime=\$\{hydra:nowhere\}: ValueError.*HydraConfig was not set"),
     (["hydra.mode=MULTIRUN"], r"hydra\.mode=MULTIRUN: expected RUN without -m"),

@@ -9,10 +9,10 @@ import pytest
 from helpers import call
 from wandb.util import get_core_path
 
-from curvexp import track
 from curvexp.errors import ConfigError
 from curvexp.report.__main__ import main as report
 from curvexp.store import secrets
+from curvexp.track import wandb_run
 
 VALUES = {  # unique, so that each is found wherever it stands
     "WANDB_API_KEY": "5ec7e7" + "a1b2c3d4e5f60718" * 2 + "ff",
@@ -44,7 +44,7 @@ def here(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     yield tmp_path / "work"
-    track._leave(None)  # the next test's settings are read anew
+    wandb_run.leave(None)  # the next test's settings are read anew
 
 
 def told(folder):

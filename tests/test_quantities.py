@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import curvexp
-from curvexp import optim, preprocess, probe, problem, quantities, track, training
+from curvexp import optim, preprocess, probe, problem, quantities, training
 from curvexp.problem import data
+from curvexp.track import wandb_run
 
 DOCS = Path(__file__).parents[1] / "docs" / "ledger.md"
 GROUPS = ("LOSS", "OUTCOME", "STABILITY", "SPECTRUM", "STEP", "DIRECTIONS", "NOISE", "COST", "DIRECTION")
@@ -52,7 +53,7 @@ def test_a_scalar_of_ones_own_probe_stands_in_its_section_and_an_undescribed_one
     mine = probe.Probe("mine", measure, every=1, quantities=own)
     chosen = problem.rosenbrock(preprocess=preprocess.raw())
     *_, last = training.run(chosen, optim.sgd(lr=1e-4), mine, steps=1, key=jax.random.key(0))
-    logged = track._logged(last, own)
+    logged = wandb_run.logged(last, own)
     assert logged["curvature/entropy"] == 0.5
     assert logged["other/undescribed"] == 1.0
     assert not any(key.startswith("loss/") for key in logged if key not in ("loss/loss", "loss/grad_norm"))

@@ -406,7 +406,7 @@ def test_what_a_resumed_run_may_not_change_is_refused(here, capsys, typed, words
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "curvexp.app.build.os.system", "subprocess.run", "builtins.eval", "jax.numpy.np.save"]
+    "target", ["os.system", "curvexp.app.keys.os.system", "subprocess.run", "builtins.eval", "jax.numpy.np.save"]
 )
 def test_a_folder_that_names_another_packages_function_is_refused_by_name(here, capsys, target):
     assert call(*RUN, "steps=5", "hydra.run.dir=foreign") == 0

@@ -20,7 +20,7 @@ pytestmark = linux_alone
 
 WATCHED = """
 import os, signal, sys, time
-from curvexp import supervisor
+from curvexp.app import supervisor
 assert supervisor.possible()
 words = supervisor.supervised(sys.argv[1:], lambda words, sweep, one_by_one: [])
 print("child of", os.getppid(), "is", os.getpid(), words, flush=True)

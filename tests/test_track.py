@@ -17,8 +17,10 @@ from wandb.util import get_core_path
 from curvexp import track
 from curvexp.errors import ConfigError
 from curvexp.record import Reading, Record
+from curvexp.sink import RunEnd, RunStart
+from curvexp.track import wandb_run, wandb_settings
 
-ROOT = Path(track.__file__).parents[1]
+ROOT = Path(track.__file__).parents[2]
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(track._Wandb, "unreachable", False)
+    monkeypatch.setattr(wandb_run.WandbRun, "unreachable", False)
     yield tmp_path
-    track._leave(None)  # the next test's settings are read anew
+    wandb_run.leave(None)  # the next test's settings are read anew
 
 
 def record(step, *, eigenvalues=None, **scalars):
@@ -46,12 +48,13 @@ def follow(tracker, folder, records, *, group=None, status="completed"):
     """One run in the tracker, from check to finish."""
     folder.mkdir(exist_ok=True)
     tracker.check()
-    tracker.start(
-        config={"optim": {"lr": 0.1}, "seed": 0}, folder=folder, group=group, job_type=group and "mlp", name="#3"
-    )
+    config = {"optim": {"lr": 0.1}, "seed": 0}
+    tracker.start(RunStart(folder, config, "#3", names={"problem": "mlp"}, group=group))
     for item in records:
         tracker.append(item)
-    tracker.finish(summary={"loss": 0.25, "lambda_max": None, "condition_number": np.inf}, status=status)
+    tracker.finish(
+        RunEnd(status, None, {"status": status, "loss": 0.25, "lambda_max": None, "condition_number": np.inf})
+    )
 
 
 def read_back(folder):
@@ -142,8 +145,8 @@ def test_wandb_takes_its_share_of_the_loop_and_the_rest_before_a_checkpoint_and_
             seconds[0] += 1.0
             logged.append((step, values["loss/loss"]))
 
-    monkeypatch.setattr(track.time, "perf_counter", lambda: seconds[0])
-    monkeypatch.setattr(track, "BEHIND", 40)
+    monkeypatch.setattr(wandb_run.time, "perf_counter", lambda: seconds[0])
+    monkeypatch.setattr(wandb_run, "BEHIND", 40)
     tracker = track.wandb(mode="offline")
     tracker.run = Slow()
     for step in range(100):
@@ -155,15 +158,15 @@ def test_wandb_takes_its_share_of_the_loop_and_the_rest_before_a_checkpoint_and_
             assert tracker.memory() is not None
             assert len(logged) == 40
     assert len(logged) >= 60
-    monkeypatch.setattr(track, "_leave", lambda run: None)
-    tracker.finish(summary={}, status="completed")  # which Slow has nothing for: it is given up, after the last record
+    monkeypatch.setattr(wandb_run, "leave", lambda run: None)
+    tracker.finish(RunEnd("completed", None, {}))  # which Slow has nothing for: it is given up, after the last record
     assert logged == [(step, 1 / (step + 1)) for step in range(100)]
 
 
 def test_of_a_ledger_the_scalars_alone_are_logged():
     ledger = {"operator": "hessian", "since": 5, "contraction": np.ones(2)}
     reading = Reading(np.ones(2), np.zeros(2), None, True, {}, {"ledger": ledger})
-    found = track._logged(
+    found = wandb_run.logged(
         Record(step=3, scalars={"top_contraction": 0.5, "best_step": None}, reading=reading, state=None)
     )
     assert set(found) == {"step", "curvature/eigenvalues", "curvature/top_contraction"}
@@ -174,7 +177,7 @@ def test_of_a_ledger_the_scalars_alone_are_logged():
     [[1.0], [2.0, 2.0 + 4e-16], [0.0, 0.0], [-1e300, 1e300], [5e-324, 1e-323], [1.0, np.nan, np.inf], [np.nan]],
 )
 def test_every_spectrum_has_a_histogram_that_counts_its_finite_values(values):
-    counts, edges = track._histogram(np.array(values))
+    counts, edges = wandb_run.histogram(np.array(values))
     assert counts.sum() == np.isfinite(values).sum()
     assert len(edges) == 65
     assert (np.diff(edges) > 0).all()
@@ -243,7 +246,7 @@ def test_off_and_disabled_write_nothing(home, monkeypatch):
 
 def test_whatever_wandb_raises_is_told_once_and_the_run_goes_on(home, monkeypatch, caplog):
     tracker = track.wandb(mode="offline")
-    tracker.start(config={}, folder=home, group=None, job_type=None, name="n")
+    tracker.start(RunStart(home, {}, "n"))
 
     def broken(*args, **kwargs):
         raise RuntimeError("out of order\nand more")
@@ -252,7 +255,7 @@ def test_whatever_wandb_raises_is_told_once_and_the_run_goes_on(home, monkeypatc
     with caplog.at_level(logging.WARNING, "curvexp.track"):
         for step in range(3):
             tracker.append(record(step))
-        tracker.finish(summary={}, status="completed")
+        tracker.finish(RunEnd("completed", None, {}))
     assert [entry.getMessage() for entry in caplog.records if entry.name == "curvexp.track"] == [
         "W&B failed, the run goes on without it; its own files are whole: out of order"
     ]
@@ -263,13 +266,14 @@ SWEEP = """
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     from curvexp import track
     from curvexp.record import Record
+    from curvexp.sink import RunEnd, RunStart
 
     def job(name, kill=False):
         tracker = track.wandb(timeout=2)
         tracker.check()
         folder = pathlib.Path(name)
         folder.mkdir()
-        tracker.start(config={}, folder=folder, group="g", job_type=None, name=name)
+        tracker.start(RunStart(folder, {}, name, group="g", note=lambda text: None))
         for step in range(5):
             tracker.append(Record(step, {"loss": 1.0}, None, None, 0.0))
             if kill and step == 2:
@@ -277,7 +281,7 @@ SWEEP = """
                 (service,) = [line.split()[0] for line in children.stdout.splitlines() if b"wandb-core" in line]
                 os.kill(int(service), signal.SIGKILL)
                 time.sleep(0.3)
-        tracker.finish(summary={"loss": 1.0}, status="completed")
+        tracker.finish(RunEnd("completed", None, {"loss": 1.0}))
 """
 
 
@@ -353,10 +357,9 @@ def test_what_goes_on_offline_is_a_second_part_in_the_same_group_that_names_the_
     assert first.identity is not None
     memory = json.loads(json.dumps(first.memory()))
     second = track.wandb(mode="offline")
-    second.remember(memory)
-    second.start(config={}, folder=home / "run", group=None, job_type=None, name="#3", before=first.identity)
+    second.start(RunStart(home / "run", {}, "#3", before={"wandb": first.identity}, kept={"tracker": memory}))
     second.append(record(10))
-    second.finish(summary={}, status="completed")
+    second.finish(RunEnd("completed", None, {}))
     parts = sorted((home / "run/wandb").glob("offline-run-*"))
     assert len(parts) == 2
     logs = [read_back_part(part) for part in parts]
@@ -374,10 +377,10 @@ def test_what_goes_on_online_keeps_its_id_where_the_first_part_has_one_there(hom
     """No server here: what W&B is asked for is what is tested."""
     asked = []
     tracker = track.wandb(mode="online")
-    monkeypatch.setattr(track, "_has_key", lambda: True)
+    monkeypatch.setattr(wandb_settings, "has_key", lambda: True)
     monkeypatch.setattr(tracker, "_init", lambda run, mode: asked.append((run, mode)))
     before = {"id": "abc", "mode": mode, "group": "g"}
-    tracker.start(config={}, folder=home, group=None, job_type=None, name="n", before=before)
+    tracker.start(RunStart(home, {}, "n", before={"wandb": before}))
     ((run, made),) = asked
     assert made == "online"
     assert run["group"] == "g"

@@ -6,16 +6,13 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curvexp.app import build as configs
-from curvexp.app import hydra_settings, resume
+from curvexp.app import hydra_private, hydra_settings, keys, resume
 from curvexp.app.launch import options
 from curvexp.errors import ConfigError, Unsupported
 
@@ -47,7 +44,7 @@ def check(flags: argparse.Namespace) -> str | None:
         return f"--config-dir={flags.config_dir}: no such folder; expected one with option files such as problem/mine.yaml."
     warnings.filterwarnings("ignore", message=_SAME_NAME)
     name = flags.config_name or "config"
-    with _search_path(flags.config_dir) as loader:
+    with hydra_private.config_loader(keys.conf_folder(), flags.config_dir) as loader:
         wrong = _check_name(name, loader, flags.config_dir)
         if wrong:
             return wrong
@@ -102,13 +99,13 @@ def _check_name(name: str, loader: ConfigLoader, config_dir: str | None) -> str 
         where = "curvexp's own folder; --config-dir names another" if config_dir is None else config_dir
         return (
             f"--config-name={short(name)}: no such config; expected one of {', '.join(files)}, or a file {short(last)}.yaml in {where}."
-            f"{configs.nearest(last, files)}"
+            f"{keys.nearest(last, files)}"
         )
     try:
-        keys = {str(key) for key in compose(name)}
+        found = {str(key) for key in compose(name)}
     except Exception as error:  # of YAML, Hydra and OmegaConf
         return f"--config-name={name}: {first_line(error)}. Change {asked}.yaml."
-    missing = [key for key in (*configs.defaults(), *configs.GROUPS) if key not in keys]
+    missing = [key for key in (*keys.defaults(), *keys.GROUPS) if key not in found]
     if missing:
         return (
             f"--config-name={name}: it has no {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}; expected a config that stands on "
@@ -122,13 +119,13 @@ def _check_job(composed: DictConfig, *, sweep: bool, swept: set[str]) -> None:
     hydra_config = composed.hydra
     HydraConfig.instance().set_config(composed)
     hydra_settings.check(composed, sweep=sweep)
-    plain = configs.plain(composed)
+    plain = keys.plain(composed)
     if plain.get("resume"):  # before anything of a folder's overrides is imported or called
         resume.check_targets({**plain, "resume": None}, texts("trust", plain.get("trust")))
     if sweep:
-        configs.check_keys(plain)
+        keys.check_keys(plain)
         try:
-            configs.check_numbers(plain)
+            keys.check_numbers(plain)
             with contextlib.suppress(Raised):
                 _theirs(configs.build_parts, plain)
         except Unsupported:
@@ -164,21 +161,6 @@ def _theirs(build: Callable[[dict[str, Any]], Any], plain: dict[str, Any]) -> No
         raise
     except (Exception, SystemExit) as error:
         raise Raised from error
-
-
-@contextlib.contextmanager
-def _search_path(config_dir: str | None) -> Iterator[ConfigLoader]:
-    """Hydra's loader of config files as `hydra.main` makes it: what --config-dir names comes before our own."""
-    path = create_config_search_path(str(configs.conf_folder()))
-    if config_dir is not None:
-        folder = f"file://{Path(config_dir).absolute()}"
-        path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2(task_name="curvexp", config_search_path=path)
-    try:
-        yield GlobalHydra.instance().config_loader()
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def _check_count(overrides: list[Override]) -> str | None:
@@ -235,7 +217,7 @@ def _check_options(overrides: list[Override]) -> str | None:
             if isinstance(value, str) and value.strip("'\"") in options:
                 continue
             shown = value if isinstance(value, str) else str(override.input_line).split("=", 1)[-1]
-            near = configs.nearest(str(value), options)
+            near = keys.nearest(str(value), options)
             return f"{group}={short(shown)}: no such option; expected one of {', '.join(options)}.{near}"
     return None
 
@@ -266,7 +248,7 @@ def missing(error: MissingConfigException) -> str:
     """An option that its group does not have, in words."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = list(error.options or [])
-    return f"{group}={option}: no such option; expected one of {', '.join(options)}.{configs.nearest(option, options)}"
+    return f"{group}={option}: no such option; expected one of {', '.join(options)}.{keys.nearest(option, options)}"
 
 
 def _uncomposed(error: Exception, overrides: list[Override], name: str) -> str:
@@ -286,21 +268,21 @@ def _uncomposed(error: Exception, overrides: list[Override], name: str) -> str:
         composed = compose(name, overrides=[str(o.input_line) for o in groups if o.input_line])
     except Exception:
         composed = compose(name)
-    keys = [*_leaves(OmegaConf.to_container(composed, resolve=False)), *configs.GROUPS]
-    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
+    known = [*_leaves(OmegaConf.to_container(composed, resolve=False)), *keys.GROUPS]
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     last = key.rsplit(".", 1)[-1]
     close += [
-        k for k in keys if k not in close and difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], cutoff=0.75)
+        k for k in known if k not in close and difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], cutoff=0.75)
     ]
     lines = (o.input_line for o in overrides if o.key_or_group == key and o.input_line and not o.is_delete())
     value = next((line.partition("=")[2] for line in lines), "")
     siblings = (
-        [k for k in keys if k.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
+        [k for k in known if k.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
         if "." in key
-        else [k for k in keys if "." not in k]
+        else [k for k in known if "." not in k]
     )
     hint = f" Did you mean {' or '.join(close[:3])}?" if close else ""
-    return f"{key}={value}: unknown key; expected one of {', '.join(siblings) or ', '.join(configs.GROUPS)}.{hint}"
+    return f"{key}={value}: unknown key; expected one of {', '.join(siblings) or ', '.join(keys.GROUPS)}.{hint}"
 
 
 def _culprit(overrides: list[Override], name: str) -> Override | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
@@ -21,8 +20,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from curvexp import console, home
-from curvexp.app import build as configs
-from curvexp.app import checks, resume, supervisor
+from curvexp.app import checks, keys, resume, supervisor
 from curvexp.app.launch import plugins
 from curvexp.app.studies import command as study
 from curvexp.errors import ConfigError
@@ -123,14 +121,14 @@ def _state_kept() -> Iterator[None]:
 def _after_crash(words: list[str], sweep: supervisor.Sweep, one_by_one: bool) -> list[str]:
     """The command line that goes on with a sweep after a crash; empty where none has the same jobs."""
     flags = _flags([_nested(word) for word in words])
-    keys = _keys(flags.overrides)
-    if not sweep.listed or "retry" in keys:
+    given = _keys(flags.overrides)
+    if not sweep.listed or "retry" in given:
         return []
     kept = [word for word in flags.overrides if resume.key_of(word) != "hydra.sweep.dir"]
     if one_by_one:
         kept = [word for word in kept if not resume.key_of(word).startswith(("hydra/launcher", "hydra.launcher"))]
         kept.append("hydra/launcher=basic")
-    further = [] if "resume" in keys else resume.again(sweep.folder)
+    further = [] if "resume" in given else resume.again(sweep.folder)
     return [*(word for word in words if word not in flags.overrides), *kept, *further]
 
 
@@ -151,7 +149,7 @@ def _not_utf8(word: str) -> bool:
 
 
 def _launch(flags: argparse.Namespace) -> None:
-    @hydra.main(version_base="1.3", config_path=str(configs.conf_folder()), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(keys.conf_folder()), config_name="config")
     def task(config: DictConfig) -> float:
         from curvexp.app.job import execute
 
@@ -162,7 +160,7 @@ def _launch(flags: argparse.Namespace) -> None:
         sweep_end.ReportAtEnd.begun = None
     gc.freeze()  # none among what was imported, later on
     try:
-        with _errors_raised(), contextlib.nullcontext() if "hydra.mode" in _keys(flags.overrides) else _mode_by_flags():
+        with _errors_raised():
             task()
     except SystemExit as end:
         sys.exit(2 if flags.passive and end.code else end.code)
@@ -192,17 +190,6 @@ def _errors_raised() -> Iterator[None]:
             os.environ[FULL_ERROR] = before
 
 
-@contextlib.contextmanager
-def _mode_by_flags() -> Iterator[None]:
-    """Hydra does not compose the config once more to learn its hydra.mode, which was checked to be that of the flags."""
-    before = Hydra.get_mode
-    Hydra.get_mode = lambda self, *args, **options: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Hydra.get_mode = before  # type: ignore[method-assign]
-
-
 def _stopped(error: Exception) -> int:
     """Says in a sentence what stopped Hydra outside of a job, and records it where a job was to be; the exit code."""
     sweep_end = sys.modules.get("curvexp.app.sweep_end")  # without it no job began
@@ -228,7 +215,7 @@ def _go_on(flags: argparse.Namespace) -> int:
     given, chosen = checks.parsed(flags.overrides), []
     for override in given:
         key = str(override.key_or_group)
-        if key.split(".", 1)[0] not in (*resume.ALLOWED, *configs.CONTROLS) or key == "retry":
+        if key.split(".", 1)[0] not in (*resume.ALLOWED, *keys.CONTROLS) or key == "retry":
             raise ConfigError(
                 f"{key}={override.value()}: a resumed run goes on under its own config; expected one of {', '.join(resume.ALLOWED)}, "
                 f"trust. Leave {key} out."
@@ -241,7 +228,7 @@ def _go_on(flags: argparse.Namespace) -> int:
     config = resume.complete(resume.recorded(folder))
     chosen = [str(o.input_line) for o in given if str(o.key_or_group) == "track"]
     if chosen:
-        with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+        with initialize_config_dir(version_base="1.3", config_dir=str(keys.conf_folder())):
             try:
                 config["track"] = OmegaConf.to_container(compose("config", overrides=chosen).track, resolve=True)
             except MissingConfigException as error:
@@ -296,7 +283,7 @@ def _resumed_sweep(overrides: Sequence[str]) -> list[str]:
     checks.texts("trust", values.get("trust", []))
     rest = [o for o in overrides if resume.key_of(o) != "retry"]
     retry = [f"retry=[{','.join(checks.texts('retry', values['retry']))}]"] if "retry" in values else []
-    own = {key for key in values if key.split(".")[0] not in (*resume.ALLOWED, *configs.CONTROLS, "hydra")}
+    own = {key for key in values if key.split(".")[0] not in (*resume.ALLOWED, *keys.CONTROLS, "hydra")}
     own = {key for key in own if not key.startswith("hydra/")}
     before = [] if own else [o for o in resume.sweep_overrides(folder) if resume.key_of(o) not in values]
     rest = [f"resume={resume.quoted(folder)}" if resume.key_of(o) == "resume" else o for o in rest]
@@ -347,6 +334,9 @@ def _flags(typed: Sequence[str]) -> argparse.Namespace:
 
 
 def _nested(argument: str) -> str:
+    """A word as Hydra has it: an option of a nested group by its path, and `sinks` as the key that it is."""
+    if re.match(r"\+{1,2}sinks=", argument):  # as one adds to a list; it is empty by default
+        return argument.lstrip("+")
     for key in NESTED_GROUPS:
         if re.fullmatch(rf"\+{{0,2}}{re.escape(key)}=[A-Za-z_][\w,]*", argument):
             return argument.replace(key, key.replace(".", "/"), 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from curvexp.app import build as configs
+from curvexp.app import keys
 from curvexp.errors import ConfigError
 
 REPORT = "curvexp.app.sweep_end.ReportAtEnd"
@@ -61,7 +61,7 @@ def check_folders(composed: DictConfig, *, sweep: bool) -> None:
     """
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     folder = _text(composed, key)
-    configs.check_writable(folder, key)
+    keys.check_writable(folder, key)
     if sweep:
         with read_write(composed.hydra), open_dict(composed.hydra):
             composed.hydra.job.id, composed.hydra.job.num = "0", 0  # of its first job, as an example

@@ -1,4 +1,4 @@
-"""One job: a composed config is run, and all that it yields goes to its folder, to W&B and to the screen."""
+"""One job: a composed config is run, and each record of the run goes to every sink."""
 
 import contextlib
 import functools
@@ -7,49 +7,29 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from curvexp import __version__, console
 from curvexp.app import build as configs
-from curvexp.app import resume
-from curvexp.app.keeper import GOING, TAKEN, Checkpoints
+from curvexp.app import keys, resume, sinks
+from curvexp.app.keeper import TAKEN
+from curvexp.app.place import Place, place_of_folder
+from curvexp.app.place import place_of_job as place_of_job
 from curvexp.app.signals import Signals
-from curvexp.app.trajectory import Trajectory
 from curvexp.errors import ConfigError, Unsupported
-from curvexp.quantities import QUANTITIES
-from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, secrets
+from curvexp.sink import RunEnd, RunStart, Sink
+from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable, secrets
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 
 
-AT_START = [q.name for q in QUANTITIES if q.start]  # of these the summary has the first values too, as NAME_start
-
-
-class Place(NamedTuple):
-    """Where a job stands.
-
-    Attributes:
-        folder: its own. names: the option chosen in each group. title: on the screen.
-        sweep: whether it is one of a sweep's jobs. group: the sweep's in W&B, or None. tags: of W&B.
-    """
-
-    folder: Path
-    names: dict[str, str]
-    title: str
-    sweep: bool = False
-    group: str | None = None
-    tags: Sequence[str] = ()
-
-
 class Refused(float):
-    """What a sweep's job comes to, nan, that left no trace, because its folder holds another run or is written by another process."""
+    """Result of a job that was refused: its folder belongs to another run, or is written by another process. NaN, for Hydra's sake."""
 
 
 def execute(config: DictConfig) -> float:
@@ -58,27 +38,12 @@ def execute(config: DictConfig) -> float:
     Raises:
         SystemExit: 1 where a single run failed. KeyboardInterrupt: once the interrupted run is recorded.
     """
-    return _job(lambda: configs.plain(config), place_of_job())
-
-
-def place_of_job() -> Place:
-    """Where the job stands that Hydra's global config is now of."""
-    hydra = HydraConfig.get()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    names = {group: str(hydra.runtime.choices.get(group)) for group in configs.GROUPS}
-    title = _title(hydra) if sweep else "{problem} {preprocess} {optim}".format(**names)
-    folder, group = Path(hydra.runtime.output_dir), _group(hydra) if sweep else None
-    return Place(folder, names, title, sweep, group, _tags())
+    return _job(lambda: keys.plain(config), place_of_job())
 
 
 def go_on(config: dict[str, Any], folder: Path) -> float:
     """Goes on with the run of a folder, under this config, as `resume.recorded` gave it; returns and raises as `execute` does."""
-    found = resume.summary(folder)
-    names = {group: str(found.get(group)) for group in configs.GROUPS}
-    tracked: Any = found.get("wandb")
-    group = tracked.get("group") if isinstance(tracked, dict) else None
-    place = Place(folder, names, "{problem} {preprocess} {optim}".format(**names), group=group)
-    return _job(lambda: {**config, "resume": str(folder)}, place)
+    return _job(lambda: {**config, "resume": str(folder)}, place_of_folder(folder))
 
 
 def _job(config: Callable[[], dict[str, Any]], place: Place) -> float:
@@ -98,20 +63,24 @@ class Job:
     What is raised in the first two, within `guard`, ends this job alone, and is recorded in its folder.
 
     Attributes:
-        place: where it stands. over: whether no record is to come. experiment: its objects, once it has begun. settings: of its run, those
-            that are no part of a `training.Run`. summary: as it was written at the end.
+        place: where it stands. over: whether no record is to come. run: the training's, once it has begun. settings: of the run, those
+            that are no part of a `training.Run`. sinks: that take each record. summary: as it was written at the end.
     """
 
     def __init__(
-        self, config: Callable[[], dict[str, Any]], place: Place, signals: "Signals", display: Any = None
+        self,
+        config: Callable[[], dict[str, Any]],
+        place: Place,
+        signals: Signals,
+        display: Callable[[], Any] = console.Display,
     ) -> None:
-        self.config_of, self.place, self.signals, self.display_of = config, place, signals, display or console.Display
+        self.config_of, self.place, self.signals, self.display = config, place, signals, display()
         self.begun, self.spent, self.over = time.perf_counter(), 0.0, False
-        self.store = RunFolder(place.folder)
-        self.experiment: configs.Experiment | None = None
-        self.display: Any = None
+        self.folder = RunFolder(place.folder)
+        self.store = sinks.Store(self.folder)
+        self.sinks: list[Sink] = [self.store]
         self.status, self.refused = "failed", False
-        self.figures: dict[str, Any] = {}  # of the summary, at every moment, so that an interruption keeps them
+        self.reason: str | None = None
         self.summary: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -124,31 +93,31 @@ class Job:
 
     def fail(self, error: BaseException) -> None:
         """Ends the job for what was raised; raises what is no matter of the job's."""
-        self.over, folder = True, self.place.folder
+        self.over, self.status, self.reason = True, "failed", str(error)
         if isinstance(error, Unsupported):
-            self.status, self.figures["reason"] = "skipped", str(error)
+            self.status = "skipped"
         elif isinstance(error, ConfigError):
-            self.status, self.figures["reason"], self.refused = "failed", str(error), self.store.left
+            self.refused = self.folder.left
         elif isinstance(error, KeyboardInterrupt):
-            self.status, self.figures["reason"] = "interrupted", str(error) or "Ctrl-C"
+            self.status, self.reason = "interrupted", str(error) or "Ctrl-C"
         elif isinstance(error, RecordError):
-            self.status, self.figures["reason"] = "failed", _unwritten(folder, error)
+            self.reason = _unwritten(self.place.folder, error)
         elif isinstance(error, Exception) or (isinstance(error, SystemExit) and not TAKEN):  # of a person's own code
             with contextlib.suppress(OSError):  # a full disk
                 trace = "".join(traceback.format_exception(error))
-                (folder / "traceback.txt").write_text(secrets.hidden(trace), encoding="utf-8")
+                (self.place.folder / "traceback.txt").write_text(secrets.hidden(trace), encoding="utf-8")
             first = (str(error).strip().splitlines() or [""])[0]
-            self.status, self.figures["reason"] = "failed", f"{type(error).__name__}: {first}"
-        else:
-            self._close()
+            self.reason = f"{type(error).__name__}: {first}"
+        else:  # the process is taken away: the run goes on elsewhere
+            self.display.close()
             raise error
 
     def begin(self) -> None:
-        """Makes or takes up the folder, builds the objects, starts the tracker."""
-        place, store = self.place, self.store
+        """Makes or takes up the folder, builds the objects, starts the sinks."""
+        place, folder = self.place, self.folder
         config = self.config_of()
-        control = {key: config.pop(key, None) for key in configs.CONTROLS}
-        todo = _todo(config, control, place, store)
+        control = {key: config.pop(key, None) for key in keys.CONTROLS}
+        todo = _todo(config, control, place, folder)
         if todo == "nothing":
             self.summary = {**dict.fromkeys(SUMMARY), **resume.summary(place.folder), "before": True}
             self.over = True
@@ -156,61 +125,59 @@ class Job:
         head: dict[str, Any] = {key: place.names[key] for key in ("problem", "preprocess", "optim", "probe")}
         head |= {"seed": config.get("seed"), "versions": _versions()}
         if todo == "new":
-            store.start(config, head)
+            folder.start(config, head)
         else:
-            store.take_up(config)
-        self.config, self.experiment = config, configs.build(config, names=place.names)
-        self.display = self.display_of(title=place.title, steps=config["steps"])
+            folder.take_up(config)
+        experiment = configs.build(config, names=place.names)
+        note = functools.partial(console.note, place.title)
         kept = None
         if todo != "new":
-            kept = _taken_up(self.experiment, config, store, self.display, anew=todo == "anew")
-            store.update(**head)
-        self._start_tracker(self.experiment, before=store.summary.get("wandb") if kept else None)
-        self.spent = kept.facts["seconds"] if kept else 0.0
-        self._prepare(self.experiment, kept)
+            kept = _taken_up(experiment, config, folder, note, anew=todo == "anew")
+            folder.update(**head)
+        self._prepare(experiment, config, kept)
+        self._start(experiment, config, kept)
+        self.begun = time.perf_counter() - self.spent
 
-    def _start_tracker(self, experiment: configs.Experiment, *, before: Any) -> None:
-        place, store = self.place, self.store
-        store.update(parameters=experiment.parameters, examples=experiment.problem.examples)
-        if own := experiment.probe.quantities:
-            store.update(quantities={quantity.name: quantity.meaning for quantity in own})
-        experiment.tracker.start(
-            config=self.config,
-            folder=place.folder,
-            group=place.group,
-            job_type=place.names["problem"] if place.group else None,
-            name=place.title,
-            tags=place.tags,
-            own=experiment.probe.quantities,
-            before=before,
-        )
-        if experiment.tracker.identity:
-            store.update(wandb=experiment.tracker.identity)
-        if experiment.tracker.address:
-            self.display.note(f"W&B: {experiment.tracker.address}")
-
-    def _prepare(self, experiment: configs.Experiment, kept: resume.Kept | None) -> None:
-        """What the records go to, and the run that gives them."""
+    def _prepare(self, experiment: configs.Experiment, config: dict[str, Any], kept: resume.Kept | None) -> None:
+        """The run that gives the records."""
         import jax
 
         from curvexp.training import Run
 
-        config = self.config
-        self.way = Trajectory(experiment, config["landscape"])
-        self.keeper = Checkpoints(config["checkpoint"], self.store, self.display, self.way, experiment.tracker)
-        self.key, self.settings = jax.random.key(config["seed"]), configs.settings(config)
+        self.settings = configs.settings(config)
         own = {name: self.settings.pop(name) for name in ("target", "diverge_at")}
-        snapshot = kept.snapshot if kept else None
-        self.run = Run(experiment.problem, experiment.optimizer, self.key, experiment.probe, **own, resume=snapshot)
-        self.begun = time.perf_counter() - self.spent
+        key, snapshot = jax.random.key(config["seed"]), kept.snapshot if kept else None
+        self.run = Run(experiment.problem, experiment.optimizer, key, experiment.probe, **own, resume=snapshot)
         if kept:
-            self.figures |= kept.facts["figures"]
-            self.keeper.take_up(kept)
-            ending = dict(kept.facts.get("outcome") or {})
+            self.spent, ending = kept.facts["seconds"], kept.facts.get("outcome")
             if ending and (ending["reason"] is not None or ending["steps"] >= config["steps"]):
-                self._ends(ending)  # all was done but the summary
-                return
-        GOING.append(self.keeper)
+                self.over, self.status = True, ending["status"]  # all was done but the summary
+
+    def _start(self, experiment: configs.Experiment, config: dict[str, Any], kept: resume.Kept | None) -> None:
+        place, folder = self.place, self.folder
+        run = RunStart(
+            folder=place.folder,
+            config=config,
+            title=place.title,
+            names=place.names,
+            group=place.group,
+            tags=place.tags,
+            parameters=experiment.parameters,
+            examples=experiment.problem.examples,
+            quantities=experiment.probe.quantities,
+            step=int(kept.snapshot.state.step) if kept else 0,
+            before=dict(folder.summary) if kept else {},
+            kept={**kept.facts, **kept.arrays, "params": kept.snapshot.state.params} if kept else {},
+            ended=self.over,
+            figures=self.store.figures,
+            note=functools.partial(console.note, place.title),
+            add=folder.update,
+        )
+        asked = self.signals.asked
+        for sink in sinks.of_run(self.store, self.display, experiment, checkpoint_asked=asked):
+            if sink is not self.store:
+                self.sinks.append(sink)  # before it starts: what it began is finished
+            sink.start(run)
 
     def records(self) -> Iterator[Any]:
         """Of this job's run alone."""
@@ -221,56 +188,42 @@ class Job:
                 yield from records
 
     def append(self, record: Any) -> None:
-        """Takes a record: it is on the disk before it is shown."""
-        assert self.experiment is not None
+        """Gives a record to every sink: it is on the disk before it is shown."""
         record = record._replace(seconds=round(time.perf_counter() - self.begun, 6))
-        figures = self.figures
-        self.store.append(record)
-        self.way.append(record)
-        self.experiment.tracker.append(record)
-        if record.note:
-            self.display.note(record.note)
-            self.store.update(choice=record.note)
-        if record.step == 0:
-            figures |= {f"{name}_start": record.scalars.get(name) for name in AT_START}
-        figures |= {**record.scalars, "steps": record.step}
-        self.display.update(record.step, figures)
-        self.keeper.append(record, figures, now=self.signals.asked())
+        for sink in self.sinks:
+            sink.append(record)
         if record.outcome:
-            self._ends(record.outcome._asdict())
+            self.over, self.status = True, record.outcome.status
         elif self.signals.caught:
             raise KeyboardInterrupt(self.signals.caught)
 
-    def _ends(self, outcome: dict[str, Any]) -> None:
-        self.over, self.status = True, outcome.pop("status")
-        self.figures |= outcome
-        self.way.keep(self.store, self.display, self.key)
-
-    def _close(self) -> None:
-        GOING[:] = [keeper for keeper in GOING if keeper.store is not self.store]
-        if self.display:
-            self.display.close()
-
     def end(self) -> None:
-        """Writes the summary, whose status says how the job went, and ends its tracker; raises where the folder is broken alone."""
-        self._close()
+        """Finishes the sinks with how the job went; raises where the folder is broken alone."""
         if self.summary:  # of a job that had ended before
             return
-        tail, folder = self.figures, self.place.folder
+        outcome = self._outcome()
+        try:
+            self.store.finish(outcome)
+        except OSError as error:  # the disk is full or gone: what was recorded before stays
+            self.folder.leave()
+            self.status, self.reason = "failed", outcome.reason or _unwritten(self.place.folder, error)
+            outcome = self._outcome()
+            self.store.finish(outcome)
+        with contextlib.ExitStack() as others:  # all of them, also where Ctrl-C stops one
+            for sink in reversed(self.sinks[1:]):
+                others.callback(sink.finish, outcome)
+        self.summary = {**outcome.summary, "refused": self.refused}
+
+    def _outcome(self) -> RunEnd:
+        tail = {**self.store.figures, **self.store.ending, "status": self.status}
+        tail |= {"seconds": round(time.perf_counter() - self.begun, 3)}
+        if self.reason is not None:
+            tail["reason"] = self.reason
         if tail.get("reason"):
             tail["reason"] = secrets.hidden(tail["reason"])
-        tail |= {"status": self.status, "seconds": round(time.perf_counter() - self.begun, 3)}
-        try:
-            summary = self.store.finish(**tail)
-        except OSError as error:  # the disk is full or gone: what was recorded before stays
-            self.store.leave()
-            reason = tail.get("reason") or _unwritten(folder, error)
-            summary = self.store.finish(**{**tail, "status": "failed", "reason": reason})
-        if self.experiment:
-            if self.experiment.tracker.address:
-                self.experiment.tracker.show(_figures(folder))
-            self.experiment.tracker.finish(summary=summary, status=self.status)
-        self.summary = {**summary, "refused": self.refused}
+        summary = {**self.folder.summary, **jsonable(tail)}
+        figures = functools.partial(sinks.figures, self.place.folder)
+        return RunEnd(self.status, summary["reason"], summary, figures)
 
     def result(self) -> float:
         """What Hydra is given for the job, which is shown in a line.
@@ -321,7 +274,7 @@ def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: 
 
 
 def _taken_up(
-    experiment: configs.Experiment, config: dict[str, Any], store: RunFolder, display: Any, *, anew: bool
+    experiment: configs.Experiment, config: dict[str, Any], store: RunFolder, note: Callable[[str], None], *, anew: bool
 ) -> resume.Kept | None:
     """The checkpoint that the run goes on from, its files cut to what it counts on; None: it begins again."""
     folder, kept = store.path, None
@@ -330,9 +283,7 @@ def _taken_up(
 
         checkpoint.remove(folder)
     else:
-        kept = resume.last(
-            folder, experiment.problem, experiment.optimizer, batch_size=config["batch_size"], note=display.note
-        )
+        kept = resume.last(folder, experiment.problem, experiment.optimizer, batch_size=config["batch_size"], note=note)
     store.cut(kept.facts["sizes"] if kept else {})
     if kept:
         made = store.summary.get("versions")
@@ -340,62 +291,16 @@ def _taken_up(
             changed = [
                 f"{name} {made.get(name)} -> {now}" for name, now in _versions().items() if made.get(name) != now
             ]
-            display.note(f"{', '.join(changed)} since it was begun: what follows may differ by rounding")
-        display.note(f"goes on from step {int(kept.snapshot.state.step)}")
+            note(f"{', '.join(changed)} since it was begun: what follows may differ by rounding")
+        note(f"goes on from step {int(kept.snapshot.state.step)}")
     else:
-        display.note("begins anew" if anew else "there is no checkpoint: it begins anew")
+        note("begins anew" if anew else "there is no checkpoint: it begins anew")
     return kept
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
     return {"curvexp": __version__, **{name: version(name) for name in PACKAGES}}
-
-
-def _tags() -> list[str]:
-    """The study that the run belongs to, where it belongs to one."""
-    study = HydraConfig.get().runtime.choices.get("study")
-    return [str(study)] if study not in (None, "null", "None") else []
-
-
-def _figures(folder: Path) -> dict[str, Any]:
-    """The spectrum, the density and the planes of a run, for a tracker; without those that have nothing to show."""
-    from curvexp.report import charts
-    from curvexp.store import load_densities, load_planes, load_runs
-
-    found, densities = load_runs(folder), load_densities(folder)
-    figures = {"curvature/spectrum": charts.spectrum(found, densities), "curvature/density": charts.density(densities)}
-    for plane in load_planes(folder):
-        key = {"parameters": "way", "eigenvectors": "along_eigenvectors", "random": "along_random_directions"}.get(
-            plane["name"]
-        )
-        if key:
-            figures[f"loss/{key}"] = charts.contour(plane)
-        if plane["name"] == "parameters":
-            figures["loss/surface"] = charts.surface(plane)
-    return {key: figure for key, figure in figures.items() if not (figure.layout.meta or {}).get("empty")}
-
-
-def _title(hydra: Any) -> str:
-    """A job of a sweep: its number, and those of its overrides that the sweep varies, all of them where it does not tell."""
-    overrides, varied = list(hydra.overrides.task), _varied(str(hydra.sweep.dir))
-    return " ".join([f"#{hydra.job.num}", *([o for o in overrides if resume.key_of(o) in varied] or overrides)])
-
-
-@functools.lru_cache(maxsize=8)
-def _varied(sweep: str) -> frozenset[str]:
-    """The keys to which a sweep gives several values."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(resume.sweep_overrides(Path(sweep)))
-    except ConfigError:
-        return frozenset()
-    return frozenset(resume.key_of(str(o.input_line)) for o in parsed if o.is_sweep_override())
-
-
-def _group(hydra: Any) -> str:
-    return "/".join(Path(str(hydra.sweep.dir)).parts[-2:])
 
 
 def _short(folder: Path) -> Path:

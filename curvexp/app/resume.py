@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvexp.app import build as configs
+from curvexp.app import keys
 from curvexp.errors import ConfigError
 from curvexp.store import FILES, read_object
 
-ALLOWED = ("steps", "target", "track", "checkpoint")  # keys that a resumed run may change
+ALLOWED = ("steps", "target", "track", "sinks", "checkpoint")  # keys that a resumed run may change
 TRUSTED = (
     "curvexp",
     "optax",
@@ -249,7 +249,7 @@ def _of_the_experiment(task: Sequence[str]) -> list[str]:
     for text in task:
         override = OverridesParser.create().parse_override(text)
         key = str(override.key_or_group)
-        if key.startswith("hydra") or str(override.package or "").startswith("hydra") or key in configs.CONTROLS:
+        if key.startswith("hydra") or str(override.package or "").startswith("hydra") or key in keys.CONTROLS:
             continue
         if "${" in text and ":" in text.split("${", 1)[1]:
             raise ValueError(f"{text}: asks for something of this machine")
@@ -439,7 +439,7 @@ def check_steps(config: Mapping[str, Any], run: Path) -> None:
 
 def experiment(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that a resumed run may not change."""
-    return {key: value for key, value in config.items() if key not in (*ALLOWED, *configs.CONTROLS)}
+    return {key: value for key, value in config.items() if key not in (*ALLOWED, *keys.CONTROLS)}
 
 
 def still_to_do(config: Mapping[str, Any], run: Path, retry: Sequence[str]) -> str | None:
@@ -473,7 +473,7 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what has come to conf/config.yaml since it was recorded."""
-    return {**configs.defaults(), **config}
+    return {**keys.defaults(), **config}
 
 
 def _line(error: BaseException) -> str:

@@ -11,8 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from curvexp import console
-from curvexp.app import build as configs
-from curvexp.app import resume, supervisor
+from curvexp.app import keys, resume, supervisor
 from curvexp.errors import ConfigError
 from curvexp.store import MARKS, RunFolder, ending
 
@@ -97,7 +96,7 @@ def _recorded(folder: Path, since: float) -> bool:
 
 def _plain(config: DictConfig) -> dict[str, Any]:
     try:
-        return configs.plain(config)
+        return keys.plain(config)
     except ConfigError:
         return {}
 

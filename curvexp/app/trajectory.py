@@ -3,36 +3,65 @@
 import math
 from typing import Any
 
-from curvexp import console
-from curvexp.app import build as configs
+from curvexp.record import Record
+from curvexp.sink import RunEnd, RunStart
 from curvexp.store import RunFolder
 
 
 class Trajectory:
-    """The way of a run through parameter space, for the planes that the report draws."""
+    """The sink that follows the parameters; with the last record it writes landscape.json, without which a run is whole.
 
-    def __init__(self, experiment: configs.Experiment, wish: Any) -> None:
-        flat = experiment.parameters == 2 and wish in ("auto", "all")
-        self.problem, self.flat, self.around = experiment.problem, flat, wish == "all" and not flat
+    Attributes:
+        steps: at which the parameters were followed. points: the parameters there, where they are two numbers.
+    """
+
+    def __init__(self, folder: RunFolder, problem: Any) -> None:
+        self.folder, self.problem = folder, problem
+        self.flat = self.around = False
         self.steps: list[int] = []
         self.points: list[Any] = []
         self.params: Any = None
 
-    def append(self, record: Any) -> None:
+    def start(self, run: RunStart) -> None:
+        """Begins, or stands where the checkpoint was made; of a run that lacks its end alone, draws."""
+        wish = run.config["landscape"]
+        self.flat = run.parameters == 2 and wish in ("auto", "all")
+        self.around = wish == "all" and not self.flat
+        self.note, self.seed = run.note, run.config["seed"]
+        if run.kept:
+            self.steps, self.points = [int(step) for step in run.kept["way"]], list(run.kept["points"])
+            if run.step in self.steps:
+                self.params = run.kept["params"]
+            elif math.isfinite(run.kept["figures"].get("loss", math.nan)):
+                self._follow(run.step, run.kept["params"])
+        if run.ended:
+            self._draw()
+
+    def append(self, record: Record) -> None:
         """Follows a record whose parameters are finite."""
-        if not (self.flat or self.around) or not math.isfinite(record.scalars["loss"]):
+        if math.isfinite(record.scalars["loss"]):  # type: ignore[arg-type]
+            self._follow(record.step, record.state.params)
+        if record.outcome:
+            self._draw()
+
+    def finish(self, outcome: RunEnd) -> None:
+        """Nothing is left to do."""
+
+    def _follow(self, step: int, params: Any) -> None:
+        if not (self.flat or self.around):
             return
-        self.params = record.state.params
-        self.steps.append(record.step)
+        self.params = params
+        self.steps.append(step)
         if self.flat:
             from jax.flatten_util import ravel_pytree
 
-            self.points.append(ravel_pytree(self.params)[0])
+            self.points.append(ravel_pytree(params)[0])
 
-    def keep(self, store: RunFolder, display: console.Display, key: Any) -> None:
-        """Writes landscape.json; a run is whole without it, and where it fails it says so."""
+    def _draw(self) -> None:
+        """Writes landscape.json; where it fails it says so."""
         if self.params is None:
             return
+        import jax
         import numpy as np
 
         from curvexp import landscape
@@ -49,7 +78,7 @@ class Trajectory:
                 optimum = self.problem.known.optimum
                 planes = [landscape.parameter_plane(whole, self.params, path[near], steps, optimum)]
             else:
-                planes = landscape.around(whole, self.params, step=self.steps[-1], key=key)
-            store.keep("landscape.json", {"planes": planes})
+                planes = landscape.around(whole, self.params, step=self.steps[-1], key=jax.random.key(self.seed))
+            self.folder.keep("landscape.json", {"planes": planes})
         except Exception as error:
-            display.note(f"landscape.json was not written: {type(error).__name__}: {error}")
+            self.note(f"landscape.json was not written: {type(error).__name__}: {error}")

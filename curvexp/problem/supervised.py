@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from curvexp.errors import ConfigError
 from curvexp.preprocess import BatchNorm, Preprocess
@@ -19,19 +20,20 @@ Criterion = Callable[[Any, Any], Any]
 
 def squared_error(outputs: Any, targets: Any) -> Any:
     """½ mean over the examples of the squared distance between outputs and targets, both (P, K); shape ()."""
-    return 0.5 * jnp.mean(jnp.sum(jnp.square(outputs - targets), axis=-1))
+    return jnp.mean(jnp.sum(optax.losses.l2_loss(outputs, targets), axis=-1))
 
 
 def softmax_cross_entropy(outputs: Any, targets: Any) -> Any:
     """Mean over the examples of −log softmax(outputs)[target]; outputs (P, K), targets (P,) integer; shape ()."""
-    chosen = jnp.take_along_axis(outputs, targets[:, None], axis=-1)[:, 0]
-    return jnp.mean(jax.nn.logsumexp(outputs, axis=-1) - chosen)
+    return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets))
 
 
 def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
-    """Mean over the examples of log(1 + eᶻ) − tz; one logit z an example, outputs (P, 1), targets (P,) 0 or 1; shape ()."""
-    logits = outputs[:, 0]
-    return jnp.mean(jax.nn.softplus(logits) - targets.astype(logits.dtype) * logits)
+    """Mean over the examples of −log σ(z) where the target is 1, −log σ(−z) where it is 0.
+
+    One logit z an example: outputs (P, 1), targets (P,) of 0 and 1; shape ().
+    """
+    return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(outputs[:, 0], targets))
 
 
 class Prepared(NamedTuple):

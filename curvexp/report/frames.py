@@ -111,7 +111,8 @@ def runs_of(frame: "pd.DataFrame | Runs", by: Sequence[str] = SETTING) -> pd.Dat
 def varying(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> list[str]:
     """The config's keys, seed aside, that differ between runs of one setting: over these the aggregate is taken too."""
     readable = short(runs[runs["status"] != "unreadable"])
-    inside = [c for c in runs.columns if str(c).startswith("config.") and c not in ("config.seed", "config.track")]
+    aside = ("config.seed", "config.track", "config.sinks")
+    inside = [c for c in runs.columns if str(c).startswith("config.") and c not in aside]
     groups = readable.groupby(list(by), dropna=False, sort=False)
     found = []
     for column in inside:

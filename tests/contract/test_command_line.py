@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curvexp import console
-from curvexp.app import build as configs
+from curvexp.app import build, keys
 from curvexp.errors import ConfigError
 
 CHOSEN = (
@@ -41,9 +41,9 @@ def numbers(node, path=()):
 @pytest.mark.parametrize("chosen", CHOSEN, ids=" ".join)
 def test_a_number_that_comes_as_text_is_refused_as_text(chosen, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
-        plain = configs.plain(compose("config", overrides=list(chosen)))
-    plain = {key: value for key, value in plain.items() if key not in configs.CONTROLS}
+    with initialize_config_dir(version_base="1.3", config_dir=str(keys.conf_folder())):
+        plain = keys.plain(compose("config", overrides=list(chosen)))
+    plain = {key: value for key, value in plain.items() if key not in keys.CONTROLS}
     groups = {word.split("=")[0].split("/")[0] for word in chosen}
     tried = 0
     for path, value in numbers(plain):
@@ -55,7 +55,7 @@ def test_a_number_that_comes_as_text_is_refused_as_text(chosen, tmp_path, monkey
             node = node[key]
         node[path[-1]] = str(value)
         with pytest.raises(ConfigError, match="is text, as is every variable of the environment"):
-            configs.build(changed)
+            build.build(changed)
         tried += 1
     assert tried
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import curvexp
-from curvexp import optim, preprocess, probe, problem, testing
+from curvexp import console, optim, preprocess, probe, problem, testing, track
+from curvexp.app import keeper, sinks, trajectory
+from curvexp.app.launch import rows
 from curvexp.problem import data
+from curvexp.store import ENDINGS, RunFolder
 
 RAW = preprocess.raw()
 PROBLEMS = {
@@ -126,3 +129,78 @@ def test_a_probe_that_breaks_a_promise_is_told_which():
     described = with_reading(scalars=lambda scalars: {**scalars, "entropy": 1.0})
     own = curvexp.Quantity("entropy", "curvature", "entropy of the spectrum")
     testing.check_probe(described._replace(quantities=(own,)), small)
+
+
+def started(tmp_path):
+    """The run's folder, begun as a job begins it."""
+    folder = RunFolder(tmp_path)
+    folder.start(testing.RUN_CONFIG, {})
+    return folder
+
+
+SINKS = {
+    "store": lambda folder: sinks.Store(folder),
+    "display": lambda folder: console.Display(),
+    "a row's display": lambda folder: rows.Share(rows.Together(1, steps=4)),
+    "off": lambda folder: track.off(),
+    "checkpoint": lambda folder: keeper.Checkpoints(folder, trajectory.Trajectory(folder, problem.bowl()), track.off()),
+    "trajectory": lambda folder: trajectory.Trajectory(folder, problem.bowl()),
+}
+
+
+@pytest.mark.parametrize("status", ENDINGS)
+@pytest.mark.parametrize("name", SINKS)
+def test_sinks_that_ship_pass(name, status, tmp_path):
+    testing.check_sink(SINKS[name](started(tmp_path)), status=status, folder=tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert ("checkpoints" in left) == (name == "checkpoint" and status in ("completed", "diverged", "interrupted"))
+    assert ("landscape.json" in left) == (name == "trajectory" and status in ("completed", "diverged"))
+
+
+@pytest.mark.slow  # W&B's own start and end; tests/test_track.py has its promises one by one
+def test_the_sink_of_wandb_passes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    testing.check_sink(track.wandb(), folder=tmp_path)
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def start(self, run):
+        self.title, self.records = run.title, []
+        run.add(kept=True)
+
+    def append(self, record):
+        self.records.append(record)
+
+    def finish(self, outcome):
+        assert [record.step for record in self.records] == [0, 2, 4]
+
+
+def broken(method, body):
+    return type("Broken", (Kept,), {method: body})()
+
+
+BROKEN_SINKS = {
+    "append raises nothing; ZeroDivisionError": broken("append", lambda self, record: 1 / 0),
+    "append raises nothing; TypeError": broken("append", lambda self, record: record.scalars["grad_norm"] + None),
+    "append leaves what it is given": broken("append", lambda self, record: record.scalars.clear()),
+    "start leaves what it is given": broken("start", lambda self, run: run.config.pop("seed")),
+    "JSON holds what it adds": broken("finish", lambda self, outcome: None),
+}
+
+
+@pytest.mark.parametrize("promise", BROKEN_SINKS)
+def test_a_sink_that_breaks_a_promise_is_told_which(promise):
+    sink = BROKEN_SINKS[promise]
+    if promise.startswith("JSON"):
+        sink.start = lambda run: (Kept.start(sink, run), run.add(opened={1, 2}))
+    with pytest.raises(testing.ContractError, match=promise):
+        testing.check_sink(sink)
+    testing.check_sink(Kept())
+
+
+def test_a_sink_has_three_methods():
+    with pytest.raises(testing.ContractError, match="has the method finish"):
+        testing.check_sink(type("Half", (), {"start": print, "append": print})())

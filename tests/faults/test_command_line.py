@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 import curvexp
 from curvexp.__main__ import main
-from curvexp.app import build as configs
+from curvexp.app.keys import GROUPS, conf_folder
 from curvexp.store.folder import ENDINGS
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ FOLDERS = [  # below the folder that the command line runs in, or nowhere
     *("/dev/null/x", "null", "42", "[a]", "{a:1}", "${nowhere}", "'\x1b[31mred'", "'[red]'", "true", "../here/x", "'\udcff'"),
     *("'a\nb'", "${hydra.run.dir}", "???"),
 ]  # fmt: skip
-OPTIONS = {group: tuple(sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))) for group in configs.GROUPS}
+OPTIONS = {group: tuple(sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))) for group in GROUPS}
 OPTIONS |= {"problem.data": tuple(sorted(p.stem for p in (ROOT / "conf/problem/data").glob("*.yaml")))}
 OPTIONS |= {"optim.schedule": ("cosine", "warmup_cosine", "null")}
 OPTIONS["track"] = ("off",)  # wandb starts a service: chosen by name below, with modes that reach no network
@@ -121,7 +121,7 @@ CHOSEN = (  # whose keys are typed: the first that is quick to compile, and all
 def keys(slow):
     """Every key of the composed configs, Hydra's own among them, each with the options that have it."""
     found = {}
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         for chosen in CHOSEN if slow else CHOSEN[:4]:
             composed = compose("config", overrides=list(chosen), return_hydra_config=True)
             for key in _leaves(OmegaConf.to_container(composed, resolve=False)):

@@ -40,7 +40,7 @@ VALUES = [
     *("[]", "{}", "[[]]", "[" * 200 + "]" * 200, "[" * 5000 + "]" * 5000, '{"a":' * 60 + "1" + "}" * 60, "[1,[2]]"),
     *(json.dumps(dict.fromkeys(map(str, range(300)), 1)), json.dumps([0.5] * 400), '"completed"', '"running"'),
     '{"_target_": "os.mkdir", "path": "SENTINEL"}',
-    '{"_target_": "curvexp.app.build._schedule", "node": "{\\"_target_\\": \\"os.mkdir\\", \\"path\\": \\"SENTINEL\\"}"}',
+    '{"_target_": "curvexp.app.build._shared", "path": "optim", "node": "{\\"_target_\\": \\"os.mkdir\\", \\"path\\": \\"SENTINEL\\"}"}',
     '{"_target_": "jax.numpy.load", "file": "PICKLE", "allow_pickle": true}',
     *map(json.dumps, TEXTS),
 ]
@@ -747,7 +747,11 @@ def of_problem(**keys):
     return changed("config.json", lambda held: held["problem"].update(keys))
 
 
-SCHEDULE = {"_target_": "curvexp.app.build._schedule", "node": '{"_target_": "os.mkdir", "path": "SENTINEL"}'}
+SCHEDULE = {
+    "_target_": "curvexp.app.build._shared",
+    "path": "optim",
+    "node": '{"_target_": "os.mkdir", "path": "SENTINEL"}',
+}
 SHELL = {"_target_": "os.system", "command": "mkdir SENTINEL"}
 REFUSED = {  # what a folder asks for, whether the person names packages, and a word of the refusal
     "a file of pickles": (of_problem(matrix={"_target_": "jax.numpy.load", "file": "PICKLE", "allow_pickle": True}), [], "no part of"),

@@ -274,13 +274,13 @@ class _Composed:
 
     def lost(self, reason: str) -> JobReturn:
         """Records the job as failed, in its folder and on the screen."""
-        from curvexp.app import build as configs
+        from curvexp.app import keys
 
         ours = OmegaConf.masked_copy(self.composed, [str(key) for key in self.composed if key != "hydra"])
         choices = self.composed.hydra.runtime.choices
         store = RunFolder(self.folder)
         names = {group: str(choices.get(group)) for group in ("problem", "preprocess", "optim", "probe")}
-        plain = {key: value for key, value in configs.plain(ours).items() if key not in configs.CONTROLS}
+        plain = {key: value for key, value in keys.plain(ours).items() if key not in keys.CONTROLS}
         if (self.folder / "metrics.jsonl").exists():  # what it recorded stays
             store.take_up(plain)
         else:

@@ -1,30 +1,24 @@
-"""Configs of a sweep's jobs: those that differ in numbers alone are composed once, and varied."""
+"""Configs of a sweep's jobs: those that differ in numbers alone are composed once, and varied.
+
+Hydra composes a config in 50 to 95 ms on two cores; all else of a small job takes 20 to 30 ms.
+"""
 
 import copy
-import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import is_float, yaml_is_bool  # what OmegaConf quotes in YAML
 
+from curvexp.app import hydra_private
 from curvexp.app.launch.jobs import Job, distinct
 
 COMPOSED = 16  # configs kept of jobs that go one after the other
-
-
-CHANGING = {  # what of Hydra's config is a job's own
-    ("overrides", "task"),
-    ("runtime", "output_dir"),
-    *(("job", key) for key in ("id", "num", "override_dirname")),
-}
 
 
 def check_batch(batch: Sequence[Sequence[str]], *, config: DictConfig, context: Any) -> list[dict[str, Any]]:
@@ -67,9 +61,6 @@ class Group:
         self.ours = OmegaConf.masked_copy(self.composed, keys)
         plain: Any = OmegaConf.to_container(self.composed.hydra, enum_to_str=True)
         self.plain: dict[str, Any] = plain
-        self.fixed = {path: self._line(*path) for path in self._paths() if path not in CHANGING}
-        whole: Any = OmegaConf.to_container(self.ours)
-        self.parts = {key: _yaml({key: value}) for key, value in whole.items()}  # of ours, as they stand in the file
         self.lines = [str(line) for line in self.composed.hydra.overrides.task]
         self.dir: str | None = None
         self.varied, self.overruled = first.varied, first.overruled
@@ -131,17 +122,14 @@ class Group:
                 self.varied[key] = value
                 OmegaConf.update(self.composed, key, value)
                 OmegaConf.update(self.ours, key, value)
-                name = key.split(".")[0]
-                part = self.ours[name]
-                self.parts[name] = _yaml({name: OmegaConf.to_container(part) if OmegaConf.is_config(part) else part})
         state: Any = HydraConfig.instance()
         state.cfg = self.composed
         hydra, style = self.composed.hydra, self.plain["job"]["config"]["override_dirname"]
         tasks = [o for o in job.parsed if not o.is_hydra_override()]
         lines = [str(o.input_line) for o in tasks]
         number = {"id": str(job.number), "num": job.number}
-        number["override_dirname"] = get_overrides_dirname(
-            overrides=tasks, kv_sep=style["kv_sep"], item_sep=style["item_sep"], exclude_keys=style["exclude_keys"]
+        number["override_dirname"] = hydra_private.overrides_dirname(
+            tasks, kv_sep=style["kv_sep"], item_sep=style["item_sep"], exclude_keys=style["exclude_keys"]
         )
         for position, line in enumerate(lines):
             if line != self.lines[position]:
@@ -165,43 +153,26 @@ class Group:
         name = str(sweep["subdir"]).replace("${hydra.job.num}", str(job.number))
         return os.path.abspath(os.path.join(self.dir, str(self.composed.hydra.sweep.subdir) if "${" in name else name))
 
-    def _paths(self) -> list[tuple[str, ...]]:
-        """The parts that Hydra's config is written in, by their keys: whole, or those of which one is a job's own by the keys inside."""
-        parted = {part for part, _ in CHANGING}
-        return [
-            path
-            for key, value in self.plain.items()
-            for path in ([(key, inner) for inner in value] if key in parted else [(key,)])
-        ]
-
-    def _line(self, *path: str) -> str:
-        """Such a part as it stands in the file."""
-        value: Any = functools.reduce(lambda node, key: node[key], path, self.plain)
-        text = _yaml(functools.reduce(lambda inner, key: {key: inner}, reversed(("hydra", *path)), value))
-        return "".join(text.splitlines(keepends=True)[len(path) :])
-
     def _write(self, folder: Path, overrides: list[str]) -> None:
-        """Config, Hydra's config and overrides, by libyaml."""
+        """Config, Hydra's config and overrides."""
         folder.mkdir(exist_ok=True)
-        written, mine = "", "hydra:\n"
-        for path in self._paths():
-            mine += f"  {path[0]}:\n" if len(path) == 2 and path[0] != written else ""
-            mine += self.fixed[path] if path in self.fixed else self._line(*path)
-            written = path[0]
-        parts = {"config": "".join(self.parts.values()), "hydra": mine, "overrides": _yaml(overrides)}
-        for name, text in parts.items():
-            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        parts = {"config": OmegaConf.to_container(self.ours), "hydra": {"hydra": self.plain}, "overrides": overrides}
+        for name, value in parts.items():
+            (folder / f"{name}.yaml").write_text(_yaml(value), encoding="utf-8")
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """YAML as OmegaConf writes it: texts that would be read as numbers stand in quotes; no anchors."""
+    """YAML as OmegaConf writes it: texts that would be read as numbers stand in quotes; no anchors.
+
+    By libyaml, in a fifth of the time of OmegaConf.save, which would double the time of a small job.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _text(dumper: Any, text: str) -> Any:
-    quoted = "'" if is_float(text) or yaml_is_bool(text) else None
+    quoted = "'" if hydra_private.quoted_in_yaml(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quoted)
 
 

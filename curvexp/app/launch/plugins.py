@@ -11,15 +11,14 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-Plugins.instance()  # executes the modules of Hydra's plugins anew: classes made of theirs before would have other parents
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+from curvexp.app import hydra_private
+from curvexp.app.hydra_private import BasicSweeper
 
 PACKAGE = "hydra_plugins.curvexp"  # as conf/hydra has it
 
@@ -77,7 +76,7 @@ class OnceSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        overrides = parser.parse_overrides([*hydra_private.params_of(self), *arguments])
         trust: dict[str, None] = {}
         for batch in self.split_arguments(overrides, self.max_batch_size):
             composed = check_batch(batch, config=self.config, context=self.hydra_context)
@@ -184,12 +183,11 @@ else:
 
         def checkpoint(self, overrides: list[str], *args: Any) -> Any:
             """The job as it is queued again."""
-            from curvexp.app import build as configs
-            from curvexp.app import keeper, resume
+            from curvexp.app import keeper, keys, resume
 
             keeper.keep_now()
             sweep = Path(str(self.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
-            kept = [text for text in overrides if resume.key_of(text) not in configs.CONTROLS]
+            kept = [text for text in overrides if resume.key_of(text) not in keys.CONTROLS]
             return super().checkpoint([*kept, *resume.again(sweep)], *args)  # type: ignore[misc]
 
     class ArrayLauncher(_Preempted, SlurmLauncher):
@@ -203,7 +201,6 @@ else:
 
 def register() -> None:
     """Makes these known to Hydra in this process."""
-    known = Plugins.instance()
     plugins: tuple[type[Plugin], ...] = (
         BasicLauncher,
         VmapLauncher,
@@ -212,9 +209,7 @@ def register() -> None:
         OnceSweeper,
         *_QUEUES,
     )
-    for plugin in plugins:
-        known.register(plugin)
-        known.class_name_to_class[f"{PACKAGE}.{plugin.__name__}"] = plugin
+    hydra_private.register(plugins, PACKAGE)
     # in the place of Hydra's own, which is its default: a file of that name in conf would be warned of at every start
     ConfigStore.instance().store(
         "basic", {"_target_": f"{PACKAGE}.BasicLauncher"}, "hydra/launcher", provider="curvexp"

@@ -16,10 +16,12 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from curvexp import console
-from curvexp.app import build as configs
+from curvexp.app import keys
 from curvexp.app.launch.composing import Group
 from curvexp.app.launch.in_turn import alone, begin_sweep
 from curvexp.app.launch.jobs import Job
+from curvexp.record import Record
+from curvexp.sink import RunEnd, RunStart
 
 if TYPE_CHECKING:
     from curvexp.app.job import Job as Running
@@ -90,7 +92,7 @@ def _together(jobs: list[Job], group: "Group") -> dict[int, JobReturn]:
     with Signals() as signals, track.together(), displays:
         for number, job in enumerate(jobs):
             begun.append(group.begin(job, execute))
-            typed = functools.partial(configs.plain, group.ours)  # this job's own until the next one begins
+            typed = functools.partial(keys.plain, group.ours)  # this job's own until the next one begins
             running.append(Running(typed, place_of_job(), signals, displays.one))
             with running[number].guard():
                 running[number].begin()
@@ -190,10 +192,9 @@ class Together:
         if self.bar:
             self.bar.stop()
 
-    def one(self, *, title: str, steps: int) -> "Share":
+    def one(self) -> "Share":
         """A job's display."""
-        self.going += 1
-        return Share(self, title, steps)
+        return Share(self)
 
     def advance(self, steps: int) -> None:
         """Shows that a job has made so many steps more."""
@@ -208,19 +209,28 @@ class Together:
 class Share:
     """One job's part of the bar: what `console.Display` is to a job alone."""
 
-    def __init__(self, whole: Together, title: str, steps: int) -> None:
-        self.whole, self.title, self.steps, self.done = whole, title, steps, 0
+    def __init__(self, whole: Together) -> None:
+        self.whole, self.steps, self.done, self.going = whole, 0, 0, False
 
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        console.err().print(f"{console.printable(self.title)}: {console.printable(text)}")
+    def start(self, run: RunStart) -> None:
+        """Counts the job among those that go on."""
+        self.title, self.steps, self.going = run.title, run.config["steps"], True
+        self.whole.going += 1
 
-    def update(self, step: int, scalars: dict[str, Any]) -> None:
-        """Adds the steps since the last update to the bar."""
-        self.whole.advance(step - self.done)
-        self.done = step
+    def append(self, record: Record) -> None:
+        """Adds the steps since the last record to the bar."""
+        if record.note:
+            console.note(self.title, record.note)
+        self.whole.advance(record.step - self.done)
+        self.done = record.step
+
+    def finish(self, outcome: RunEnd) -> None:
+        """Counts the steps that the job will not make as done."""
+        self.close()
 
     def close(self) -> None:
-        """Counts the steps that the job will not make as done."""
-        self.whole.going -= 1
-        self.whole.advance(self.steps - self.done)
+        """The same, also of a job that goes on elsewhere."""
+        if self.going:
+            self.going = False
+            self.whole.going -= 1
+            self.whole.advance(self.steps - self.done)
