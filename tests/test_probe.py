@@ -76,10 +76,10 @@ def test_k_grows_while_the_smallest_of_the_largest_stands_above():
 
 
 @pytest.mark.parametrize(
-    "name, value, count", [("MOST_PAIRS", 9, 8), ("MOST_PAIRS", 20, 16), ("_basis_bytes", lambda *_: math.inf, 2)]
+    "name, value, count", [("MOST_PAIRS", 9, 8), ("MOST_PAIRS", 20, 16), ("basis_bytes", lambda *_: math.inf, 2)]
 )
 def test_k_grows_no_further_than_there_are_pairs_and_memory_for(monkeypatch, name, value, count):
-    monkeypatch.setattr(probe, name, value)
+    monkeypatch.setattr(probe.solve, name, value)
     assert len(read(probe.top(k=2, which="LA", above=1e-9))[0].eigenvalues) == count
 
 

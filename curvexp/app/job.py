@@ -234,6 +234,8 @@ class Job:
         if record.step == 0:
             figures |= {f"{name}_start": record.scalars.get(name) for name in AT_START}
         figures |= {**record.scalars, "steps": record.step}
+        if record.reading is not None:
+            figures["operator"] = record.reading.extra.get("operator")
         self.display.update(record.step, figures)
         self.keeper.append(record, figures, now=self.signals.asked())
         if record.outcome:
@@ -359,12 +361,13 @@ def _tags() -> list[str]:
 
 
 def _figures(folder: Path) -> dict[str, Any]:
-    """The spectrum, the density and the planes of a run, for a tracker; without those that have nothing to show."""
+    """The spectrum, the density, the blocks and the planes of a run, for a tracker; without those that have nothing to show."""
     from curvexp.report import charts
-    from curvexp.store import load_densities, load_planes, load_runs
+    from curvexp.store import load_block_densities, load_blocks, load_densities, load_planes, load_runs
 
     found, densities = load_runs(folder), load_densities(folder)
     figures = {"curvature/spectrum": charts.spectrum(found, densities), "curvature/density": charts.density(densities)}
+    figures["blocks/spectrum"] = charts.blocks(load_blocks(folder), load_block_densities(folder))
     for plane in load_planes(folder):
         key = {"parameters": "way", "eigenvectors": "along_eigenvectors", "random": "along_random_directions"}.get(
             plane["name"]

@@ -34,6 +34,13 @@ def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
     return jnp.mean(jax.nn.softplus(logits) - targets.astype(logits.dtype) * logits)
 
 
+FAMILIES: dict[Criterion, str] = {  # whose mean negative log-likelihood a criterion is
+    softmax_cross_entropy: "softmax",
+    binary_cross_entropy: "bernoulli",
+    squared_error: "gaussian",
+}
+
+
 class Prepared(NamedTuple):
     """A data set ready for a loss: preprocessed in float64, then cast.
 
@@ -112,6 +119,7 @@ def supervised(
         lower_bound=0.0,
         notes=notes + ((f"batchnorm: {batchnorm}, epsilon {batchnorm.epsilon:g}",) if batchnorm else ()),
         batchnorm=batchnorm,
+        log_likelihood=FAMILIES.get(criterion) if split else None,
     )
 
 
