@@ -23,7 +23,8 @@ from curvexp.training import over_all_data
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
 SIZES = {"Dense_0": 84, "Dense_1": 21}
-MEASURED = {"k": 2, "tol": 1e-8, "density": True, "vectors": 20, "depth": 30, "dense_below": 30}  # Dense_1 densely
+PAIRS = {"k": 2, "tol": 1e-8, "dense_below": 30}  # Dense_1 densely, the whole and Dense_0 by products
+DENSE = {"k": 2, "density": True}  # all of it
 
 
 @functools.cache
@@ -32,7 +33,7 @@ def network():
     problem = problems.mlp(preprocess=preprocess.normalized(), dtype=jnp.float64, data=problems.data.wine(), hidden=[6])
     params = problem.init(KEY)
     flat, tree = ravel_pytree(params)
-    return problem, params, np.asarray(jax.hessian(lambda x: problem.loss(tree(x), problem.data))(flat))
+    return problem, params, np.asarray(jax.jit(jax.hessian(lambda x: problem.loss(tree(x), problem.data)))(flat))
 
 
 def rows_of(chosen):
@@ -50,37 +51,55 @@ def read(measure, state=None, params=None):
     return measure.measure(over_all_data(problem), start if params is None else params, state, KEY)
 
 
+def block_of(chosen):
+    """The diagonal block of the dense Hessian on the arrays whose path is chosen, and its eigenvalues."""
+    rows = rows_of(chosen)
+    part = network()[2][np.ix_(rows, rows)]
+    return part, np.linalg.eigvalsh(part)
+
+
 @functools.cache
 def by_layer():
-    return read(probe.blocks(**MEASURED))
+    return read(probe.blocks(**PAIRS))
 
 
 def test_the_layers_eigenvalues_are_those_of_the_diagonal_blocks():
     reading, _ = by_layer()
-    _, _, dense = network()
+    whole = np.linalg.eigvalsh(network()[2])
     found = reading.extra["blocks"]
     assert {name: block["size"] for name, block in found.items()} == SIZES
-    assert sum(SIZES.values()) == len(dense)
+    assert sum(SIZES.values()) == len(whole)
     for name, block in found.items():
-        rows = rows_of(lambda path, name=name: path.startswith(f"{name}/"))
-        exact = np.linalg.eigvalsh(dense[np.ix_(rows, rows)])
+        _, exact = block_of(lambda path, name=name: path.startswith(f"{name}/"))
         np.testing.assert_allclose(block["eigenvalues"], exact[-2:], atol=1e-8 * exact[-1])  # the tolerance asked for
         assert (block["residuals"] <= 1e-8 * exact[-1]).all()
         assert block["missed"] <= 1e-3
-        assert abs(block["trace"] - exact.sum()) <= 4 * block["trace_stderr"] + 1e-12 * exact[-1]
-        curve = block["density"]
-        mass = np.trapezoid(curve["density"], curve["x"])
-        assert mass == pytest.approx((len(exact) - 2) / len(exact), abs=1e-3)  # tails beyond four widths
-    whole = np.linalg.eigvalsh(dense)
+        assert "density" not in block
     np.testing.assert_allclose(reading.eigenvalues, np.r_[whole[:2], whole[-2:]], atol=1e-8 * whole[-1])
-    assert found["Dense_1"]["trace_stderr"] == 0  # computed densely
+
+
+@pytest.mark.parametrize(
+    "options", [DENSE, pytest.param({**DENSE, **PAIRS, "vectors": 20, "depth": 30}, marks=pytest.mark.slow)]
+)
+def test_a_blocks_density_has_the_moments_of_the_matrix(options):
+    reading, _ = read(probe.blocks(**options))
+    for name, block in reading.extra["blocks"].items():
+        part, exact = block_of(lambda path, name=name: path.startswith(f"{name}/"))
+        assert abs(block["trace"] - np.trace(part)) <= 4 * block["trace_stderr"] + 1e-12 * exact[-1]
+        x, density, width = (block["density"][key] for key in ("x", "density", "width"))
+        n = len(exact)
+        assert np.trapezoid(density, x) == pytest.approx((n - 2) / n, abs=1e-3)  # tails beyond four widths
+        if block["trace_stderr"] == 0:  # all eigenvalues are known: each a bell
+            moment = (exact[:-2] ** 2 + width**2).sum() / n
+            assert np.trapezoid(density * x**2, x) == pytest.approx(moment, rel=1e-2)  # the tails again
+    assert reading.extra["blocks"]["Dense_1"]["trace_stderr"] == 0
 
 
 def test_the_next_reading_has_the_same_programs_and_fewer_products():
     reading, state = by_layer()
     programs = count_programs()
     _, params, _ = network()
-    again, _ = read(probe.blocks(**MEASURED), state, jax.tree.map(lambda leaf: 1.001 * leaf, params))
+    again, _ = read(probe.blocks(**PAIRS), state, jax.tree.map(lambda leaf: 1.001 * leaf, params))
     assert count_programs() == programs
     assert again.scalars["hvps"] < reading.scalars["hvps"]
 
@@ -114,7 +133,7 @@ def test_patterns_choose_the_parameters_and_name_the_blocks():
 
 def test_what_is_not_finite_has_no_blocks():
     _, params, _ = network()
-    reading, state = read(probe.blocks(**MEASURED), params=jax.tree.map(lambda leaf: leaf * jnp.nan, params))
+    reading, state = read(probe.blocks(**DENSE), params=jax.tree.map(lambda leaf: leaf * jnp.nan, params))
     assert np.isnan(reading.eigenvalues).all()
     assert "blocks" not in reading.extra
     assert state is None
@@ -141,7 +160,7 @@ def test_bad_settings_are_refused_before_any_compute(options, message):
 def test_blocks_without_a_place_in_memory_are_refused(monkeypatch):
     monkeypatch.setattr(memory, "device", lambda: 1e4)
     with pytest.raises(ConfigError, match=r"probe.k=2: a Krylov basis for the largest of 1 blocks, of 84 parameters"):
-        probe.blocks(**MEASURED | {"dense_below": 30}).check(30, network()[0])
+        probe.blocks(**PAIRS).check(30, network()[0])
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +172,7 @@ def recorded(tmp_path_factory):
     store = RunFolder(folder / "one")
     store.start({}, {"problem": "mlp", "preprocess": "normalized", "optim": "sgd", "seed": 0})
     records = []
-    for record in training.run(problem, optim.sgd(lr=0.1), probe.blocks(every=4, **MEASURED), steps=4, key=KEY):
+    for record in training.run(problem, optim.sgd(lr=0.1), probe.blocks(every=4, **DENSE), steps=4, key=KEY):
         store.append(record)
         records.append(record)
     store.finish(status="completed", steps=4, operator="hessian")

@@ -37,7 +37,7 @@ PROBES = {
     "top": lambda: probe.top(k=2, dense_below=0),
     "density": lambda: probe.density(k=2, vectors=2, depth=10),
     "exact of the ggn": lambda: probe.exact(operator="ggn"),
-    "top of the fisher": lambda: probe.top(k=2, dense_below=0, operator="fisher"),
+    "exact of the fisher": lambda: probe.exact(operator="fisher"),
     "blocks": lambda: probe.blocks(k=2, density=True, vectors=2, depth=10),
     "off": lambda: probe.off(),
 }
