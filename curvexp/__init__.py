@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from curvexp.record import Reading as Reading
     from curvexp.record import Record as Record
     from curvexp.store import Runs as Runs
+    from curvexp.store import load_block_densities as load_block_densities
+    from curvexp.store import load_blocks as load_blocks
     from curvexp.store import load_densities as load_densities
     from curvexp.store import load_ledger as load_ledger
     from curvexp.store import load_planes as load_planes
@@ -89,7 +91,15 @@ _HOME = {
     "problem": ("Problem",),
     "quantities": ("Quantity",),
     "record": ("Reading", "Record"),
-    "store": ("Runs", "load_densities", "load_ledger", "load_planes", "load_runs"),
+    "store": (
+        "Runs",
+        "load_block_densities",
+        "load_blocks",
+        "load_densities",
+        "load_ledger",
+        "load_planes",
+        "load_runs",
+    ),
     "training": ("Run", "run", "run_many"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

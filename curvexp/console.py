@@ -192,8 +192,9 @@ def figures(scalars: Mapping[str, Any]) -> str:
     parts = [f"loss {number(scalars.get('loss'))}"]
     if scalars.get("sharpness") is not None:
         parts.append(f"sharpness {ratio(scalars)}")
-    condition = condition_number(scalars)
-    return "  ".join([*parts, f"κ {condition}"] if condition else parts)
+    condition, operator = condition_number(scalars), scalars.get("operator")
+    whose = "" if operator in (None, "hessian") else f" of {printable(operator)}"
+    return "  ".join([*parts, f"κ{whose} {condition}"] if condition else parts)
 
 
 def ratio(scalars: Mapping[str, Any]) -> str:
@@ -214,6 +215,7 @@ def condition_number(scalars: Mapping[str, Any]) -> str:
 def result(title: str, summary: dict[str, Any], folder: Any) -> Table:
     """The small table at the end of a run."""
     status = summary["status"] + (f": {summary['reason']}" if summary.get("reason") else "")
+    operator = summary.get("operator")
     summary = {key: value for key, value in summary.items() if is_number(value)}  # a resumed run's may hold anything
     table = Table(title=printable(title), show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -223,6 +225,7 @@ def result(title: str, summary: dict[str, Any], folder: Any) -> Table:
         "loss": f"{number(summary.get('loss_start'))} → {number(summary.get('loss'))} in {summary.get('steps')} steps",
         "steps to target": _steps_to_target(summary),
         "rate": _beside(summary.get("rate"), "theory", summary.get("rate_theory"), digits=6),
+        "operator": _operator(operator),
         "λmax": _span(summary, "lambda_max"),
         "λmin": _span(summary, "lambda_min"),
         "sharpness": _sharpness(summary),
@@ -272,6 +275,13 @@ def _beside(value: Any, name: str, other: Any, *, digits: int) -> str:
     if value is None and other is None:
         return ""
     return number(value, digits) + (f"  ({name} {number(other, digits)})" if other is not None else "")
+
+
+def _operator(name: Any) -> str:
+    """Whose eigenvalues those of the table are, where they are not the Hessian's."""
+    if name in (None, "hessian"):
+        return ""
+    return f"{printable(name)}, whose eigenvalues follow; the Hessian's, and a sharpness, were not measured"
 
 
 def _span(summary: dict[str, Any], name: str) -> str:

@@ -4,8 +4,8 @@ The console, the tables, the page with its glossary, W&B's sections, the dashboa
 list. A new scalar of ours is one entry here. A scalar of a person's own probe is described by the probe's `quantities`; a scalar that
 nobody describes stands in the section `other`.
 
-Notation: H is the Hessian of the loss over all training data, A the operator that decides stability, g the gradient over all training
-data, s the coming step, α the step size.
+Notation: H is the Hessian of the loss over all training data, M the operator that the probe measures (H, unless `probe.operator` says
+otherwise), A the operator that decides stability, g the gradient over all training data, s the coming step, α the step size.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 
 from curvexp.errors import ConfigError
 
+OPERATORS = {  # what a probe can measure: in a record's `operator`, and in words
+    "hessian": "Hessian",
+    "ggn": "generalized Gauss-Newton matrix",
+    "fisher": "Fisher information",
+}
 SECTIONS = ("loss", "curvature", "theory", "timing", "other")  # in the order in which they are shown
 
 
@@ -103,7 +108,8 @@ STABILITY = (
     Quantity(
         "sharpness",
         "curvature",
-        "λmax of A, the curvature that decides stability; null where A is not known. Above the threshold a step is unstable on a quadratic",
+        "λmax of A, the curvature that decides stability; null where A is not known, or M is not the Hessian. Above the threshold a step "
+        "is unstable on a quadratic",
         summary=True,
         start=True,
         overview=True,
@@ -128,7 +134,7 @@ SPECTRUM = (
     Quantity(
         "lambda_max",
         "curvature",
-        "largest eigenvalue of H: how sharply the loss curves along its steepest direction",
+        "largest eigenvalue of M, the measured operator: of the Hessian, how sharply the loss curves along its steepest direction",
         "λmax",
         summary=True,
         start=True,
@@ -138,14 +144,14 @@ SPECTRUM = (
     Quantity(
         "lambda_min",
         "curvature",
-        "smallest eigenvalue of H; below 0 the loss curves downwards along its direction",
+        "smallest eigenvalue of M; of the Hessian, below 0 the loss curves downwards along its direction",
         "λmin",
         summary=True,
         start=True,
         extreme="min",
     ),
-    Quantity("lambda_max_residual", "curvature", "‖Hv − λv‖ for λmax: some eigenvalue of H lies within it"),
-    Quantity("lambda_min_residual", "curvature", "‖Hv − λv‖ for λmin: some eigenvalue of H lies within it"),
+    Quantity("lambda_max_residual", "curvature", "‖Mv − λv‖ for λmax: some eigenvalue of M lies within it"),
+    Quantity("lambda_min_residual", "curvature", "‖Mv − λv‖ for λmin: some eigenvalue of M lies within it"),
     *(
         Quantity(
             f"{name}_missed",
@@ -160,7 +166,7 @@ SPECTRUM = (
     Quantity(
         "eigenvalues_missed",
         "curvature",
-        "part of the spectrum of H: the same for any of the pairs that were asked for; of A it is `missed` in the ledger",
+        "part of the spectrum of M: the same for any of the pairs that were asked for; of A it is `missed` in the ledger",
     ),
     Quantity(
         "lambda_max_sampling_error",
@@ -170,7 +176,7 @@ SPECTRUM = (
     Quantity(
         "condition_number",
         "curvature",
-        "whole spectrum: max\\|λ\\| / min\\|λ\\| of H. The larger, the slower gradient descent. Infinite where some eigenvalue is zero "
+        "whole spectrum: max\\|λ\\| / min\\|λ\\| of M. The larger, the slower gradient descent. Infinite where some eigenvalue is zero "
         "to rounding",
         "κ",
         summary=True,
@@ -194,22 +200,22 @@ SPECTRUM = (
         start=True,
         overview=True,
     ),
-    Quantity("floor", "curvature", "whole spectrum: the rounding floor n·eps·max\\|λ\\| of H"),
-    Quantity("below_floor", "curvature", "whole spectrum: number of eigenvalues of H under the floor in size"),
-    Quantity("index", "curvature", "whole spectrum: number of eigenvalues of H under −floor"),
-    Quantity("rank", "curvature", "whole spectrum: number of eigenvalues of H beyond the floor on either side"),
+    Quantity("floor", "curvature", "whole spectrum: the rounding floor n·eps·max\\|λ\\| of M"),
+    Quantity("below_floor", "curvature", "whole spectrum: number of eigenvalues of M under the floor in size"),
+    Quantity("index", "curvature", "whole spectrum: number of eigenvalues of M under −floor"),
+    Quantity("rank", "curvature", "whole spectrum: number of eigenvalues of M beyond the floor on either side"),
     Quantity(
         "index_low",
         "curvature",
-        "part of the spectrum: at least so many eigenvalues of H are negative, by interlacing",
+        "part of the spectrum: at least so many eigenvalues of M are negative, by interlacing",
     ),
     Quantity(
         "index_high",
         "curvature",
-        "part of the spectrum: at most so many eigenvalues of H are negative: those under the first that is surely positive at the "
+        "part of the spectrum: at most so many eigenvalues of M are negative: those under the first that is surely positive at the "
         "lower end, if the solver missed none there; else n less the positive ones",
     ),
-    Quantity("rank_low", "curvature", "part of the spectrum: at least so many eigenvalues of H are not zero"),
+    Quantity("rank_low", "curvature", "part of the spectrum: at least so many eigenvalues of M are not zero"),
     *(
         Quantity(f"effective_{name}", "curvature", f"the same of A, which is what the method itself sees: {what}")
         for name, what in (
@@ -218,9 +224,9 @@ SPECTRUM = (
             ("condition_number_bound", "a lower bound"),
         )
     ),
-    Quantity("trace", "curvature", "density: tr H, estimated", "tr H"),
+    Quantity("trace", "curvature", "density: tr M, estimated", "tr M"),
     Quantity("trace_stderr", "curvature", "density: standard error of the trace"),
-    Quantity("negative_share", "curvature", "density: share of the eigenvalues of H that are negative, estimated"),
+    Quantity("negative_share", "curvature", "density: share of the eigenvalues of M that are negative, estimated"),
     Quantity("negative_share_stderr", "curvature", "density: standard error of the share"),
 )
 
@@ -320,7 +326,9 @@ NOISE = (
 COST = (
     Quantity("seconds", "timing", "wall seconds since the start of the run", summary=True, overview=True),
     Quantity(
-        "hvps", "timing", "products with H that the whole reading took; one over a batch of B of P examples counts B/P"
+        "hvps",
+        "timing",
+        "products with H or M that the whole reading took; one over a batch of B of P examples counts B/P",
     ),
     Quantity(
         "probe_seconds",
@@ -332,11 +340,21 @@ COST = (
 QUANTITIES = (*LOSS, *OUTCOME, *STABILITY, *SPECTRUM, *STEP, *DIRECTIONS, *NOISE, *COST)
 
 COLUMNS = (  # of spectrum.jsonl: arrays and what else stands in a reading
-    Quantity("eigenvalues", "curvature", "eigenvalues of H that were measured, ascending"),
-    Quantity("residuals", "curvature", "‖Hv − λv‖ of each"),
+    Quantity("eigenvalues", "curvature", "eigenvalues of M that were measured, ascending"),
+    Quantity("residuals", "curvature", "‖Mv − λv‖ of each"),
     Quantity("gradient_overlaps", "curvature", "⟨v,g⟩²/‖g‖² of each"),
-    Quantity("density", "curvature", "spectral density of H: x, density, standard error, width of the smoothing"),
+    Quantity("density", "curvature", "spectral density of M: x, density, standard error, width of the smoothing"),
     Quantity("spectrum", "curvature", "picture of the spectrum over the steps"),
+    Quantity(
+        "operator",
+        "curvature",
+        "M, the measured operator: `hessian`, `ggn` (generalized Gauss-Newton) or `fisher`; in summary.json too",
+    ),
+    Quantity(
+        "blocks",
+        "curvature",
+        "probe=blocks: by block of M its size, largest eigenvalues, residuals, `missed` as in the ledger; with a density its trace too",
+    ),
     Quantity(
         "unchecked",
         "curvature",

@@ -43,7 +43,8 @@ class Reading(NamedTuple):
         complete: True where these are all n eigenvalues, False where they are the ends only.
         scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars. Where not all eigenvalues are computed
             lambda_max_missed, lambda_min_missed and eigenvalues_missed bound the probabilities that one beyond was missed; 1: unchecked.
-        extra: what else the probe measured, each under its own key: density {x, density, stderr}, trace {mean, stderr}, ledger.
+        extra: what else the probe measured, each under its own key: operator, of which eigenvalues and scalars are (hessian, where it is
+            not said; ggn; fisher), density {x, density, stderr}, blocks {name: {size, eigenvalues, residuals}}, ledger.
         eigenvectors: what the ledger is kept along: a pytree like the parameters with a leading axis m, or a float64 matrix (n, m) of
             flat columns; None from a probe that has none, and in a record.
     """

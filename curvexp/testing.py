@@ -26,13 +26,13 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from curvexp import optim, quantities, theory
-from curvexp.curvature import Objective, hessian
+from curvexp.curvature import Objective, Operator, hessian
 from curvexp.optim import Optimizer, momentum_of
-from curvexp.probe import Probe, eps_of, exact
+from curvexp.probe import Probe, eps_of, exact, operator_name, operator_of
 from curvexp.problem import Problem, bowl
 from curvexp.record import Reading, Record
 from curvexp.sink import RunEnd, RunStart, Sink
-from curvexp.training import run
+from curvexp.training import over_all_data, run
 
 SMALL = 500  # parameters up to which a dense Hessian is the reference
 
@@ -118,9 +118,10 @@ def check_optimizer(optimizer: Optimizer) -> None:
 def check_probe(probe: Probe, problem: Problem, *, seed: int = 0) -> None:
     """Checks that a probe does what `Probe` promises, on a small problem.
 
-    The promises: a reading is a function of the key; its arrays are float64, ascending, of equal lengths; some eigenvalue of the Hessian
-    lies within each residual; a complete reading has all eigenvalues; overlaps with the gradient are shares; the state serves the next
-    call; each scalar is a number or None and is described, by curvexp or by `probe.quantities`.
+    The promises: a reading is a function of the key; its arrays are float64, ascending, of equal lengths; some eigenvalue of the measured
+    operator (the Hessian, unless the reading's extra["operator"] is ggn or fisher) lies within each residual; a complete reading has all
+    eigenvalues; overlaps with the gradient are shares; the state serves the next call; each scalar is a number or None and is described,
+    by curvexp or by `probe.quantities`.
 
     Raises:
         ContractError: naming the promise that is broken.
@@ -129,7 +130,7 @@ def check_probe(probe: Probe, problem: Problem, *, seed: int = 0) -> None:
         return
     key = jax.random.key(seed)
     params = problem.init(key)
-    whole = Objective(jax.tree_util.Partial(problem.loss), problem.data)
+    whole = over_all_data(problem)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     probe.check(size, problem)
     quantities.check_own(probe.quantities)
@@ -248,6 +249,11 @@ def _check_examples(problem: Problem, params: Any, value: Any, eps: float) -> No
     if problem.model is not None and problem.criterion is not None:
         found = problem.criterion(problem.model(params, problem.data.inputs), problem.data.targets)
         _close(found, value, 1e3 * eps, "the loss is criterion(model(params, inputs), targets)")
+        if problem.log_likelihood is not None:
+            whole, along = over_all_data(problem), jax.grad(problem.loss)(params, problem.data)
+            own, other = (operator_of(whole, params, operator=name)(along) for name in ("fisher", "ggn"))
+            # of a criterion whose outputs are the natural parameters the two agree: Martens 2020, sec. 9
+            _close(own, other, 1e4 * eps, "the criterion is the negative log-likelihood of log_likelihood")
     if problem.examples is None or problem.batchnorm is not None:
         return
     lengths = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(problem.data)}
@@ -364,16 +370,24 @@ def _check_reading(reading: Reading, probe: Probe, whole: Objective, params: Any
     if reading.gradient_overlaps is not None:
         shares = reading.gradient_overlaps
         _holds(bool((shares >= 0).all() and shares.sum() <= 1 + 1e-3), "overlaps with the gradient are shares of 1")
+    operator = operator_name(reading)
+    _holds(operator in quantities.OPERATORS, f"operator is one of {', '.join(quantities.OPERATORS)}, and is {operator}")
     if len(values) and size <= SMALL and "samples" not in reading.extra:
-        exact = np.linalg.eigvalsh(np.asarray(hessian(whole, params).dense(), np.float64))
-        nearest = np.abs(exact[None] - values[:, None]).min(axis=1)
-        # the reference has rounding of its own, n·eps of the largest at most
-        floor = size * eps_of(params) * float(np.abs(exact).max())
-        _holds(bool((nearest <= residuals + floor).all()), "an eigenvalue of the Hessian lies within each residual")
+        op = operator_of(whole, params, operator=operator)
+        promise = f"an eigenvalue of the {quantities.OPERATORS[operator]} lies within each residual"
+        _check_residuals(op, values, residuals, params, promise)
     described = {quantity.name for quantity in (*quantities.QUANTITIES, *probe.quantities)}
     for name, scalar in reading.scalars.items():
         _holds(scalar is None or np.ndim(scalar) == 0, f"the scalar {name} is a number or None")
         _holds(name in described, f"the scalar {name} is described: add curvexp.Quantity to probe.quantities")
+
+
+def _check_residuals(op: Operator, values: np.ndarray, residuals: np.ndarray, params: Any, promise: str) -> None:
+    exact = np.linalg.eigvalsh(np.asarray(op.dense(), np.float64))
+    nearest = np.abs(exact[None] - values[:, None]).min(axis=1)
+    # the reference has rounding of its own, n·eps of the largest at most
+    floor = op.size * eps_of(params) * float(np.abs(exact).max())
+    _holds(bool((nearest <= residuals + floor).all()), promise)
 
 
 def _holds(truth: bool, promise: str) -> None:

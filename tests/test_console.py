@@ -52,6 +52,12 @@ def test_what_is_slow_and_for_how_long():
     assert "by its local model" in shown(**{**SLOW, "bottleneck_loss_share": 7.0})["slow along"]
 
 
+def test_whose_eigenvalues_they_are_is_said_where_they_are_not_the_hessians():
+    assert shown(lambda_max=2.0, operator="ggn")["operator"].startswith("ggn, whose eigenvalues follow")
+    assert "operator" not in shown(lambda_max=2.0, operator="hessian")
+    assert console.figures({"loss": 1.0, "condition_number": 3.0, "operator": "ggn"}).endswith("κ of ggn 3")
+
+
 def test_where_the_tracked_directions_hold_little_the_rest_is_what_is_slow():
     rest = {"rest_gradient_share": 0.9698, "rest_curvature": 0.34, "rest_contraction": 0.99664}
     text = shown(**SLOW, **rest, rest_contraction_theory=0.9966)["slow along"]

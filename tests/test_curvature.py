@@ -527,3 +527,18 @@ def test_identities_hold_at_random_parameters_and_data(seed, scale, chunk):
             slack = 1e-12 * max(np.abs(whole).max(), 1)
             assert (whole[: len(inner)] <= inner + slack).all()
             assert (inner <= whole[left:] + slack).all()
+
+
+def test_many_columns_of_a_fisher_at_once_are_those_one_by_one():
+    """128 columns over 426 outputs: XLA's CPU fuses a sum over the outputs with its use wrongly there (jaxlib 0.10.2)."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (13, 8), "b": (8,), "c": (8, 3), "d": (3,)}
+    params = {name: rng.normal(size=shape).astype(np.float32) / 3 for name, shape in shapes.items()}
+    x = rng.normal(size=(142, 13)).astype(np.float32)
+
+    def network(p, x):
+        return jnp.tanh(x @ p["a"] + p["b"]) @ p["c"] + p["d"]
+
+    op = fisher(network, "softmax", params, x)
+    wide, narrow = np.asarray(op.dense(chunk=128)), np.asarray(op.dense(chunk=8))
+    np.testing.assert_allclose(wide, narrow, atol=1e-5 * narrow.max())  # float32: eps times the sums' lengths

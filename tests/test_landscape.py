@@ -80,7 +80,7 @@ def test_densities_and_planes_are_read_back(tmp_path):
     (tmp_path / "dense" / "landscape.json").write_text(json.dumps({"planes": [plane]}))
     (tmp_path / "plain" / "landscape.json").write_text(json.dumps({"planes": [{**plane, "loss": [[0, 1]]}]}))
     found = load_densities(tmp_path)
-    assert list(found.columns) == ["run", "step", "x", "density", "stderr"]
+    assert list(found.columns) == ["run", "step", "x", "density", "stderr", "operator"]
     assert (set(found["run"]), set(found["step"]), len(found)) == ({"dense"}, {0, 10}, 100)
     assert np.trapezoid(found["density"][:50], found["x"][:50]) == pytest.approx(1, abs=1e-12)
     (read,) = load_planes(tmp_path)  # that whose grid does not fit its axes is none

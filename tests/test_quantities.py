@@ -23,7 +23,7 @@ def recorded(chosen, measure, **options):
     return {name for record in records for name in record.scalars}
 
 
-@pytest.mark.parametrize("kind", ["exact", "top", "density"])
+@pytest.mark.parametrize("kind", ["exact", "top", "density", "blocks"])
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_every_scalar_of_a_run_is_described(kind, batch_size):
     chosen = problem.mlp(data=data.wine(), preprocess=preprocess.normalized(), hidden=[3])

@@ -70,6 +70,8 @@ class Store:
         if record.step == 0:
             self.figures |= {f"{name}_start": record.scalars.get(name) for name in AT_START}
         self.figures |= {**record.scalars, "steps": record.step}
+        if record.reading is not None:
+            self.figures["operator"] = record.reading.extra.get("operator")
         if record.outcome:
             self._ends(record.outcome._asdict())
 
@@ -127,12 +129,13 @@ class Guarded:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """The spectrum, the density and the planes of a run as Plotly figures by key; without those that have nothing to show."""
+    """The spectrum, the density, the blocks and the planes of a run as Plotly figures by key; without those that have nothing to show."""
     from curvexp.report import charts
-    from curvexp.store import load_densities, load_planes, load_runs
+    from curvexp.store import load_block_densities, load_blocks, load_densities, load_planes, load_runs
 
     found, densities = load_runs(folder), load_densities(folder)
     made = {"curvature/spectrum": charts.spectrum(found, densities), "curvature/density": charts.density(densities)}
+    made["blocks/spectrum"] = charts.blocks(load_blocks(folder), load_block_densities(folder))
     for plane in load_planes(folder):
         key = {"parameters": "way", "eigenvectors": "along_eigenvectors", "random": "along_random_directions"}.get(
             plane["name"]

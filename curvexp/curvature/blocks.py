@@ -1,7 +1,7 @@
 """Diagonal blocks of an operator: rows and columns of some of the parameters."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,15 +24,15 @@ def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
     Raises:
         ValueError: no leaf is chosen; the message lists the paths.
     """
-    paths = _paths(op.space)
+    known = paths(op.space)
 
     def takes(path: str) -> bool:
         return path == chosen or path.startswith(f"{chosen}/") if isinstance(chosen, str) else bool(chosen(path))
 
-    picked = [i for i, path in enumerate(paths) if takes(path)]
+    picked = [path for path in known if takes(path)]
     if not picked:
-        raise ValueError(f"block: no parameter is chosen; expected some of {', '.join(paths)}.")
-    return _block_of(op, paths, picked)
+        raise ValueError(f"block: no parameter is chosen; expected some of {', '.join(known)}.")
+    return _block_of(op, known, picked)
 
 
 def layers(op: Operator) -> dict[str, Operator]:
@@ -47,20 +47,32 @@ def layers(op: Operator) -> dict[str, Operator]:
     >>> {name: part.size for name, part in curvexp.layers(op).items()}
     {'block/dense': 6, 'block': 2}
     """
-    paths = _paths(op.space)
-    members: dict[tuple[str, ...], list[int]] = {}
-    for i, path in enumerate(_leaf_names(op.space)):
-        members.setdefault(tuple(path[:-1] or path), []).append(i)
-    names = ["/".join(path) for path in members]
-    if len(set(names)) < len(names):  # of names with a slash
-        names = [str(path) for path in members]
-    return {name: _block_of(op, paths, picked) for name, picked in zip(names, members.values(), strict=True)}
+    known = paths(op.space)
+    return {name: _block_of(op, known, picked) for name, picked in layer_paths(op.space).items()}
 
 
-def _block_of(op: Operator, paths: list[str], picked: list[int]) -> Operator:
-    leaves = jax.tree.leaves(op.like)
-    domain = {paths[i]: leaves[i] for i in picked}
-    return Operator(_Block(tuple(paths), tuple(paths[i] for i in picked)), space_of(domain), op)
+def paths(space: Space) -> list[str]:
+    """The paths of a space's arrays, written as "layer/kernel"; as JAX writes them where names with a slash would make two alike."""
+    found = ["/".join(names) for names in _leaf_names(space)]
+    if len(set(found)) < len(found):
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
+    return found
+
+
+def layer_paths(space: Space) -> dict[str, tuple[str, ...]]:
+    """The paths of the arrays of each layer, as `layers` parts them: {the layer's path: paths}."""
+    members: dict[tuple[str, ...], list[str]] = {}
+    for path, names in zip(paths(space), _leaf_names(space), strict=True):
+        members.setdefault(tuple(names[:-1] or names), []).append(path)
+    found = ["/".join(layer) for layer in members]
+    if len(set(found)) < len(found):  # of names with a slash
+        found = [str(layer) for layer in members]
+    return {name: tuple(picked) for name, picked in zip(found, members.values(), strict=True)}
+
+
+def _block_of(op: Operator, known: Sequence[str], picked: Sequence[str]) -> Operator:
+    like = dict(zip(known, jax.tree.leaves(op.like), strict=True))
+    return Operator(_Block(tuple(known), tuple(picked)), space_of({path: like[path] for path in picked}), op)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,20 +90,12 @@ class _Block:
         return {path: leaf for path, leaf in zip(self.paths, image, strict=True) if path in self.chosen}
 
 
-def _paths(space: Space) -> list[str]:
-    """The leaves' paths; as JAX writes them where names with a slash would make two alike."""
-    paths = ["/".join(names) for names in _leaf_names(space)]
-    if len(set(paths)) < len(paths):
-        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
-    return paths
-
-
 def _leaf_names(space: Space) -> list[list[str]]:
     """The names on each leaf's path, those of boxes left out."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
+    found = [path for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
     return [
         [jax.tree_util.keystr((key,), simple=True) for key, boxed in zip(path, flags, strict=True) if not boxed]
-        for path, flags in zip(paths, _boxes(space.treedef), strict=True)
+        for path, flags in zip(found, _boxes(space.treedef), strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ import jax
 
 from curvexp.curvature.chunks import Chunked, check_chunk, checked
 from curvexp.curvature.functions import arrays, bound
-from curvexp.curvature.modes import FORWARD, Mode, derivative, mode_of, returned, second_derivative
+from curvexp.curvature.modes import FORWARD, Mode, derivative, is_known, mode_of, returned, second_derivative
 from curvexp.curvature.objective import WeightedMean, check_value, number
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.vectors import space_of
@@ -36,12 +36,12 @@ def ggn(
     composed = jax.tree_util.Partial(_composed, head)
     if chunk is not None:
         check_chunk(chunk, args)
-    value = returned(composed, params, args, "ggn")
-    check_value(value, "ggn", name="criterion")
+    if not is_known(GgnProduct, (head, params, args)):
+        check_value(returned(composed, params, args, "ggn"), "ggn", name="criterion")
     mode = mode_of("ggn", GgnProduct, (head, params, args), params)
     if chunk is None:
         return Operator(GgnProduct(mode), space_of(params), (head, params, args))
-    sums = isinstance(value, WeightedMean)
+    sums = isinstance(returned(composed, params, args, "ggn"), WeightedMean)
     whole = checked(composed, params, args, chunk, mode=mode)
     return Operator(Chunked(GgnProduct(mode, sums), chunk, sums), space_of(params), (head, params, args, whole))
 

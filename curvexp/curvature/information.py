@@ -19,7 +19,7 @@ from curvexp.curvature.likelihoods import (
     predictions,
     sampled_scores,
 )
-from curvexp.curvature.modes import FORWARD, Mode, derivative, mode_of, returned
+from curvexp.curvature.modes import FORWARD, Mode, derivative, is_known, mode_of, returned
 from curvexp.curvature.objective import check_value
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.precision import full_precision
@@ -71,14 +71,16 @@ def fisher(
     space_of(params)
     params = arrays(params)
     model, _ = bound(model, name="model")
-    check_outputs(returned(model, params, (inputs,), "fisher"), log_likelihood)
+    true: Callable[[Mode], Any] = functools.partial(TrueFisher, log_likelihood)
+    if not is_known(true, (model, params, (inputs,))):
+        check_outputs(returned(model, params, (inputs,), "fisher"), log_likelihood)
     if targets is not None and kind != "empirical":
         raise ValueError(
             f"fisher(kind={kind!r}) takes no targets=: labels are the model's own. For the data's take kind='empirical'."
         )
     if kind == "true":
         examples: Any = (inputs,)
-        product: Callable[[Mode], Any] = functools.partial(TrueFisher, log_likelihood)
+        product = true
     elif kind == "sampled":
         if key is None:
             raise ValueError("fisher(kind='sampled') draws labels: expected key=jax.random.key(...).")

@@ -41,7 +41,8 @@ def metric(outputs: Any, tangent: Any, family: Family) -> Any:
     """E_y[∇²(−log p)]·tangent in the outputs (..., K): diag(p) − pp' for softmax, p(1 − p) for Bernoulli, I for a unit normal."""
     if family == "softmax":
         p = jax.nn.softmax(outputs)
-        return p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))
+        # a contraction: XLA's CPU fuses jnp.sum(p * tangent) with the rest, which gave wrong numbers beyond 2^15 entries (jaxlib 0.10.2)
+        return p * (tangent - jnp.einsum("...k,...k->...", p, tangent)[..., None])
     if family == "bernoulli":
         return jax.nn.sigmoid(outputs) * jax.nn.sigmoid(-outputs) * tangent
     return tangent

@@ -5,6 +5,7 @@ products differentiate the stated gradient a second time in reverse. They are as
 that an ODE solver computes carries the solver's tolerance, and is not symmetric beyond it.
 """
 
+import functools
 import re
 import types
 import weakref
@@ -78,11 +79,16 @@ def mode_of(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) 
 
 def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
     """`mode_of` for operands (loss, params, args), after a look at what the loss returns."""
-    known = _known(operands)
-    if known is None or _signature(product, operands) not in known:
+    if not is_known(product, operands):
         loss, params, args = operands
         check_value(returned(loss, params, args, who), who)
     return mode_of(who, product, operands, like)
+
+
+def is_known(product: Callable[[Mode], Any], operands: Any) -> bool:
+    """Whether `mode_of` was asked before for these functions and shapes, so that what was checked then holds now."""
+    known = _known(operands)
+    return known is not None and _signature(product, operands) in known
 
 
 @full_precision
@@ -114,16 +120,24 @@ def _shape(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
 
 
-# what is known of a function lives as long as the function does
-_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Mode]] = weakref.WeakKeyDictionary()
+# what is known of a function, or of a model and a criterion, lives as long as they do
+_Known = weakref.WeakKeyDictionary[Any, dict[Any, Mode]]
+_KNOWN: _Known = weakref.WeakKeyDictionary()
+_KNOWN_PAIRS: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
 def _known(operands: Any) -> dict[Any, Mode] | None:
-    function = root(operands[0])
-    return _KNOWN.setdefault(function, {}) if isinstance(function, types.FunctionType) else None
+    head = operands[0]
+    functions = [root(part) for part in (head if type(head) is tuple else (head,))]
+    if not all(isinstance(function, types.FunctionType) for function in functions):
+        return None
+    *above, last = functions
+    return (_KNOWN_PAIRS.setdefault(above[0], weakref.WeakKeyDictionary()) if above else _KNOWN).setdefault(last, {})
 
 
 def _signature(product: Any, operands: Any) -> Any:
+    if isinstance(product, functools.partial):  # equal to itself alone
+        product = (product.func, *product.args)
     leaves, structure = jax.tree.flatten(operands)
     shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
     return product, shapes, str(structure), jax.dtypes.canonicalize_dtype(np.float64)

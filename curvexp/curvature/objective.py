@@ -1,23 +1,29 @@
-"""What a loss is: a function of the parameters with all its data, and a mean whose weights are not the number of examples."""
+"""What a loss is: a function of the parameters with its data and parts, and a mean whose weights are not the number of examples."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from curvexp.curvature.functions import described
+from curvexp.curvature.functions import Static, described
 from curvexp.linalg.precision import full_precision
 
 
 class Objective(NamedTuple):
-    """A loss with all its data, as a function of the parameters: a pytree, so that under jit the data stays an argument.
+    """A loss with all its data and its parts, as a function of the parameters: a pytree, so that under jit the data stays an argument.
 
     Attributes:
-        loss: a jax.tree_util.Partial, (params, data) -> scalar. data: pytree.
+        loss: a jax.tree_util.Partial, (params, data) -> scalar.
+        data: pytree; with `inputs` and `targets` where there is a model.
+        model, criterion: Partials with loss = criterion(model(params, data.inputs), data.targets); None where the loss has no such form.
+        log_likelihood: Static, the family of `curvexp.fisher` whose mean negative log-likelihood the criterion is; None: of none.
     """
 
     loss: Any
     data: Any
+    model: Any = None
+    criterion: Any = None
+    log_likelihood: Static | None = None
 
     @full_precision
     def __call__(self, params: Any) -> Any:

@@ -1,5 +1,6 @@
 """Curvature of a sample of the examples, with its standard error."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from curvexp.curvature.chunks import checked, count_examples
 from curvexp.curvature.functions import arrays, bound, is_traced
 from curvexp.curvature.hessians import HessianProduct
-from curvexp.curvature.modes import Mode, loss_mode, returned
+from curvexp.curvature.modes import loss_mode, returned
 from curvexp.curvature.objective import WeightedMean
 from curvexp.curvature.operator import Operator
 from curvexp.linalg import Estimate
@@ -65,8 +66,26 @@ def sampling_error(
     if isinstance(returned(loss, params, args, "sampling_error"), WeightedMean):
         raise TypeError("sampling_error: the loss returned a WeightedMean, expected the mean over the examples.")
     whole = checked(loss, params, args, count // groups, mode=mode, name="examples of a group")
-    forms = _quadratic_forms(loss, params, args, vectors, groups=groups, mode=mode)
-    forms = jnp.where(whole.valid, forms, jnp.nan) if is_traced(forms) else np.asarray(forms, np.float64)
+    op = Operator(HessianProduct(mode), space_of(params), (loss, params, args))
+    found = spread_over_groups(op, vectors=vectors, groups=groups, population=population)
+    if not is_traced(found):
+        return found
+    return found._replace(
+        **{name: jnp.where(whole.valid, getattr(found, name), jnp.nan) for name in ("mean", "stderr")}
+    )
+
+
+def spread_over_groups(op: Operator, *, vectors: Any, groups: int, population: int | None) -> Estimate:
+    """`sampling_error` of an operator that is a mean over the examples: a Hessian, GGN or Fisher without `chunk`.
+
+    Args:
+        op: its operands are (function, params, examples), the examples' leading axis the same in every array.
+        vectors, groups, population: as for `sampling_error`, checked there.
+    """
+    count = count_examples(op.operands[2], name="sampling_error")
+    forms = _quadratic_forms(op, vectors, groups=groups)
+    if not is_traced(forms):
+        forms = np.asarray(forms, np.float64)
     sizes = np.full((groups, 1), count // groups)
     sizes[: count % groups] += 1
     mean = (sizes * forms).sum(axis=0) / count
@@ -75,17 +94,18 @@ def sampling_error(
     return Estimate(mean, (variance * left / count) ** 0.5, forms.shape[1])
 
 
-@functools.partial(compiled, static=("groups", "mode"))
+@functools.partial(compiled, static=("groups",))
 @full_precision
-def _quadratic_forms(loss: Any, params: Any, args: Any, vectors: Any, *, groups: int, mode: Mode) -> Any:
-    """v'H_g v, (groups, m); the first groups have one example more, where the division has a remainder."""
+def _quadratic_forms(op: Operator, vectors: Any, *, groups: int) -> Any:
+    """v'A_g v, (groups, m); the first groups have one example more, where the division has a remainder."""
+    function, params, args = op.operands
     size, more = divmod(count_examples(args), groups)
 
     def forms(part: Any) -> Any:
-        op = Operator(HessianProduct(mode), space_of(params), (loss, params, part))
+        own = dataclasses.replace(op, operands=(function, params, part))
 
         def along(v: Any) -> Any:
-            return sum(map(jnp.vdot, jax.tree.leaves(v), jax.tree.leaves(op(v))))
+            return sum(map(jnp.vdot, jax.tree.leaves(v), jax.tree.leaves(own(v))))
 
         return jax.lax.map(along, vectors)
 

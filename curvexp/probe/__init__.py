@@ -6,9 +6,12 @@ that the next call gets (the last eigenvectors, for a warm start).
 
 from curvexp.probe.base import CHECK_EVERY as CHECK_EVERY
 from curvexp.probe.base import Probe as Probe
+from curvexp.probe.block_spectra import blocks as blocks
 from curvexp.probe.conditioning import condition_number_bound as condition_number_bound
 from curvexp.probe.conditioning import condition_numbers as condition_numbers
 from curvexp.probe.conditioning import inertia_bounds as inertia_bounds
+from curvexp.probe.operators import operator_name as operator_name
+from curvexp.probe.operators import operator_of as operator_of
 from curvexp.probe.options import density as density
 from curvexp.probe.options import exact as exact
 from curvexp.probe.options import off as off

@@ -19,8 +19,8 @@ class Probe(NamedTuple):
     Attributes:
         name: the option's name.
         measure: (loss, params, state, key) -> (Reading, state). `loss` is a `curvexp.curvature.Objective`, a function of the parameters
-            over all the training data: pass it through `jax.jit` as an argument, and one program serves every run. None measures
-            nothing.
+            over all the training data, with model, criterion and data where the problem has them: pass it through `jax.jit` as an
+            argument, and one program serves every run. None measures nothing.
         every: steps between two readings; the first and the last step are always read.
         state: what `measure` gets at its first call.
         check: (parameters, problem) -> None, raises ConfigError where the probe cannot serve a problem of so many parameters.

@@ -23,7 +23,9 @@ from curvexp.probe.arguments import (
     checked_pairs,
 )
 from curvexp.probe.base import CHECK_EVERY, Loss, Probe
-from curvexp.probe.readings import dense_reading, drawn_sample, hessian_of, marked_as_sample, partial_reading, size_of
+from curvexp.probe.ends import Ends, ends_reading
+from curvexp.probe.operators import check_operator, check_parts, operator_of
+from curvexp.probe.readings import dense_reading, drawn_sample, marked_as_sample, partial_reading
 from curvexp.probe.solve import extreme_pairs, next_state, tracked_from
 from curvexp.record import Reading
 
@@ -33,17 +35,20 @@ def off() -> Probe:
     return Probe("off", None)
 
 
-def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> Probe:
+def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None, operator: str = "hessian") -> Probe:
     """All eigenvalues of the dense Hessian, by LAPACK in float64.
 
-    The Hessian itself is computed in the run's precision and is exact to its rounding; its asymmetry, which is rounding alone, enters
+    The matrix itself is computed in the run's precision and is exact to its rounding; its asymmetry, which is rounding alone, enters
     the residuals.
 
     Args:
         every: steps between readings.
         limit: most parameters it accepts; n parameters take 8n² bytes three times over and n³ operations.
         chunk: examples taken at once; None: all.
+        operator: hessian; ggn, the generalized Gauss-Newton matrix; or fisher, the Fisher information. The latter two need a problem with
+            a model and a criterion, and decide no stability: sharpness and the ledger's directions are then absent.
     """
+    check_operator(operator)
     check_count("every", every)
     check_count("limit", limit)
     check_optional_count("chunk", chunk)
@@ -57,10 +62,12 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None) -> P
         memory.check(
             "probe.limit", limit, f"the dense Hessian of {size} parameters", 3 * 8 * size**2, "Choose probe=top."
         )
+        check_parts(operator, problem)
         check_data(problem, None, chunk)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
-        return dense_reading(loss, params, hessian_of(loss, params, chunk)), state
+        op = operator_of(loss, params, operator=operator, chunk=chunk)
+        return dense_reading(loss, params, op, operator=operator), state
 
     return Probe("exact", measure, every, None, check, fills=lambda size: size > SMALL)
 
@@ -76,6 +83,7 @@ def top(
     samples: int | None = None,
     chunk: int | None = None,
     dense_below: int = 200,
+    operator: str = "hessian",
 ) -> Probe:
     """The k largest and the k smallest eigenvalues, by block Krylov-Schur with residual bounds, warm-started from the last reading.
 
@@ -91,11 +99,12 @@ def top(
         samples: examples, drawn anew at each reading, whose Hessian is measured, its sampling error beside it; None: all of them.
         chunk: examples taken at once; None: all. The same numbers in less memory.
         dense_below: up to this many parameters (or where 2k cover them all) the whole spectrum is computed densely: it costs less.
+        operator: as for `exact`.
     """
+    check_operator(operator)
     pairs = checked_pairs(k)
     if which not in ("BE", "LA"):
         raise ConfigError(f"probe.which={which}: expected BE (both ends) or LA (the largest). Change probe.which.")
-    ends = 2 if which == "BE" else 1
     check_count("every", every)
     check_count("check_every", check_every)
     check_tolerance(tol)
@@ -107,25 +116,23 @@ def top(
             f"probe.above={above}: expected a positive number, an eigenvalue, or null. Change probe.above."
         )
 
+    ends = Ends(pairs, which, tol, check_every, above, dense_below)
+
     def check(size: int, problem: Any) -> None:
         check_pairs(k, size)
+        check_parts(operator, problem)
         check_data(problem, samples, chunk)
-        if size > max(dense_below, ends * pairs):
-            check_basis(ends * pairs, size, problem)
+        if not ends.is_dense(size):
+            check_basis(ends.wanted, size, problem)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
-        size = size_of(params)
         part = loss if samples is None else drawn_sample(loss, samples, key)
-        op = hessian_of(part, params, chunk)
-        if size <= max(dense_below, ends * pairs):
-            return marked_as_sample(dense_reading(part, params, op), loss, part, params, None), state
-        tracked = tracked_from(state, check_every, last)
-        found = extreme_pairs(op, pairs, size, which=which, tol=tol, above=above, tracked=tracked, key=key)
-        reading = partial_reading(part, params, found, which)
-        return marked_as_sample(reading, loss, part, params, found.eigenvectors), next_state(tracked, found)
+        op = operator_of(part, params, operator=operator, chunk=chunk)
+        reading, kept = ends_reading(ends, part, params, op, state, key, operator=operator, last=last)
+        return marked_as_sample(reading, loss, part, params, operator=operator), kept
 
     def fills(size: int) -> bool:
-        return size > (SMALL if size <= max(dense_below, ends * pairs) else LARGE)
+        return size > (SMALL if ends.is_dense(size) else LARGE)
 
     last = functools.partial(measure, last=True)
     return Probe("top", measure, every, None, check, tol, check_every, last, fills=fills)
@@ -140,13 +147,15 @@ def density(
     vectors: int = 10,
     depth: int = 80,
     chunk: int | None = None,
+    operator: str = "hessian",
 ) -> Probe:
     """The spectral density with its standard error, and the k largest and k smallest eigenvalues one by one.
 
     Args:
-        k, every, check_every, tol, chunk: as for `top`.
+        k, every, check_every, tol, chunk, operator: as for `top`.
         vectors: random vectors of the stochastic Lanczos quadrature. depth: Lanczos steps from each.
     """
+    check_operator(operator)
     pairs = checked_pairs(k)
     check_count("every", every)
     check_count("check_every", check_every)
@@ -161,13 +170,15 @@ def density(
             raise ConfigError(
                 f"probe.k={k}: {2 * pairs} eigenvalues of {size} leave nothing for a density. Lower probe.k, or choose probe=exact."
             )
+        check_parts(operator, problem)
         check_data(problem, None, chunk)
         check_basis(2 * pairs, size, problem)
 
     def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
-        op, tracked = hessian_of(loss, params, chunk), tracked_from(state, check_every, last)
+        op = operator_of(loss, params, operator=operator, chunk=chunk)
+        tracked = tracked_from(state, check_every, last)
         found = extreme_pairs(op, pairs, op.size, which="BE", tol=tol, above=None, tracked=tracked, key=key)
-        reading, kept = partial_reading(loss, params, found, "BE"), next_state(tracked, found)
+        reading, kept = partial_reading(loss, params, found, "BE", operator=operator), next_state(tracked, found)
         if kept is None:
             return reading, kept
         rest = fetch(spectral_density(op, probes=vectors, steps=depth, spikes=found, key=key))

@@ -11,7 +11,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from curvexp.curvature import Objective, Operator, hessian, sampling_error
+from curvexp.curvature import Objective, Operator, sampling_error
+from curvexp.curvature.chunks import checked as check_chunks
+from curvexp.curvature.samples import spread_over_groups
 from curvexp.linalg import Eigenpairs, Estimate, dense_eigh
 from curvexp.linalg.lapack import fetch, one_thread, threads
 from curvexp.linalg.layout import LARGE
@@ -19,6 +21,7 @@ from curvexp.linalg.precision import full_precision
 from curvexp.probe.arguments import GROUPS
 from curvexp.probe.base import Loss
 from curvexp.probe.conditioning import condition_number_bound, condition_numbers, inertia_bounds
+from curvexp.probe.operators import operator_of
 from curvexp.probe.solve import chance
 from curvexp.programs import compiled
 from curvexp.record import SURE, Reading
@@ -63,10 +66,6 @@ def _dense(loss: Loss, params: Any, operator: Operator) -> tuple[Any, Any]:
     return operator.dense(), ravel_pytree(jax.grad(loss)(params))[0]
 
 
-def hessian_of(loss: Any, params: Any, chunk: int | None) -> Operator:
-    return hessian(loss, params) if chunk is None else hessian(loss.loss, params, loss.data, chunk=chunk)
-
-
 def drawn_sample(loss: Objective, samples: int, key: Any) -> Objective:
     """The loss over examples drawn without replacement."""
     count = len(jax.tree.leaves(loss.data)[0])
@@ -74,7 +73,7 @@ def drawn_sample(loss: Objective, samples: int, key: Any) -> Objective:
     return loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
 
 
-def partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> Reading:
+def partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str, *, operator: str = "hessian") -> Reading:
     values, residuals = np.asarray(found.eigenvalues, np.float64), np.asarray(found.residuals, np.float64)
     below, over = np.asarray(found.missed_ends)
     missed = {"lambda_max_missed": chance(over), **({"lambda_min_missed": chance(below)} if which == "BE" else {})}
@@ -93,43 +92,49 @@ def partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str) -> R
             **missed,
             "hvps": int(found.matvecs),
         },
-        extra={"unchecked": [name.removesuffix("_missed") for name, value in missed.items() if value > SURE]},
+        extra={
+            "operator": operator,
+            "unchecked": [name.removesuffix("_missed") for name, value in missed.items() if value > SURE],
+        },
         eigenvectors=found.eigenvectors,
     )
 
 
-def marked_as_sample(reading: Reading, whole: Any, part: Any, params: Any, eigenvectors: Any) -> Reading:
+def marked_as_sample(reading: Reading, whole: Any, part: Any, params: Any, *, operator: str = "hessian") -> Reading:
     """The reading of a sample of the examples, marked as such, with what the sampling makes of its eigenvalues' errors."""
     if part is whole:
         return reading
     count, population = (len(jax.tree.leaves(loss.data)[0]) for loss in (part, whole))
     extra: dict[str, Any] = {**reading.extra, "samples": count, "population": population}
     scalars = dict(reading.scalars)
-    if eigenvectors is not None and np.isfinite(reading.eigenvalues).all():
-        found = _sampling_error(part, params, eigenvectors, population)
+    if not reading.complete and np.isfinite(reading.eigenvalues).all():
+        found = _sampling_error(part, params, reading.eigenvectors, population, operator)
         if found is not None:
             extra["sampling_error"] = np.asarray(found.stderr, np.float64)
             scalars["lambda_max_sampling_error"] = float(found.stderr[-1])
     return reading._replace(scalars=scalars, extra=extra)
 
 
-def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population: int) -> Estimate | None:
+def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population: int, operator: str) -> Estimate | None:
     """From as many groups of the sample as keep ghost batches whole, GROUPS of them where there are none; None where two do not."""
-    options = {"vectors": eigenvectors, "population": population}
     count = len(jax.tree.leaves(part.data)[0])
     for groups in (GROUPS, *(groups for groups in range(GROUPS - 1, 1, -1) if count % groups == 0)):
+        options: dict[str, Any] = {"vectors": eigenvectors, "population": population, "groups": groups}
         with contextlib.suppress(ValueError):
-            return sampling_error(part.loss, params, part.data, groups=groups, **options)
+            if operator == "hessian":
+                return sampling_error(part.loss, params, part.data, **options)
+            check_chunks(part.loss, params, (part.data,), count // groups, name="examples of a group")
+            return spread_over_groups(operator_of(part, params, operator=operator), **options)
     return None
 
 
-def dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
-    computed, gradient = fetch(_dense(loss, params, operator))
+def dense_reading(loss: Loss, params: Any, op: Operator, *, operator: str = "hessian") -> Reading:
+    computed, gradient = fetch(_dense(loss, params, op))
+    extra = {"operator": operator}
     if not np.isfinite(computed).all():
         empty = np.full(len(computed), np.nan)
-        return Reading(
-            empty, empty, None, complete=True, scalars={"lambda_max": math.nan, "lambda_min": math.nan}, extra={}
-        )
+        unknown = {"lambda_max": math.nan, "lambda_min": math.nan}
+        return Reading(empty, empty, None, complete=True, scalars=unknown, extra=extra)
     values, vectors, residuals = dense_eigh(computed)
     gradient = np.asarray(gradient, np.float64)
     with threads(len(values)), np.errstate(invalid="ignore", over="ignore"):  # of a gradient that is not finite
@@ -142,10 +147,10 @@ def dense_reading(loss: Loss, params: Any, operator: Operator) -> Reading:
         scalars={
             "lambda_max": float(values[-1]),
             "lambda_min": float(values[0]),
-            **condition_numbers(values, eps=float(jnp.finfo(operator.dtype).eps)),
+            **condition_numbers(values, eps=float(jnp.finfo(op.dtype).eps)),
             "hvps": len(values),
         },
-        extra={},
+        extra=extra,
         eigenvectors=vectors,
     )
 

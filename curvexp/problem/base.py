@@ -54,6 +54,8 @@ class Problem(NamedTuple):
         notes: what a reader of the results should know.
         batchnorm: how batch statistics enter the loss, or None where they do not; where they do, the examples of a batch are coupled and
             a mean over chunks is another loss.
+        log_likelihood: softmax | bernoulli | gaussian, the family of `curvexp.fisher` whose mean negative log-likelihood the criterion is,
+            up to a constant; None where it is of none of them: then the problem has no Fisher information.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Problem(NamedTuple):
     lower_bound: float | None = None
     notes: tuple[str, ...] = ()
     batchnorm: BatchNorm | None = None
+    log_likelihood: str | None = None
 
 
 def checked_dtype(dtype: Any) -> np.dtype:

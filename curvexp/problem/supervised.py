@@ -36,6 +36,13 @@ def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
     return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(outputs[:, 0], targets))
 
 
+FAMILIES: dict[Criterion, str] = {  # whose mean negative log-likelihood a criterion is
+    softmax_cross_entropy: "softmax",
+    binary_cross_entropy: "bernoulli",
+    squared_error: "gaussian",
+}
+
+
 class Prepared(NamedTuple):
     """A data set ready for a loss: preprocessed in float64, then cast.
 
@@ -114,6 +121,7 @@ def supervised(
         lower_bound=0.0,
         notes=notes + ((f"batchnorm: {batchnorm}, epsilon {batchnorm.epsilon:g}",) if batchnorm else ()),
         batchnorm=batchnorm,
+        log_likelihood=FAMILIES.get(criterion) if split else None,
     )
 
 

@@ -40,7 +40,8 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     """Ratios to the first preprocessing, and to the first optimizer, of each problem, over pairs of runs that agree in all else.
 
     Returns:
-        A row a comparison and measure: problem, factor (preprocess | optim), level, baseline, measure (a key of MEASURES), ratio:
+        A row a comparison and measure: problem, factor (preprocess | optim), level, baseline, measure (a key of MEASURES), operator (whose
+        λmax it is), ratio:
         the median over the pairs of level / baseline, low, high: its 95 % bootstrap interval (NaN for a single pair), pairs, and for
         steps_to_target reached, reached_baseline: how many of the pairs' runs reached the target. A pair in which
         neither reached it has no ratio.
@@ -48,7 +49,7 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
     ended = short(runs[runs["status"].isin(["completed", "diverged"])])
     others = [name for name in _differing(runs) if name in ended]
     rows = []
-    wanted = {"problem", "preprocess", "optim", "seed", "target_loss", *MEASURES, *others}
+    wanted = {"problem", "preprocess", "optim", "operator", "seed", "target_loss", *MEASURES, *others}
     ended = ended[[name for name in ended if name in wanted]]
     for problem, group in ended.groupby("problem", sort=False):
         for factor in ("preprocess", "optim"):
@@ -61,6 +62,8 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
                     row = _ratio(pairs, measure)
                     if row and not (factor == "optim" and measure == "lambda_max_start"):
                         names = {"problem": problem, "factor": factor, "level": level, "baseline": levels[0]}
+                        if measure.startswith("lambda_max"):
+                            names["operator"] = _operators(pairs)
                         rows.append({**names, "measure": measure, **row})
     columns = [
         "problem",
@@ -68,6 +71,7 @@ def comparisons(runs: pd.DataFrame) -> pd.DataFrame:
         "level",
         "baseline",
         "measure",
+        "operator",
         "ratio",
         "low",
         "high",
@@ -207,7 +211,19 @@ def _pair(pairs: pd.DataFrame, measure: str) -> tuple[np.ndarray, np.ndarray]:
             target = pd.to_numeric(pairs[f"target_loss{side}"], errors="coerce").notna().to_numpy()
             array[np.isnan(array) & target] = np.inf
         sides.append(array)
+    if measure.startswith("lambda_max") and "operator_0" in pairs and "operator_1" in pairs:
+        own, other = (pairs[f"operator{side}"].astype(object).fillna("hessian") for side in ("_0", "_1"))
+        sides[1][(own != other).to_numpy()] = (
+            np.nan
+        )  # eigenvalues of different operators have no ratio and no difference
     return sides[0], sides[1]
+
+
+def _operators(pairs: pd.DataFrame) -> str:
+    """Whose eigenvalues the pairs compare, in words."""
+    column = next((name for name in ("operator", "operator_0") if name in pairs), None)
+    found = [] if column is None else sorted(set(pairs[column].astype(object).fillna("hessian")))
+    return " and ".join(map(str, found)) or "hessian"
 
 
 def _ratio(pairs: pd.DataFrame, measure: str) -> dict[str, float] | None:
@@ -241,6 +257,8 @@ def _ratio(pairs: pd.DataFrame, measure: str) -> dict[str, float] | None:
 def _curvature(row: Mapping[Any, Any]) -> str:
     ratio, low, high = row["ratio"], row["low"], row["high"]
     what = MEASURES[row["measure"]]
+    if row["operator"] != "hessian":
+        what = f"{what} of the {row['operator']}"
     if not np.isfinite(ratio) or ratio <= 0:
         return ""
     if ratio < 1:

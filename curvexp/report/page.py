@@ -22,7 +22,7 @@ from curvexp.report import charts, findings, frames
 from curvexp.report.formats import KINDS, number, rate
 from curvexp.report.frames import SETTING
 from curvexp.report.tables import COUNTS, aggregate
-from curvexp.store import Runs, load_densities, load_planes, replaced
+from curvexp.store import Runs, load_block_densities, load_blocks, load_densities, load_planes, replaced
 
 MOST_CLOSE = 12  # runs that are shown closely, one a setting
 MOST_ROWS = 2000  # runs in the table of runs
@@ -35,6 +35,8 @@ SIGNS = {  # of the tables, beside the symbols of quantities
     "(n/m)": "n of m runs reached the target",
     "≥": "a lower bound: only a part of the spectrum was measured",
     "⁺": "some eigenvalue is zero to rounding; the number is taken over the positive ones",
+    "ggn, fisher": "beside a number: of the generalized Gauss-Newton matrix or the Fisher information, in place of the Hessian. Of runs that "
+    "measured different operators no median is taken",
     "?": "unchecked: in one of the runs a larger eigenvalue may have been missed, with a probability above 0.001",
 }
 
@@ -71,8 +73,8 @@ class _Page:
         self.metrics = frames.joined(found.metrics, found.runs, by)
         self.spectra = frames.joined(found.spectra, found.runs, by)
         names = set(self.runs["run"])
-        densities = load_densities(folder)
-        self.densities = densities[densities["run"].isin(names)]
+        found_in = (load(folder) for load in (load_densities, load_blocks, load_block_densities))
+        self.densities, self.blocks, self.block_densities = (part[part["run"].isin(names)] for part in found_in)
         problems = self.runs.drop_duplicates("run").set_index("run")["problem"]
         self.planes = [
             {**plane, "problem": str(problems[plane["run"]])} for plane in load_planes(folder) if plane["run"] in names
@@ -172,6 +174,7 @@ class _Page:
             ended = row["completed"] + row["diverged"]
             others = ", ".join(f"{row[name]} {name}" for name in COUNTS[1:] if row[name])
             cells.append((f"{row['runs']}" + (f" ({others})" if others else ""), row["runs"]))
+            star = "" if row["operator"] == "hessian" else f" {_short(row['operator'])}"
             for suffix in ("_start", ""):
                 value, positive = row[f"condition_number{suffix}"], row[f"condition_number_positive{suffix}"]
                 text = number(value)
@@ -179,12 +182,11 @@ class _Page:
                     text = f"≥ {text}"
                 elif np.isinf(value) and not np.isnan(positive):
                     text = f"∞ ({number(positive)}⁺)"
-                cells.append((text, value))
+                cells.append((text + (star if text != "–" else ""), value))
             marks = {"lambda_max_start": "lambda_max_start", "lambda_max": "lambda_max", "sharpness_ratio": "sharpness"}
-            cells += [
-                (number(row[name]) + "?" * (row[f"{mark}_unchecked"] and not np.isnan(row[name])), row[name])
-                for name, mark in marks.items()
-            ]
+            for name, mark in marks.items():
+                text = number(row[name]) + "?" * (row[f"{mark}_unchecked"] and not np.isnan(row[name]))
+                cells.append((text + (star if mark != "sharpness" and text != "–" else ""), row[name]))
             steps, low, high = (row[f"steps_to_target{suffix}"] for suffix in ("", "_low", "_high"))
             text = "–" if np.isnan(steps) else f"{steps:.0f}" if np.isfinite(steps) else "not reached"
             text += f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) and np.isfinite(high) and low < high else ""
@@ -264,7 +266,9 @@ class _Page:
         run = row["run"]
         spectra = self.spectra[self.spectra["run"] == run]
         metrics = self.metrics[self.metrics["run"] == run]
-        densities = self.densities[self.densities["run"] == run]
+        densities, blocks, block_densities = (
+            part[part["run"] == run] for part in (self.densities, self.blocks, self.block_densities)
+        )
         only = Runs(
             self.found.runs[self.found.runs["run"] == run],
             self.found.metrics[self.found.metrics["run"] == run],
@@ -293,6 +297,11 @@ class _Page:
                 "a rug of eigenvalues, and the density where it was measured",
             ),
             (charts.density(densities), "Spectral density against step", "a heatmap"),
+            (
+                charts.blocks(blocks, block_densities),
+                "Top eigenvalue by block",
+                "one line a block, and the densities where they were measured",
+            ),
             (charts.gradient_overlap(spectra), "Gradient along the leading eigenvectors", "share of its energy"),
             (
                 charts.eigencomponents(charts.components(only)),

@@ -14,6 +14,7 @@ MOST_RESAMPLED = (
 )
 RESAMPLES = 5000  # of the bootstrap: the ends of a 95 % interval then rest on 125 resamples each
 NAMES = {"running": "unfinished", "interrupted": "unfinished"}  # statuses that are counted under another name
+SEVERAL = "several"  # in place of an operator, of runs that measured different ones
 COUNTS = ["completed", "diverged", "skipped", "failed", "unfinished"]
 
 
@@ -28,6 +29,8 @@ def aggregate(runs: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
 
     Returns:
         The columns of `by`: problem, preprocess, optim.
+        operator: hessian, ggn or fisher, of which all curvatures of the row are; `several` where runs differ in it: then λmax and condition
+            numbers are NaN, as those of different operators have no median.
         runs, and of them completed, diverged, skipped, failed, unfinished (running, killed or interrupted).
         condition_number_start, condition_number: medians, with a run's lower bound in place of an unknown value; then the median is a
             lower bound too, and condition_number_start_is_bound, condition_number_is_bound are True.
@@ -75,14 +78,19 @@ def _resamples(size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, size, (RESAMPLES, size))
 
 
-def _row(group: pd.DataFrame) -> dict[str, float | int | bool]:
+def _row(group: pd.DataFrame) -> dict[str, float | int | bool | str]:
     status = group["status"].replace(NAMES)
     ended = group[status.isin(["completed", "diverged"])]
     completed = ended[ended["status"] == "completed"]
     final = completed if len(completed) else ended
-    row: dict[str, float | int | bool] = {"runs": len(group)}
+    row: dict[str, float | int | bool | str] = {"runs": len(group)}
     row |= {name: int((status == name).sum()) for name in COUNTS}
+    row["operator"] = operators_of(ended)
     for suffix, chosen in (("_start", ended), ("", final)):
+        if row["operator"] == SEVERAL:
+            chosen = chosen.drop(
+                columns=[name for name in chosen if str(name).startswith(("lambda_max", "condition_"))]
+            )
         known, bound = (
             _numbers(chosen, f"condition_number{suffix}"),
             _numbers(chosen, f"condition_number_bound{suffix}"),
@@ -100,9 +108,18 @@ def _row(group: pd.DataFrame) -> dict[str, float | int | bool]:
     low, high = interval(steps)
     row |= {"steps_to_target": _median(steps), "steps_to_target_low": low, "steps_to_target_high": high}
     row["reached"] = int(np.isfinite(steps).sum())
-    row["steps"] = np.nanmax(_numbers(completed, "steps"), initial=-1)
-    row["steps"] = np.nan if row["steps"] < 0 else row["steps"]
+    made = np.nanmax(_numbers(completed, "steps"), initial=-1)
+    row["steps"] = np.nan if made < 0 else made
     return row | {name: _median(_numbers(final, name)) for name in ("loss", "rate", "rate_theory")}
+
+
+def operators_of(runs: pd.DataFrame) -> str:
+    """The operator that all of the runs measured, SEVERAL where they differ; the Hessian where a run with a λmax records none."""
+    if "operator" not in runs:
+        return "hessian"
+    measured = runs["operator"].notna() | ~np.isnan(_numbers(runs, "lambda_max"))
+    found = set(runs["operator"].astype(object)[measured].fillna("hessian"))
+    return str(found.pop()) if len(found) == 1 else SEVERAL if found else "hessian"
 
 
 def _steps_to_target(ended: pd.DataFrame) -> np.ndarray:

@@ -17,7 +17,7 @@ from curvexp.console import Stream, printable
 from curvexp.report.files import write_tables
 from curvexp.report.formats import KINDS, number, rate
 from curvexp.report.frames import SETTING, short
-from curvexp.report.tables import COUNTS, aggregate
+from curvexp.report.tables import COUNTS, SEVERAL, aggregate
 from curvexp.store import Runs, load_runs
 
 LISTED = 10  # runs of a kind that are named; the rest is counted
@@ -37,6 +37,12 @@ BOUND = "≥ only a part of the spectrum was measured: a lower bound"
 
 
 UNCHECKED = "? unchecked: a larger eigenvalue may have been missed"
+
+
+OF_OTHERS = "* of another operator than the Hessian: {}"
+
+
+SEVERAL_MEASURED = "κ and λmax are left out where the runs of a row measured different operators (probe.operator)"
 
 
 CENSORED = "> not reached within so many steps; (n/m): n of m runs reached the target"
@@ -243,14 +249,25 @@ def _pair(first: float, second: float, text: Callable[[float], str] | None = Non
 
 def _largest(row: dict[str, Any], notes: dict[str, None]) -> str:
     names = ("lambda_max_start", "lambda_max")
+    if row["operator"] == SEVERAL:
+        notes[SEVERAL_MEASURED] = None
     if all(math.isnan(row[name]) for name in names):
         return "–"
-    return "\n".join(_marked(number(row[name]), row[f"{name}_unchecked"], notes) for name in names)
+    texts = [_marked(number(row[name]), row[f"{name}_unchecked"], notes) for name in names]
+    return "\n".join(_of_operator(text, row, notes) for text in texts)
 
 
 def _ratio(row: dict[str, Any], notes: dict[str, None]) -> str:
     text = number(row["sharpness_ratio"])
     return text if text == "–" else _marked(text, row["sharpness_unchecked"], notes)
+
+
+def _of_operator(text: str, row: dict, notes: dict[str, None]) -> str:
+    """The text with a star where the number is not the Hessian's."""
+    if text == "–" or row["operator"] == "hessian":
+        return text
+    notes[OF_OTHERS.format(_name(row["operator"]))] = None
+    return f"{text}*"
 
 
 def _marked(text: str, unchecked: bool, notes: dict[str, None]) -> str:
@@ -263,7 +280,7 @@ def _marked(text: str, unchecked: bool, notes: dict[str, None]) -> str:
 def _condition(row: dict[str, Any], notes: dict[str, None]) -> str:
     """Condition numbers at the start and at the end, as they are known: exact, infinite with that of the positive part, or a bound."""
     pair = [_one_condition(row, suffix, notes) for suffix in ("_start", "")]
-    return "–" if set(pair) == {"–"} else "\n".join(pair)
+    return "–" if set(pair) == {"–"} else "\n".join(_of_operator(text, row, notes) for text in pair)
 
 
 def _one_condition(row: dict[str, Any], suffix: str, notes: dict[str, None]) -> str:

@@ -3,14 +3,15 @@
     <run>/config.json        the resolved config
     <run>/summary.json       where the run stands, replaced as a whole at each change: the keys of SUMMARY and what the run adds
     <run>/metrics.jsonl      a line a record: step, seconds, and every scalar of the record
-    <run>/spectrum.jsonl     a line a reading: step, eigenvalues, residuals, gradient_overlaps, complete, ledger, and what else was measured
+    <run>/spectrum.jsonl     a line a reading: step, eigenvalues, residuals, gradient_overlaps, complete, operator, ledger, blocks, and what
+                             else was measured
     <run>/checkpoints/<step> what the run goes on from, see curvexp.app.checkpoint; while the run lives it locks <run>/.lock
     <run>/landscape.json     the loss on planes through parameter space, with the way of the run on them; where it was asked for
 
 Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX here; pandas only where runs are read.
 """
 
-from curvexp.store.detail import load_densities, load_planes
+from curvexp.store.detail import load_block_densities, load_blocks, load_densities, load_planes
 from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable, read_object, replaced
 from curvexp.store.runs import MARKS, Runs, load_ledger, load_runs
 
@@ -23,6 +24,8 @@ __all__ = [
     "RunFolder",
     "Runs",
     "jsonable",
+    "load_block_densities",
+    "load_blocks",
     "load_densities",
     "load_ledger",
     "load_planes",

@@ -1,14 +1,25 @@
-"""What some runs have beyond scalars and eigenvalues: spectral densities, and the loss on planes through parameter space."""
+"""What some runs have beyond scalars and eigenvalues: spectral densities, spectra by block, the loss on planes through parameter space."""
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from curvexp.errors import ConfigError
-from curvexp.store.runs import LARGEST_JSON, Unreadable, _clean, _floats, _folders, _read_lines, read
+from curvexp.store.runs import (
+    LARGEST_JSON,
+    Unreadable,
+    _clean,
+    _float,
+    _floats,
+    _folders,
+    _read_lines,
+    operator_in,
+    read,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,30 +29,54 @@ MOST_PLANES = 8  # of a run that are still read
 
 
 def load_densities(folder: str | Path) -> "pd.DataFrame":
-    """The spectral densities of all runs under a folder, a row a point: run, step, x, density, stderr.
+    """The spectral densities of all runs under a folder, a row a point: run, step, x, density, stderr, operator.
 
-    density is per unit of eigenvalue and integrates to 1; stderr is its standard error (NaN where not measured). What is no density is
-    passed over.
+    density is per unit of eigenvalue and integrates to 1; stderr is its standard error (NaN where not measured); operator is whose
+    eigenvalues are meant: hessian, ggn or fisher. What is no density is passed over.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    import pandas as pd
-
     parts = []
     for path, name in _runs(folder):
         for row in _read_lines(path / "spectrum.jsonl")[0]:
-            found = row.get("density")
-            if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("x", "density")):
-                continue
-            x, y = _floats(found["x"]), _floats(found["density"])
-            stderr = found.get("stderr")
-            error = _floats(stderr) if isinstance(stderr, list) else np.full(len(x), np.nan)
-            if len(x) == len(y) == len(error):
-                parts.append(pd.DataFrame({"run": name, "step": row["step"], "x": x, "density": y, "stderr": error}))
-    if not parts:
-        return pd.DataFrame({"run": [], "step": [], "x": [], "density": [], "stderr": []})
-    return pd.concat(parts, ignore_index=True)
+            if (curve := _curve(row.get("density"))) is not None:
+                parts.append({"run": name, "step": row["step"], **curve, "operator": operator_in(row)})
+    return _long(parts, ["run", "step", "x", "density", "stderr", "operator"])
+
+
+def load_blocks(folder: str | Path) -> "pd.DataFrame":
+    """The spectra by block of all runs under a folder (probe=blocks), a row an eigenvalue.
+
+    run, step, block (its name), index (0 for the smallest that was measured), eigenvalue, residual, size (parameters of the block), missed
+    (upper bound of the probability that one of the block's was missed), operator (hessian, ggn or fisher). What is no block is passed over.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    parts = []
+    for name, row, block, found in _blocks(folder):
+        arrays = [_floats(found[key]) for key in ("eigenvalues", "residuals") if isinstance(found.get(key), list)]
+        if len(arrays) == 2 and len(arrays[0]) == len(arrays[1]):
+            columns = {"index": np.arange(len(arrays[0])), "eigenvalue": arrays[0], "residual": arrays[1]}
+            facts = {key: _float(found.get(key)) for key in ("size", "missed")}
+            parts.append(
+                {"run": name, "step": row["step"], "block": block, **columns, **facts, "operator": operator_in(row)}
+            )
+    return _long(parts, ["run", "step", "block", "index", "eigenvalue", "residual", "size", "missed", "operator"])
+
+
+def load_block_densities(folder: str | Path) -> "pd.DataFrame":
+    """The spectral densities of the blocks of all runs under a folder, a row a point: run, step, block, and then as `load_densities`.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    parts = []
+    for name, row, block, found in _blocks(folder):
+        if (curve := _curve(found.get("density"))) is not None:
+            parts.append({"run": name, "step": row["step"], "block": block, **curve, "operator": operator_in(row)})
+    return _long(parts, ["run", "step", "block", "x", "density", "stderr", "operator"])
 
 
 def load_planes(folder: str | Path) -> list[dict[str, Any]]:
@@ -66,6 +101,34 @@ def load_planes(folder: str | Path) -> list[dict[str, Any]]:
         except (Unreadable, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
     return planes
+
+
+def _blocks(folder: str | Path) -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
+    """Each block of each line of the runs: the run's name, the line, the block's name, and what was recorded of the block."""
+    for path, name in _runs(folder):
+        for row in _read_lines(path / "spectrum.jsonl")[0]:
+            found = row.get("blocks")
+            for block, entry in found.items() if isinstance(found, dict) else ():
+                if isinstance(entry, dict):
+                    yield name, row, _clean(block), entry
+
+
+def _curve(found: Any) -> dict[str, np.ndarray] | None:
+    """x, density and stderr, each (points,), or None where it is no density."""
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("x", "density")):
+        return None
+    x, y = _floats(found["x"]), _floats(found["density"])
+    stderr = found.get("stderr")
+    error = _floats(stderr) if isinstance(stderr, list) else np.full(len(x), np.nan)
+    return {"x": x, "density": y, "stderr": error} if len(x) == len(y) == len(error) else None
+
+
+def _long(parts: list[dict[str, Any]], names: list[str]) -> "pd.DataFrame":
+    """One frame of many parts, each a dict of columns and of values that hold for all of its rows."""
+    import pandas as pd
+
+    frames = [pd.DataFrame(part) for part in parts]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in names})
 
 
 def _plane(plane: dict[str, Any]) -> dict[str, Any]:

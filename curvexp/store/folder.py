@@ -22,7 +22,7 @@ from curvexp.quantities import QUANTITIES
 from curvexp.record import Record
 
 SUMMARY = (  # keys that every summary has, null where they have no meaning
-    *("status", "problem", "preprocess", "optim", "seed", "steps", "parameters", "reason"),
+    *("status", "problem", "preprocess", "optim", "operator", "seed", "steps", "parameters", "reason"),
     *(quantity.name for quantity in QUANTITIES if quantity.summary),
     *(f"{quantity.name}_start" for quantity in QUANTITIES if quantity.summary and quantity.start),
     "versions",

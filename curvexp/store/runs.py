@@ -25,7 +25,14 @@ from curvexp.store.folder import ENDINGS, SUMMARY
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS = ("status", "problem", "preprocess", "optim", "reason")  # the summary's texts; the rest of SUMMARY is numbers
+TEXTS = (
+    "status",
+    "problem",
+    "preprocess",
+    "optim",
+    "operator",
+    "reason",
+)  # the summary's texts; the rest of SUMMARY is numbers
 UNFINISHED = "running or killed: no end was recorded"
 MARKS = ("summary.json", "config.json", "metrics.jsonl")  # a folder with one of these is a run
 PARTS_OF_A_RUN = frozenset({".hydra", "wandb", "checkpoints"})  # its folders in which no other run is looked for
@@ -53,7 +60,8 @@ class Runs(NamedTuple):
             records, last_step: number of lines read from metrics.jsonl, and the last one's step.
         metrics: a row a record: run, step, seconds, and a float64 column a scalar, NaN where a run does not have it.
         spectra: a row an eigenvalue of a reading: run, step, index (0 for the smallest that was measured), eigenvalue, residual,
-            gradient_overlap (NaN where not measured), complete (whether the reading holds all eigenvalues, or the ends only).
+            gradient_overlap (NaN where not measured), complete (whether the reading holds all eigenvalues, or the ends only),
+            operator (whose eigenvalues they are: hessian, ggn or fisher).
     """
 
     runs: "pd.DataFrame"
@@ -213,6 +221,7 @@ class _Spectra:
         self.names: list[str] = []
         self.steps: list[int] = []
         self.complete: list[bool] = []
+        self.operators: list[str] = []
         self.values: list[np.ndarray] = []
 
     def read(self, path: Path, name: str) -> list[str]:
@@ -231,10 +240,11 @@ class _Spectra:
             self.names.append(name)
             self.steps.append(row["step"])
             self.complete.append(row.get("complete") is True)
+            self.operators.append(operator_in(row))
         return [*damage, *([f"spectrum.jsonl: {odd} lines without a spectrum"] if odd else [])]
 
     def frame(self) -> "pd.DataFrame":
-        """The columns run, step, index, eigenvalue, residual, gradient_overlap, complete."""
+        """The columns run, step, index, eigenvalue, residual, gradient_overlap, complete, operator."""
         import pandas as pd
 
         counts = [values.shape[1] for values in self.values]
@@ -248,8 +258,15 @@ class _Spectra:
                 "residual": values[1],
                 "gradient_overlap": values[2],
                 "complete": np.repeat(np.array(self.complete, bool), counts),
+                "operator": np.repeat(np.array(self.operators, object), counts),
             }
         )
+
+
+def operator_in(row: dict[str, Any]) -> str:
+    """The operator that a line of spectrum.jsonl is of; the Hessian where the line does not say it."""
+    found = row.get("operator")
+    return _clean(found) if isinstance(found, str) else "hessian"
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------------------

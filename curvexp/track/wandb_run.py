@@ -236,25 +236,28 @@ def leave(run: Any) -> None:
 
 def logged(record: Record, own: Sequence[Quantity] = ()) -> dict[str, Any]:
     """What W&B gets of a record, each in its section: seconds, its scalars, the eigenvalues as a histogram, and single numbers of what else
-    was measured, such as curvature/trace.mean; the step has none, for all are drawn against it.
+    was measured, such as curvature/trace.mean; the step has none, for all are drawn against it. Blocks have a section of their own.
 
     Of the ledger the scalars are there already; its columns stand in the run's files.
     """
     values: dict[str, Any] = {"seconds": record.seconds, **record.scalars}
+    blocks: dict[str, float] = {}
     if record.reading is not None:
         import wandb as client
 
         if len(record.reading.eigenvalues):
             values["eigenvalues"] = client.Histogram(np_histogram=histogram(record.reading.eigenvalues))
         for key, value in record.reading.extra.items():
-            if key == "ledger":
+            if key in ("ledger", "operator"):  # the operator stands in the config
+                continue
+            if key == "blocks":
+                blocks |= {f"blocks/{name}/lambda_max": block["eigenvalues"][-1] for name, block in value.items()}
                 continue
             for name, item in value.items() if isinstance(value, Mapping) else [("", value)]:
                 if np.ndim(item) == 0 and not (name and isinstance(item, str)):
                     values[f"{key}.{name}".rstrip(".")] = item
-    return {"step": record.step} | {
-        f"{section(key, own)}/{key}": value for key, value in values.items() if value is not None
-    }
+    named = {f"{section(key, own)}/{key}": value for key, value in values.items() if value is not None}
+    return {"step": record.step, **named, **blocks}
 
 
 def histogram(values: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:

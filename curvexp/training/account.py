@@ -117,16 +117,25 @@ class Account:
         self.reached = 0 if self.first <= self.limits.target else None
         if taken_up is None:
             scalars, reading = self.meter(state, shown, probed=True)
-            if self.probe.measure is not None and self.optimizer.operator is None:
-                name = self.optimizer.name
-                why = self.optimizer.unknown or f"of {name} neither threshold nor preconditioner is given"
-                choice = "; ".join(filter(None, (choice, f"no sharpness and no threshold: {why}")))
+            choice = "; ".join(filter(None, (choice, self._absent(reading)))) or None
             return Record(0, scalars, reading, state, note=choice, snapshot=self.snapshot(state), row=self.number)
         self.meter.probe_state, self.meter.read = taken_up.probe_state, taken_up.read
         self.meter.since = taken_up.since
         self.losses, self.done = list(taken_up.losses[: taken_up.blocks]), int(state.step)
         self.reached = taken_up.reached if taken_up.reached is not None else self.reached
         return None
+
+    def _absent(self, reading: Reading | None) -> str | None:
+        """Why the run has no sharpness, in a sentence; None where it has one, or measures nothing."""
+        if self.probe.measure is None:
+            return None
+        if self.optimizer.operator is None:
+            why = self.optimizer.unknown or f"of {self.optimizer.name} neither threshold nor preconditioner is given"
+            return f"no sharpness and no threshold: {why}"
+        measured = "hessian" if reading is None else probes.operator_name(reading)
+        if measured == "hessian":
+            return None
+        return f"no sharpness and no ledger: the probe measures operator={measured}, and the Hessian decides stability"
 
     def follow(self, losses: np.ndarray, shown: dict[str, Any], *, recorded: bool) -> None:
         """Counts the steps of a block and judges its end.

@@ -6,6 +6,7 @@ import jax
 
 from curvexp import optim
 from curvexp.curvature import Objective, hessian, preconditioned
+from curvexp.curvature.functions import Static
 from curvexp.optim import Optimizer
 from curvexp.probe.readings import eps_of, gradient
 from curvexp.probe.solve import sharpness, undivided
@@ -37,5 +38,10 @@ def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tu
 
 
 def over_all_data(problem: Problem) -> Objective:
-    """The loss over all training data, as a function of params alone."""
-    return Objective(jax.tree_util.Partial(problem.loss), problem.data)
+    """The loss over all training data, as a function of params alone, with its parts where the problem has them."""
+    Partial = jax.tree_util.Partial
+    whole = Objective(Partial(problem.loss), problem.data)
+    if problem.model is None or problem.criterion is None:
+        return whole
+    family = None if problem.log_likelihood is None else Static(problem.log_likelihood)
+    return whole._replace(model=Partial(problem.model), criterion=Partial(problem.criterion), log_likelihood=family)

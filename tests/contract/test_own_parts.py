@@ -39,6 +39,9 @@ PROBES = {
     "exact": lambda: probe.exact(),
     "top": lambda: probe.top(k=2, dense_below=0),
     "density": lambda: probe.density(k=2, vectors=2, depth=10),
+    "exact of the ggn": lambda: probe.exact(operator="ggn"),
+    "exact of the fisher": lambda: probe.exact(operator="fisher"),
+    "blocks": lambda: probe.blocks(k=2, density=True, vectors=2, depth=10),
     "off": lambda: probe.off(),
 }
 
@@ -73,6 +76,7 @@ BROKEN_PROBLEMS = {
     "known.minimum": lambda p: p._replace(known=p.known._replace(minimum=1e9)),
     "no loss lies under lower_bound": lambda p: p._replace(lower_bound=1e9),
     "criterion(model(params, inputs), targets)": lambda p: p._replace(criterion=lambda f, y: 2 * p.criterion(f, y)),
+    "the negative log-likelihood of log_likelihood": lambda p: p._replace(log_likelihood="bernoulli"),
 }
 
 

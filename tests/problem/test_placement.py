@@ -39,9 +39,11 @@ PRODUCTS = """
 params = alone.init(jax.random.key(0))
 v = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params)
 product = jax.jit(lambda op, v: op(v))
-one, other = (product(curvexp.hessian(training.over_all_data(problem), params), v) for problem in (alone, eight))
-for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-    np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+for name in ("hessian", "ggn", "fisher"):
+    wholes = [training.over_all_data(problem) for problem in (alone, eight)]
+    one, other = (product(probe.operator_of(whole, params, operator=name), v) for whole in wholes)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
 one, other = (train(problem, probe.off(), batch_size=32, record_every=5) for problem in (alone, eight))
 assert len(one) == len(other) == 5
 for a, b in zip(one, other, strict=True):

@@ -147,6 +147,21 @@ def test_eigenvalues_and_gradient_overlap_of_a_run(tmp_path):
     np.testing.assert_allclose(everything.y, 0.8)
 
 
+def test_a_chart_says_whose_eigenvalues_it_shows_and_theirs_alone_have_theory(tmp_path):
+    write_run(tmp_path / "one", operator="ggn")
+    found = load_runs(tmp_path)
+    assert "not of the Hessian" not in notes(charts.eigenvalues(found))
+    found.spectra["operator"] = "ggn"
+    drawn = charts.eigenvalues(found)
+    assert drawn.layout.title.text == "Tracked eigenvalues of the generalized Gauss-Newton matrix"
+    assert "Eigenvalues of the generalized Gauss-Newton matrix, not of the Hessian." in notes(drawn)
+    assert "not of the Hessian" in notes(charts.spectrum(found))
+    assert "not of the Hessian" in charts.eigencomponents(found).layout.meta["empty"]
+    runs = found.runs.assign(condition_number=10.0, steps_to_target=5, target_loss=1e-3)
+    assert charts.condition_steps(runs).layout.meta.get("empty")
+    assert not charts.condition_steps(runs.assign(operator="hessian")).layout.meta.get("empty")
+
+
 @pytest.mark.parametrize(
     "name", ["loss", "sharpness", "rate", "condition_steps", "eigenvalues", "gradient_overlap", "taylor"]
 )

@@ -45,6 +45,18 @@ def test_medians_and_counts_by_hand():
     assert np.isnan(row["rate_theory"])
 
 
+def test_curvatures_of_different_operators_have_no_median():
+    values = {"lambda_max": 5.0, "lambda_max_start": 6.0, "condition_number": 7.0, "sharpness": 4.0, "loss": 1.0}
+    old = {**values, "operator": None}  # of a version that recorded none: the Hessian's
+    (same,) = table({**values, "operator": "ggn"}, {**values, "operator": "ggn"}).to_dict("records")
+    assert (same["operator"], same["lambda_max"], same["condition_number"]) == ("ggn", 5.0, 7.0)
+    (mixed,) = table({**values, "operator": "ggn"}, old).to_dict("records")
+    assert (mixed["operator"], mixed["loss"], mixed["sharpness"]) == ("several", 1.0, 4.0)
+    assert all(np.isnan(mixed[name]) for name in ("lambda_max", "lambda_max_start", "condition_number"))
+    (row,) = table(old, {"loss": 1.0, "operator": None}).to_dict("records")
+    assert row["operator"] == "hessian"
+
+
 def test_settings_stand_in_the_order_of_their_runs():
     names = [("b", "raw", "sgd"), ("a", "raw", "sgd"), ("b", "raw", "adam"), ("b", "raw", "sgd")]
     found = table(*({**dict(zip(SETTING, name, strict=True)), "loss": 1.0} for name in names))

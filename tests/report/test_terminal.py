@@ -31,6 +31,20 @@ def output(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
+def test_another_operator_than_the_hessian_is_named_and_compared_with_itself_alone(two, capsys):
+    for seed in range(3):
+        for problem, optim in (("mlp", "sgd"), ("mlp", "adam")):
+            folder = two / "c" / f"{optim}{seed}"
+            write_run(folder, problem=problem, optim=optim, seed=seed, lambda_max=4.0, operator="ggn")
+    _, text, _ = output(capsys, two / "c")
+    assert "4*" in text
+    assert "* of another operator than the Hessian: ggn" in text
+    assert "*" not in output(capsys, two / "a")[1]
+    (sentence,) = findings.sentences(load_runs(two / "c").runs)
+    assert "λmax at the end of the ggn the same" in sentence
+    assert not (findings.compare(load_runs(two / "a"), load_runs(two / "c"))["measure"] == "lambda_max").any()
+
+
 def test_by_groups_runs_by_what_they_were_set_to(two, capsys):
     code, text, _ = output(capsys, two / "a", "--by", "problem,lr")
     assert code == 0

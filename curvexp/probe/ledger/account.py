@@ -27,7 +27,7 @@ from curvexp.linalg.precision import at_least_float32, full_precision, is_half
 from curvexp.optim import Optimizer
 from curvexp.probe.ledger.batches import batch_count, draw_batches, example_count, noises
 from curvexp.probe.ledger.directions import direction_columns, momentum
-from curvexp.probe.ledger.operator import deciding_spectrum
+from curvexp.probe.ledger.operator import NOT_MEASURED, deciding_spectrum
 from curvexp.probe.ledger.past import Past
 from curvexp.probe.ledger.whole import (
     ends_and_bottleneck,
@@ -37,6 +37,7 @@ from curvexp.probe.ledger.whole import (
     stability,
     without_nan,
 )
+from curvexp.probe.operators import operator_name
 from curvexp.probe.readings import eps_of
 from curvexp.programs import compiled
 from curvexp.record import Reading
@@ -70,7 +71,8 @@ def enter(
         full: whether these are checked in full for what was missed.
 
     Returns:
-        scalars, each None where it has no meaning:
+        scalars, each None where it has no meaning; of a reading of another operator than the Hessian those of the step and of minibatches
+        alone, as the Hessian decides stability:
             gradient_curvature g'Hg/g'g, best_lr_gradient g'g/g'Hg; for the step s that comes: change_predicted g's + ½s'Hs,
             change_actual, best_step −g's/s'Hs in multiples of s.
             sharpness, its residual where there is a preconditioner, the probability that a larger one was missed, where not all are
@@ -109,9 +111,11 @@ def enter(
                 "trace_noise", products, exact
             )
             hvps += number * (1 + size / count)
-        spectrum = deciding_spectrum(whole, params, reading, divisor, past=past, tol=tol, full=full, key=key)
+        spectrum = NOT_MEASURED
+        if operator_name(reading) == "hessian":
+            spectrum = deciding_spectrum(whole, params, reading, divisor, past=past, tol=tol, full=full, key=key)
+            scalars |= stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
         hvps += spectrum.products
-        scalars |= stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
         if spectrum.eigenvectors is not None and np.isfinite(spectrum.eigenvalues).all():
             directions, used, rest = direction_columns(
                 optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum

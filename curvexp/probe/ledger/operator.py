@@ -28,6 +28,9 @@ class Spectrum(NamedTuple):
     missed: Any = None
 
 
+NOT_MEASURED = Spectrum(np.empty(0), np.empty(0), None, False, 0)
+
+
 def deciding_spectrum(
     whole: Objective, params: Any, reading: Reading, divisor: Any, *, past: Past, tol: float, full: bool, key: Any
 ) -> Spectrum:

@@ -4,6 +4,7 @@
 `layout.meta["notes"]` says what a reader must know of it: what was masked, thinned or left out.
 """
 
+from curvexp.report.charts.blocks import blocks
 from curvexp.report.charts.plane import contour, forms, landscape, surface
 from curvexp.report.charts.run import (
     components,
@@ -18,6 +19,7 @@ from curvexp.report.charts.style import looks
 from curvexp.report.charts.sweep import condition_steps, loss, rate, sharpness, verdicts
 
 __all__ = [
+    "blocks",
     "components",
     "condition_steps",
     "contour",

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from curvexp import theory
+from curvexp.quantities import OPERATORS
 from curvexp.report.charts import style
 from curvexp.report.frames import metrics_of, spectra_of
 from curvexp.store import Runs
@@ -23,8 +24,8 @@ def eigenvalues(frame: Any) -> go.Figure:
     Args:
         frame: Runs, or their spectra: run, step, index, eigenvalue, residual. Of several runs the first is drawn.
     """
-    title = "Tracked eigenvalues of the Hessian"
     spectra = _first_run(spectra_of(frame))
+    title = f"Tracked eigenvalues of the {OPERATORS.get(style.operator(spectra), 'measured operator')}"
     if spectra.empty or not np.isfinite(spectra["eigenvalue"]).any():
         return style.empty(title, "No spectrum was recorded: the probe was off, or no eigenvalue is finite.")
     scale = style.Symlog(spectra["eigenvalue"].to_numpy())
@@ -59,6 +60,7 @@ def eigenvalues(frame: Any) -> go.Figure:
         drawn,
         f"The axis is linear within ±{style.number(scale.small)} and logarithmic beyond.",
         f"{dropped} of {len(ranks)} eigenvalues are left out between those shown." if dropped else "",
+        style.whose(spectra),
     )
     return drawn
 
@@ -96,6 +98,7 @@ def gradient_overlap(frame: Any) -> go.Figure:
             )
         )
     drawn.update_yaxes(range=[-0.02, 1.05])
+    style.note(drawn, style.whose(spectra))
     return drawn
 
 
@@ -184,6 +187,7 @@ def spectrum(frame: Any, densities: pd.DataFrame | None = None) -> go.Figure:
             if has_density
             else ". No density was measured (probe=density)."
         ),
+        style.whose(spectra),
     )
     return drawn
 
@@ -218,7 +222,7 @@ def density(frame: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     drawn.update_xaxes(type="category")
     drawn.update_yaxes(**scale.ticks())
-    style.note(drawn, "Densities below a millionth of the largest are shown as that.")
+    style.note(drawn, "Densities below a millionth of the largest are shown as that.", style.whose(rows))
     return drawn
 
 
@@ -248,6 +252,8 @@ def eigencomponents(frame: Any) -> go.Figure:
     rows = _first_run(components(frame) if isinstance(frame, Runs) else frame)
     if rows.empty or not np.isfinite(rows["gradient_component"]).any():
         return style.empty(title, "No gradient overlap was recorded: the probe was off, or it has no eigenvectors.")
+    if style.operator(rows) != "hessian":
+        return style.empty(title, f"{style.whose(rows)} Theory's decay is along the eigenvectors of the Hessian.")
     if not rows["complete"].all():
         return style.empty(
             title,

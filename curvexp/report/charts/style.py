@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from curvexp.quantities import OPERATORS
+
 # Okabe and Ito 2008, without black and yellow, which vanish on one of the two backgrounds
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot")
@@ -91,6 +93,18 @@ def layout(*, title: str, height: int) -> dict[str, Any]:
 def note(drawn: go.Figure, *texts: str) -> None:
     """Adds to the notes of a figure."""
     drawn.layout.meta = {"notes": [*(drawn.layout.meta or {}).get("notes", []), *(text for text in texts if text)]}
+
+
+def operator(frame: Any) -> str:
+    """The operator whose eigenvalues a frame of a run holds; the Hessian where it has no such column."""
+    found = [] if "operator" not in frame else frame["operator"].dropna().tolist()
+    return str(found[0]) if found else "hessian"
+
+
+def whose(frame: Any) -> str:
+    """A note on whose eigenvalues are shown, where they are not the Hessian's."""
+    found = operator(frame)
+    return "" if found == "hessian" else f"Eigenvalues of the {name(OPERATORS.get(found, found))}, not of the Hessian."
 
 
 def empty(title: str, why: str) -> go.Figure:

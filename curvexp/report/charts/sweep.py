@@ -111,13 +111,19 @@ def condition_steps(frame: Any, *, looks: Looks | None = None) -> go.Figure:
     bound = _column(runs, "condition_number_bound")
     kappa = np.where(np.isfinite(exact), exact, np.where(np.isfinite(positive), positive, bound))
     is_bound = ~np.isfinite(exact) & ~np.isfinite(positive)
+    others = (
+        runs["operator"].fillna("hessian").ne("hessian").to_numpy() if "operator" in runs else np.zeros(len(runs), bool)
+    )
+    kappa = np.where(others, np.nan, kappa)
     steps, last = _column(runs, "steps_to_target"), _column(runs, "steps")
     has_target = np.isfinite(_column(runs, "target_loss")) if "target_loss" in runs else np.isfinite(steps)
     censored = ~np.isfinite(steps) & has_target & (runs["status"] == "completed").to_numpy()
     y = np.where(censored, last, steps)
     keep = np.isfinite(kappa) & (kappa >= 1) & np.isfinite(y) & (y > 0)
     if not keep.any():
-        return style.empty(title, "No run has both a condition number and a step at which it reached a target.")
+        return style.empty(
+            title, "No run has both a condition number of the Hessian and a step at which it reached a target."
+        )
     drawn = style.figure(title=title, x="condition number κ at the end", y="steps to the target")
     symbols = np.where(censored, "triangle-up", np.where(is_bound, "circle-open", "circle"))
     _points(drawn, runs[keep], kappa[keep], y[keep], looks, symbols[keep])
@@ -149,7 +155,9 @@ def condition_steps(frame: Any, *, looks: Looks | None = None) -> go.Figure:
         f"Triangles: {int((keep & censored).sum())} runs that never reached the target, at their last step; not in the fit."
         if (keep & censored).any()
         else "",
-        f"{int((~keep).sum())} runs without a condition number or a target are not shown." if (~keep).any() else "",
+        f"{int((~keep).sum())} runs without a condition number of the Hessian or a target are not shown."
+        if (~keep).any()
+        else "",
     ]
     style.note(drawn, *notes)
     return drawn
@@ -225,9 +233,7 @@ def verdicts(frame: pd.DataFrame) -> go.Figure:
 
 def _lines(metrics: pd.DataFrame, column: str, *, title: str, y: str, looks: Looks | None) -> go.Figure:
     if column not in metrics or not np.isfinite(metrics[column]).any():
-        return style.empty(
-            title, f"No record has a {column}: the probe that measures it was off, or nothing was recorded."
-        )
+        return style.empty(title, f"No record has a {column}: no probe measured it, or nothing was recorded.")
     looks = looks or style.looks(metrics["setting"].dropna())
     drawn = style.figure(title=title, x="step", y=y)
     rows = metrics[["step", column, "setting", "run", "status"]]
