@@ -36,13 +36,18 @@ REDUCED = {
 MAY_NOT_APPLY = {"edge_momentum"}
 
 
-@functools.cache
-def found(name: str) -> Finding:
-    return reduced(name)
+@pytest.fixture(scope="session")
+def reduced(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finding]:
+    """The finding of a study's reduced form, judged when it is called; its runs are trained once, for whatever theory judges them."""
+    folder = tmp_path_factory.mktemp("studies")
+    composed = functools.cache(lambda name: compose(name, [f"study.{option}" for option in REDUCED[name]]))
+    return lambda name: perform(composed(name)._replace(folder=folder / name))[0]
 
 
-def reduced(name: str) -> Finding:
-    return perform(compose(name, [f"study.{option}" for option in REDUCED[name]]))[0]
+@pytest.fixture(scope="session")
+def found(reduced: Callable[[str], Finding]) -> Callable[[str], Finding]:
+    """The same under the right theory, once."""
+    return functools.cache(reduced)
 
 
 def test_every_study_is_here():
@@ -50,7 +55,7 @@ def test_every_study_is_here():
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_the_reduced_study_passes(name):
+def test_the_reduced_study_passes(found, name):
     finding = found(name)
     missed = [claim for claim in finding.claims if claim["verdict"] == FAIL]
     assert not missed
@@ -129,7 +134,7 @@ LONG = {
     "name, form, wrong",
     [pytest.param(*row, marks=pytest.mark.slow if row[0] in LONG else (), id="-".join(row[:2])) for row in BROKEN],
 )
-def test_breaking_theory_fails_the_verdict(monkeypatch, name, form, wrong):
+def test_breaking_theory_fails_the_verdict(monkeypatch, found, reduced, name, form, wrong):
     assert found(name).verdict == PASS or name in MAY_NOT_APPLY
     monkeypatch.setattr(theory, form, wrong)
     assert reduced(name).verdict == FAIL

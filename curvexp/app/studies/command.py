@@ -39,7 +39,7 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
         for study in studies:
             folder = study.folder / study.name if len(studies) > 1 else study.folder
             try:
-                finding, data = perform(study)
+                finding, data = perform(study._replace(folder=folder))
             except ConfigError:
                 raise
             except (Exception, SystemExit) as error:  # of a study's own code, which may also exit
@@ -51,7 +51,8 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
                 continue
             write(finding, data, folder)
             console.out().print(table(finding))
-            console.out().print(f"in {console.printable(_short(folder))}")
+            runs = f"; its runs: python -m curvexp.report {console.printable(_short(folder))}" * bool(study.runs)
+            console.out().print(f"in {console.printable(_short(folder))}{runs}")
             failed |= finding.verdict == FAIL
     except ConfigError as error:
         console.refuse(str(error))
