@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from curvexp import optim, probe, theory
+from curvexp import optim, probe, theory, training
 from curvexp.problem import two_layers
-from curvexp.problem.linear_network import two_layers_eigenvalues
+from curvexp.problem.linear_network import two_layers_curvature, two_layers_eigenvalues
 from curvexp.study.claim import Claim, Result, at_least, at_most, equal
 from curvexp.study.recorded import Recorded, recorded
 from curvexp.training import Run, run_many
@@ -89,12 +89,14 @@ def _linear_network(
 
 
 def _catapults(width: int, multiples: Sequence[float], steps: int, seeds: int) -> Catapults:
-    """Runs with lr = multiple/λ₀, which is `lr=auto` at half the multiple of the threshold 2/λ₀; λ₀ to 1 %, as lr=auto measures it."""
+    """Runs with lr = multiple/λ₀; those of one seed begin at one point."""
     problem, reads = two_layers(width=width), probe.top(k=1, which="LA", every=steps)
+    keys = [jax.random.key(seed) for seed in range(seeds)]
+    curvatures = [two_layers_curvature(training.start(problem, key)) for key in keys]
     runs = [
-        Run(problem, optim.sgd(fraction=multiple / 2), jax.random.key(seed), reads, target=None, diverge_at=math.inf)
+        Run(problem, optim.sgd(lr=multiple / curvature), key, reads, target=None, diverge_at=math.inf)
         for multiple in multiples
-        for seed in range(seeds)
+        for key, curvature in zip(keys, curvatures, strict=True)
     ]
     found = Catapults(*np.full((5, len(runs)), np.nan))
     for records in run_many(runs, steps=steps, record_every=steps):

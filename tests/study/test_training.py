@@ -1,10 +1,13 @@
 """What studies ask of the training loop, against closed forms and plain loops; the runs that they read."""
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
-from curvexp import load_runs, optim, preprocess, theory, training
+from curvexp import load_runs, optim, preprocess, study, theory, training
 from curvexp.errors import ConfigError
 from curvexp.problem import data, network, quadratics
 from curvexp.record import Record
@@ -85,6 +88,12 @@ def test_a_target_that_is_not_reached_is_refused_with_the_loss():
     runs = [Run(quadratics.quadratic(dimension=3), optim.sgd(lr=1e-4), 0, target=1e-3)]
     with pytest.raises(ConfigError, match="after 20 steps"):
         at_target(runs, steps=20, block=10)
+
+
+def test_no_study_has_a_training_loop_of_its_own():
+    for file in Path(study.__file__).parent.glob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"import optax|apply_updates|while_loop", text), f"{file.name}: train by curvexp.run_many"
 
 
 def test_recorded_runs_are_found_by_name_in_the_order_of_their_sweep(tmp_path):
