@@ -1,6 +1,7 @@
 """Runs the studies, each in a process of its own, and writes what they found: python scripts/reproduce.py [NAME ...] [--jobs N]
 
     OUT/NAME/finding.json, data.json    each study's claims, and the data of its figures; a study that has them is not run again
+    OUT/NAME/runs/...                   the runs of a study whose file names some: python -m curvexp.report OUT
     OUT/findings.json                   all of them
     --markdown FILE                     the table
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -81,11 +83,13 @@ def finding_of(study: Study, options: argparse.Namespace) -> dict[str, Any] | No
     """The study's finding, run now or found in OUT from the same version and numbers; None where it did not finish."""
     folder = options.out / study.name
     file, stamp = folder / "finding.json", folder / "stamp.json"
-    wanted = json.dumps([__version__, study.target, study.precision, study.options], sort_keys=True)
+    runs = [(run.name, run.config) for run in study.runs]
+    wanted = json.dumps([__version__, study.target, study.precision, study.options, runs], sort_keys=True)
     done = file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted
     if options.again or not done:
         for old in (file, stamp):
             old.unlink(missing_ok=True)
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # of another version, or of other numbers
         command = [sys.executable, "-m", "curvexp", f"+study={study.name}", f"hydra.run.dir={folder.absolute()}"]
         command += ["--config-dir", options.config_dir] if options.config_dir else []
         paths = [str(Path.cwd()), str(Path(curvexp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]

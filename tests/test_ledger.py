@@ -54,6 +54,14 @@ def radius(method, curvature, lr, beta):
     return np.abs(np.linalg.eigvals(np.stack([g - curvature * step, grown]))).max()
 
 
+def test_at_a_minimum_nothing_is_said_of_the_gradient_outside_the_tracked_directions():
+    problem = quadratic(start=[0.0] * DIMENSION)
+    records = train(problem, optim.sgd(lr=0.01), probe.top(k=3, dense_below=0), steps=5)
+    assert [record.scalars["grad_norm"] for record in records] == [0, 0]
+    assert all("rest_curvature" not in record.scalars for record in records)
+    assert records[-1].scalars["sharpness"] == pytest.approx(30, rel=1e-4)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("measure", [probe.exact(every=10), probe.top(k=3, every=10, tol=1e-12, dense_below=0)])
 @pytest.mark.parametrize("method, lr", [("sgd", 0.02), ("sgd", 0.07), ("momentum", 0.02), ("nesterov", 0.02)])

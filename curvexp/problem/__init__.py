@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from curvexp.problem.base import Examples, Known, Problem
 from curvexp.problem.data import Dataset
+from curvexp.problem.linear_network import two_layers
 from curvexp.problem.quadratics import Quadratic, bowl, dome, quadratic, saddle, valley
 from curvexp.problem.surface import himmelblau, monkey_saddle, rosenbrock
 
@@ -31,6 +32,7 @@ __all__ = [
     "quadratic",
     "rosenbrock",
     "saddle",
+    "two_layers",
     "valley",
 ]
 _LATE = {

@@ -60,6 +60,17 @@ def diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     return split("diabetes", inputs, targets, test_fraction=test_fraction, seed=seed)
 
 
+def chebyshev(*, degree: int = 5, points: int = 20, test_fraction: float = 0.0, seed: int = 0) -> Dataset:
+    """Regression on the Chebyshev polynomial of a degree at equidistant points of [−1, 1].
+
+    A small network learns it slowly enough to sharpen up to the edge of stability (Cohen et al. 2021, app. A).
+    """
+    degree = checks.whole("problem.data.degree", degree)
+    x = np.linspace(-1, 1, checks.whole("problem.data.points", points, least=2))
+    y = np.polynomial.chebyshev.Chebyshev.basis(degree)(x)
+    return split("chebyshev", x[:, None], y[:, None], test_fraction=test_fraction, seed=seed)
+
+
 def gaussian(
     *,
     samples: int = 1000,

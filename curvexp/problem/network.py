@@ -45,6 +45,7 @@ def mlp(
     activation: str = "tanh",
     criterion: str = "auto",
     l2: float = 0.0,
+    init_scale: float = 1.0,
 ) -> Problem:
     """A fully connected network on a data set, LeCun normal weights and zero biases at the start.
 
@@ -58,6 +59,7 @@ def mlp(
         criterion: cross_entropy | mse (½ mean over the examples of the squared distance to the one-hot or standardised targets) | auto,
             which is cross_entropy for classes.
         l2: adds ½·l2·‖params‖² over all parameters; a part of the compiled program, unlike the data.
+        init_scale: factor on all parameters at the start.
     """
     dtype = checked_dtype(dtype)
     if isinstance(hidden, str | int | float) or hidden is None:
@@ -68,6 +70,7 @@ def mlp(
     activation = checks.choice("problem.activation", activation, ACTIVATIONS)
     criterion = checks.choice("problem.criterion", criterion, ("auto", "cross_entropy", "mse"))
     l2 = checks.number("problem.l2", l2, least=0)
+    init_scale = checks.number("problem.init_scale", init_scale, above=0)
     classes = getattr(data, "classes", None)
     if criterion == "cross_entropy" and classes is None:
         raise ConfigError(
@@ -86,7 +89,7 @@ def mlp(
     return supervised(
         "mlp",
         prepared,
-        init=_init(network, prepared.train.inputs.shape[1]),
+        init=_init(network, prepared.train.inputs.shape[1], init_scale),
         model=_model(network),
         criterion=softmax_cross_entropy if as_classes else squared_error,
         l2=l2,
@@ -144,8 +147,9 @@ def _model(network: Network) -> Model:
 
 
 @functools.cache
-def _init(network: Network, features: int) -> Callable[[Any], Any]:
+def _init(network: Network, features: int, scale: float) -> Callable[[Any], Any]:
     def init(key: Any) -> Any:
-        return network.init(key, jnp.zeros((1, features), network.dtype))["params"]
+        params = network.init(key, jnp.zeros((1, features), network.dtype))["params"]
+        return params if scale == 1 else jax.tree.map(lambda leaf: scale * leaf, params)
 
     return init

@@ -220,7 +220,7 @@ def _columns(
     """The columns of a problem's rows; one whose cells are all – has nothing to say."""
     records = rows.to_dict("records")
 
-    def line(row: dict[str, Any], name: str) -> str:
+    def line(row: dict[Any, Any], name: str) -> str:
         drawn = sparks.get(tuple(str(row[key]) for key in by), {}).get(name, "")
         return f"\n{drawn}" if drawn else ""
 
@@ -236,7 +236,7 @@ def _columns(
     ]
 
 
-def _runs(row: dict[str, Any]) -> str:
+def _runs(row: dict[Any, Any]) -> str:
     """How many runs, and how many of them did not complete."""
     return "\n".join([str(row["runs"]), *(f"{row[name]} {name}" for name in COUNTS[1:] if row[name])])
 
@@ -247,7 +247,7 @@ def _pair(first: float, second: float, text: Callable[[float], str] | None = Non
     return "\n".join(map(text or number, (first, second)))
 
 
-def _largest(row: dict[str, Any], notes: dict[str, None]) -> str:
+def _largest(row: dict[Any, Any], notes: dict[str, None]) -> str:
     names = ("lambda_max_start", "lambda_max")
     if row["operator"] == SEVERAL:
         notes[SEVERAL_MEASURED] = None
@@ -257,12 +257,12 @@ def _largest(row: dict[str, Any], notes: dict[str, None]) -> str:
     return "\n".join(_of_operator(text, row, notes) for text in texts)
 
 
-def _ratio(row: dict[str, Any], notes: dict[str, None]) -> str:
+def _ratio(row: dict[Any, Any], notes: dict[str, None]) -> str:
     text = number(row["sharpness_ratio"])
     return text if text == "–" else _marked(text, row["sharpness_unchecked"], notes)
 
 
-def _of_operator(text: str, row: dict, notes: dict[str, None]) -> str:
+def _of_operator(text: str, row: dict[Any, Any], notes: dict[str, None]) -> str:
     """The text with a star where the number is not the Hessian's."""
     if text == "–" or row["operator"] == "hessian":
         return text
@@ -277,13 +277,13 @@ def _marked(text: str, unchecked: bool, notes: dict[str, None]) -> str:
     return f"{text}?"
 
 
-def _condition(row: dict[str, Any], notes: dict[str, None]) -> str:
+def _condition(row: dict[Any, Any], notes: dict[str, None]) -> str:
     """Condition numbers at the start and at the end, as they are known: exact, infinite with that of the positive part, or a bound."""
     pair = [_one_condition(row, suffix, notes) for suffix in ("_start", "")]
     return "–" if set(pair) == {"–"} else "\n".join(_of_operator(text, row, notes) for text in pair)
 
 
-def _one_condition(row: dict[str, Any], suffix: str, notes: dict[str, None]) -> str:
+def _one_condition(row: dict[Any, Any], suffix: str, notes: dict[str, None]) -> str:
     value, positive = row[f"condition_number{suffix}"], row[f"condition_number_positive{suffix}"]
     if row[f"condition_number{suffix}_is_bound"]:
         notes[BOUND] = None
@@ -294,7 +294,7 @@ def _one_condition(row: dict[str, Any], suffix: str, notes: dict[str, None]) -> 
     return number(value)
 
 
-def _steps(row: dict[str, Any], notes: dict[str, None]) -> str:
+def _steps(row: dict[Any, Any], notes: dict[str, None]) -> str:
     """The median with its interval, and how many runs reached the target where not all did."""
     ended = row["completed"] + row["diverged"]
     if math.isnan(row["steps_to_target"]):

@@ -1,6 +1,8 @@
 """What the inputs do to the curvature: their mean, their scales, and what preprocessing makes of both."""
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import curvexp
-from curvexp import optim, preprocess, theory
+from curvexp import optim, preprocess, theory, training
 from curvexp.problem import Problem, data, linear, network
 from curvexp.study.claim import Claim, Result, at_least, equal, mean_interval, not_applicable
-from curvexp.study.rates import steps_taken
+from curvexp.study.training import steps_to_target
 
+BLOCK = 100  # steps between two looks at whether a run has come to its target
 SATURATED = 10.0  # tanh'(10) = 8e-9
 FITTED = ("raw", "centered", "normalized", "whitened", "batchnorm")
 
@@ -114,34 +117,40 @@ def normalization(
     for dataset in datasets:
         for name in problems:
             top, taken, kappa = (np.full((len(FITTED), seeds), np.nan) for _ in range(3))
+            runs = []
             for seed in range(seeds):
                 given = _dataset(dataset, seed)
                 for i, prepared in enumerate(FITTED):
                     problem = _problem(name, given, prepared)
                     top[i, seed] = largest(problem, seed=seed)
-                    taken[i, seed] = _steps(problem, top[i, seed], seed=seed, steps=steps)
+                    runs.append(_to_nine_tenths(problem, top[i, seed], seed=seed))
                     if problem.known.eigenvalues is not None:
                         values = theory.above_rounding(problem.known.eigenvalues)
                         kappa[i, seed] = values.max() / values.min()
                         if prepared in ("raw", "centered", "normalized") and seed == 0:
                             claims.append(_second_moment(dataset, given, prepared, top[i, seed]))
+            taken[:] = steps_to_target(runs, steps=steps, block=BLOCK).reshape(seeds, len(FITTED)).T
             table |= {f"{dataset} {name} {kind}": a for kind, a in (("λmax", top), ("steps", taken), ("κ", kappa))}
             size = float(np.sqrt(np.square(given.inputs).mean())) if name == "mlp" else 0.0
             claims += _comparisons(dataset, name, top, taken, kappa, steps, size)
     return Result(claims, {"preprocess": FITTED, **table})
 
 
-def largest(problem: Problem, *, seed: int, params: Any = None) -> float:
-    """λmax of the Hessian at the start (or at params), by products alone."""
-    params = start_of(problem, seed) if params is None else params
-    op = curvexp.hessian(problem.loss, params, problem.data)
+def largest(problem: Problem, *, seed: int) -> float:
+    """λmax of the Hessian at the start of a run with this seed, by products alone."""
+    op = curvexp.hessian(problem.loss, training.start(from_zero(problem), seed), problem.data)
     return float(curvexp.eigsh(op, k=1, tol=1e-4, key=jax.random.key(seed + 1)).eigenvalues[-1])
 
 
-def start_of(problem: Problem, seed: int) -> Any:
-    """Zero weights for a linear model, whose loss is then that of no model; a network's own initialization."""
-    params = problem.init(jax.random.key(seed))
-    return params if problem.name == "mlp" else jax.tree.map(jnp.zeros_like, params)
+def from_zero(problem: Problem) -> Problem:
+    """The problem begun at zero weights where it is a linear model, whose loss is then that of no model; a network as it is."""
+    return problem if problem.name == "mlp" else problem._replace(init=_zeros(problem.init))
+
+
+@functools.cache
+def _zeros(init: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One function for one structure of the parameters, so that all its runs share their programs."""
+    return lambda key: jax.tree.map(jnp.zeros_like, init(key))
 
 
 def _least_squares(given: data.Dataset, prepared: str, *, bias: bool) -> Problem:
@@ -161,13 +170,14 @@ def _problem(name: str, given: data.Dataset, prepared: str) -> Problem:
     return linear.logistic(**options, l2=1e-3) if name == "logistic" else linear.least_squares(**options)
 
 
-def _steps(problem: Problem, sharpness: float, *, seed: int, steps: int) -> float:
-    """Steps of gradient descent at half its largest stable step until 9/10 of the way from the loss at its start to its minimum
-    (0 where that is unknown) are done; `steps` where that takes longer."""
+def _to_nine_tenths(problem: Problem, sharpness: float, *, seed: int) -> training.Run:
+    """Gradient descent at half its largest stable step until 9/10 of the way from the loss at its start to its minimum (0 where that is
+    unknown) are done."""
     optimizer = optim.sgd(lr=float(theory.gradient_descent_threshold(lr=1.0)) / sharpness / 2)
-    params = start_of(problem, seed)
-    least, first = problem.known.minimum or 0.0, float(problem.loss(params, problem.data))
-    return float(min(steps_taken(problem, optimizer, params, (least + 0.1 * (first - least)) / first, steps), steps))
+    problem, target = from_zero(problem), 0.1  # a fraction of the way where the minimum is known, else a loss
+    if problem.known.minimum is None:
+        target *= float(problem.loss(training.start(problem, seed), problem.data))
+    return training.Run(problem, optimizer, seed, target=target, diverge_at=math.inf)
 
 
 def _second_moment(dataset: str, given: data.Dataset, prepared: str, measured: float) -> Claim:

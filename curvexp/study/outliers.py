@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from curvexp import curvature, preprocess, theory
+from curvexp import curvature, optim, preprocess, theory
 from curvexp.linalg import eigsh
 from curvexp.problem import Problem, data, network
 from curvexp.study.claim import Claim, Result, at_least, at_most, equal, mean_interval, not_applicable
+from curvexp.study.training import at_target
+from curvexp.training import Run
 
 EXAMPLES = 120  # of each class
 MOST = 5000  # steps of training
+BLOCK = 50  # steps between two looks at whether a run has come to its target
 EXACT = 1e-3  # eigsh's tolerance, relative to the largest eigenvalue
 
 
@@ -46,9 +48,10 @@ def outliers(
     carried, aligned = np.zeros((2, len(classes), seeds))
     for i, number in enumerate(classes):
         given = first_classes(number)
-        for seed in range(seeds):
-            problem = classifier(given, "raw", "relu", hidden)
-            params = trained(problem, seed=seed, lr=0.003, target=loss)
+        problem, smooth = (classifier(given, *kind, hidden) for kind in (("raw", "relu"), ("normalized", "tanh")))
+        middle = trained(problem, seeds=seeds, lr=0.003, target=loss)
+        fitted = trained(smooth, seeds=seeds, lr=0.1, target=0.01)
+        for seed, params in enumerate(middle):
             h, g = leading(hessian(problem, params), number + 6), leading(ggn(problem, params), number + 6)
             counts["hessian"][i, seed], counts["ggn"][i, seed] = widest_gap(h.values), widest_gap(g.values)
             rest = curvature.difference(hessian(problem, params), ggn(problem, params))
@@ -56,9 +59,7 @@ def outliers(
             carried[i, seed] = size / g.values[number - 2]
             aligned[i, seed] = overlap(h.vectors[:, : number - 1], g.vectors[:, : number - 1])
             found |= {f"hessian {number} {seed}": h.values, f"ggn {number} {seed}": g.values}
-            smooth = classifier(given, "normalized", "tanh", hidden)
-            params = trained(smooth, seed=seed, lr=0.1, target=0.01)
-            counts["fitted"][i, seed] = widest_gap(leading(hessian(smooth, params), number + 6).values)
+            counts["fitted"][i, seed] = widest_gap(leading(hessian(smooth, fitted[seed]), number + 6).values)
     expected = theory.classifier_outliers(classes)[:, None]
     many = np.asarray(classes) >= least
     task = f"digits with their mean, ReLU, loss {loss:g}"
@@ -116,10 +117,9 @@ def batchnorm_spectrum(
     found: dict[str, Any] = {"losses": list(losses)}
     for loss in losses:
         ratio, top, share, noisy = (np.zeros((2, seeds)) for _ in range(4))
-        for seed in range(seeds):
-            for row, (prepared, lr) in enumerate((("normalized", 0.03), ("batchnorm", 0.03))):
-                problem = classifier(given, prepared, "relu", hidden)
-                params = trained(problem, seed=seed, lr=lr, target=loss)
+        for row, prepared in enumerate(("normalized", "batchnorm")):
+            problem = classifier(given, prepared, "relu", hidden)
+            for seed, params in enumerate(trained(problem, seeds=seeds, lr=0.03, target=loss)):
                 lead = leading(hessian(problem, params), 2 * number)
                 ratio[row, seed] = lead.values[0] / lead.values[number - 1]
                 top[row, seed] = lead.values[0]
@@ -201,31 +201,11 @@ def classifier(given: data.Dataset, prepared: str, activation: str, hidden: Sequ
     )
 
 
-def trained(problem: Problem, *, seed: int, lr: float, target: float) -> Any:
-    """Parameters where heavy ball (momentum 0.9) on all examples first has the target loss."""
-    params = _descend(problem.init(jax.random.key(seed)), problem.data, lr, target, loss=problem.loss)
-    reached = float(problem.loss(params, problem.data))
-    if not reached <= target:
-        raise RuntimeError(
-            f"the loss is {reached:.3g} after {MOST} steps, above {target:g}: lower the lr or the target."
-        )
-    return params
-
-
-@functools.partial(jax.jit, static_argnames="loss")
-def _descend(params: Any, given: Any, lr: Any, target: Any, *, loss: Callable[[Any, Any], Any]) -> Any:
-    optimizer = optax.sgd(lr, 0.9)
-
-    def goes_on(carry: Any) -> Any:
-        return (carry[2] > target) & (carry[3] < MOST)
-
-    def step(carry: Any) -> Any:
-        params, state, _, made = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, given), state)
-        params = optax.apply_updates(params, updates)
-        return params, state, loss(params, given), made + 1
-
-    return jax.lax.while_loop(goes_on, step, (params, optimizer.init(params), loss(params, given), 0))[0]
+def trained(problem: Problem, *, seeds: int, lr: float, target: float) -> list[Any]:
+    """Parameters where heavy ball (momentum 0.9) on all examples first has the target loss, for each seed."""
+    optimizer = optim.momentum(lr=lr, momentum=0.9)
+    runs = [Run(problem, optimizer, seed, target=target) for seed in range(seeds)]
+    return at_target(runs, steps=MOST, block=BLOCK)
 
 
 def hessian(problem: Problem, params: Any) -> curvature.Operator:

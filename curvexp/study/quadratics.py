@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import numpy as np
 
 import curvexp
 from curvexp import optim, preprocess, theory
-from curvexp.optim import Optimizer
 from curvexp.problem import Problem, data, linear, network, quadratics, surface
 from curvexp.study.claim import Result, at_most, equal
+from curvexp.study.training import iterates
+from curvexp.training import Run
 
 ROUNDING = (
     "float64 rounding: n·eps is 2e-14 for n = 100, and sums of positive and negative terms lose a few digits more"
@@ -161,14 +162,16 @@ def decay_rates(
     steps: int = 120,
 ) -> Result:
     """Each eigencomponent of a run: the slope of its logarithm against |1 − αλ|, and the whole trajectory with momentum."""
-    problem = _rotated(eigenvalues)
-    values, vectors = np.linalg.eigh(np.asarray(problem.data.matrix))
-    start = vectors.sum(axis=1)
-    plain = trajectory(problem, optim.sgd(lr=lr), start, steps) @ vectors
+    values, vectors = np.linalg.eigh(np.asarray(_rotated(eigenvalues).data.matrix))
+    problem = _rotated(eigenvalues, start=vectors.sum(axis=1).tolist())
+    optimizers = (
+        optim.sgd(lr=lr),
+        optim.momentum(lr=lr, momentum=momentum),
+        optim.nesterov(lr=lr / 2, momentum=momentum),
+    )
+    plain, heavy, nesterov = (iterates([Run(problem, one, 0)], steps=steps)[0] @ vectors for one in optimizers)
     slopes = np.array([_decay(component, np.abs(plain).max(axis=1)) for component in plain.T])
     k = np.arange(steps + 1)[:, None]
-    heavy = trajectory(problem, optim.momentum(lr=lr, momentum=momentum), start, steps) @ vectors
-    nesterov = trajectory(problem, optim.nesterov(lr=lr / 2, momentum=momentum), start, steps) @ vectors
     expected = (
         theory.gradient_descent_trajectory(values, lr=lr, steps=k),
         theory.heavy_ball_trajectory(values, lr=lr, momentum=momentum, steps=k),
@@ -244,16 +247,15 @@ def negative_curvature(
     *, eigenvalues: Sequence[float] = (-2, -0.3, 1, 10), lr: float = 0.1, distance: float = 1e-6, seeds: int = 5
 ) -> Result:
     """Gradient descent from near a saddle: each direction of negative curvature grows as (1 + α|λ|)^k."""
-    problem = _rotated(eigenvalues)
-    values, vectors = np.linalg.eigh(np.asarray(problem.data.matrix))
+    values, vectors = np.linalg.eigh(np.asarray(_rotated(eigenvalues).data.matrix))
     down = values < 0
     rate = theory.gradient_descent_contraction(values[down], lr=lr)
     steps = int(math.log(1 / distance) / math.log(rate.max())) * 2
+    late = slice(steps // 4, None)
+    starts = [np.random.default_rng(seed).standard_normal(len(values)) * distance for seed in range(seeds)]
+    runs = [Run(_rotated(eigenvalues, start=start.tolist()), optim.sgd(lr=lr), 0) for start in starts]
     slopes, escapes, expected, curves = [], [], [], {}
-    for seed in range(seeds):
-        start = np.random.default_rng(seed).standard_normal(len(values)) * distance
-        path = trajectory(problem, optim.sgd(lr=lr), start, steps) @ vectors
-        late = slice(steps // 4, None)
+    for seed, path in enumerate(iterates(runs, steps=steps) @ vectors):
         slopes.append(np.exp(np.polyfit(np.arange(steps + 1)[late], np.log(np.abs(path[late][:, down])), 1)[0]))
         escapes.append(int(np.argmax(np.abs(path[:, 0]) >= 1)))
         expected.append(math.ceil(math.log(1 / abs(path[0, 0])) / math.log(rate.max())))
@@ -276,27 +278,6 @@ def negative_curvature(
         ),
     ]
     return Result(claims, {"eigenvalues": values, **curves})
-
-
-def trajectory(problem: Problem, optimizer: Optimizer, start: Any, steps: int) -> Any:
-    """All iterates of an optimizer from `start`, (steps + 1, n) float64."""
-    params = jnp.asarray(start, jnp.float64)
-    path = _trajectory(
-        params, optimizer.init(params), problem.data, loss=problem.loss, update=optimizer.transform.update, steps=steps
-    )
-    return np.concatenate([np.asarray(params)[None], np.asarray(path)])
-
-
-@functools.partial(jax.jit, static_argnames=("loss", "update", "steps"))
-def _trajectory(
-    params: Any, state: Any, data: Any, *, loss: Callable[..., Any], update: Callable[..., Any], steps: int
-) -> Any:
-    def step(carry: Any, _: Any) -> Any:
-        x, opt_state = carry
-        change, opt_state = update(jax.grad(loss)(x, data), opt_state, x)
-        return (x + change, opt_state), x + change
-
-    return jax.lax.scan(step, (params, state), None, length=steps)[1]
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -332,8 +313,10 @@ _gradients = jax.jit(jax.vmap(jax.grad(quadratics.quadratic_loss), (0, None)))
 _dense_hessian = jax.jit(jax.hessian(quadratics.quadratic_loss))
 
 
-def _rotated(eigenvalues: Sequence[float]) -> Problem:
-    return quadratics.quadratic(preprocess=preprocess.raw(), dtype=jnp.float64, eigenvalues=list(eigenvalues))
+def _rotated(eigenvalues: Sequence[float], *, start: Any = "random") -> Problem:
+    return quadratics.quadratic(
+        preprocess=preprocess.raw(), dtype=jnp.float64, eigenvalues=list(eigenvalues), start=start
+    )
 
 
 def _decay(component: Any, largest: Any) -> float:

@@ -1,6 +1,5 @@
 """Condition number and momentum: how many steps a quadratic takes, and what heavy ball's parameters do."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import scipy.optimize
 import scipy.stats
 
-from curvexp import optim, preprocess, theory
+from curvexp import optim, preprocess, theory, training
 from curvexp.optim import Optimizer
 from curvexp.problem import Problem, quadratics
 from curvexp.study.claim import Result, equal
-from curvexp.study.quadratics import trajectory
+from curvexp.study.training import iterates, steps_to_target
+from curvexp.training import Run
 
+MOST = 10**7  # steps that a method may take
+BLOCK = 5000  # steps between two looks at whether a run has come to its target
 METHODS: dict[
     str, tuple[Callable[..., Optimizer], str, float]
 ] = {  # how it is made, theory's word for it, the power of κ
@@ -43,18 +44,12 @@ def condition_number(
         for i, condition in enumerate(kappa):
             optimum = getattr(theory, f"{stem}_optimum")(1.0, float(condition))
             hyper = {"lr": optimum.lr} | ({"momentum": optimum.momentum} if stem != "gradient_descent" else {})
-            for seed in range(seeds):
-                problem = quadratics.quadratic(
-                    preprocess=preprocess.raw(),
-                    dtype=jnp.float64,
-                    dimension=dimension,
-                    law="geometric",
-                    condition_number=float(condition),
-                    basis_seed=seed,
-                )
-                start = problem.init(jax.random.key(seed))
-                steps[seed, i] = steps_taken(problem, make(**hyper), start, target)
-                expected[seed, i] = _expected(stem, problem, start, hyper, target, int(steps[seed, i]))
+            problems = [_geometric(dimension, float(condition), seed) for seed in range(seeds)]
+            runs = [Run(problem, make(**hyper), seed, target=target) for seed, problem in enumerate(problems)]
+            steps[:, i] = steps_to_target(runs, steps=MOST, block=BLOCK)
+            for seed, problem in enumerate(problems):
+                begun = training.start(problem, seed)
+                expected[seed, i] = _expected(stem, problem, begun, hyper, target, int(steps[seed, i]))
         fits = [np.polyfit(np.log(kappa), np.log(row), 1)[0] for row in steps]
         interval = tuple(np.percentile(_slopes(kappa, steps), [2.5, 97.5]))
         because = (
@@ -87,7 +82,7 @@ def condition_number(
 
 def momentum(*, condition_numbers: Sequence[float] = (10, 100), steps: int = 200, dimension: int = 20) -> Result:
     """Heavy ball's best parameters by a search over the measured map of a step; its rate; the sign changes of the steep component."""
-    lrs, betas, rates, run_rates, optima = [], [], [], [], []
+    lrs, betas, rates, optima, runs = [], [], [], [], []
     for condition in condition_numbers:
         optimum = theory.heavy_ball_optimum(1.0, condition)
         found = _search(1.0, float(condition))
@@ -96,21 +91,29 @@ def momentum(*, condition_numbers: Sequence[float] = (10, 100), steps: int = 200
         rates.append(found.fun)
         optima.append(optimum)
         problem = quadratics.quadratic(
-            preprocess=preprocess.raw(), dtype=jnp.float64, dimension=dimension, condition_number=float(condition)
+            preprocess=preprocess.raw(),
+            dtype=jnp.float64,
+            condition_number=float(condition),
+            start=[1.0] * dimension,
+            dimension=dimension,
         )
-        path = trajectory(problem, optim.momentum(lr=optimum.lr, momentum=optimum.momentum), np.ones(dimension), steps)
-        size = np.linalg.norm(path, axis=1)
-        run_rates.append((size[steps] / size[steps // 2]) ** (2 / steps))
+        runs.append(Run(problem, optim.momentum(lr=optimum.lr, momentum=optimum.momentum), 0))
+    size = np.linalg.norm(iterates(runs, steps=steps), axis=2)
+    run_rates = (size[:, steps] / size[:, steps // 2]) ** (2 / steps)
     condition = float(condition_numbers[-1])
     problem = quadratics.quadratic(
-        preprocess=preprocess.raw(), dtype=jnp.float64, eigenvalues=[1.0, condition], basis_seed=None
+        preprocess=preprocess.raw(),
+        dtype=jnp.float64,
+        eigenvalues=[1.0, condition],
+        basis_seed=None,
+        start=[1.0, 1.0],
     )
     lr = 1.8 / condition
     beta = optima[-1].momentum
-    plain = trajectory(problem, optim.sgd(lr=lr), np.ones(2), steps)[:, 1]
-    heavy = trajectory(problem, optim.momentum(lr=lr, momentum=beta), np.ones(2), steps)[:, 1]
+    optimizers = optim.sgd(lr=lr), optim.momentum(lr=lr, momentum=beta)
+    plain, heavy = (iterates([Run(problem, one, 0)], steps=steps)[0, :, 1] for one in optimizers)
     angle = float(theory.heavy_ball_angle(condition, lr=lr, momentum=beta))
-    changes = [int((np.diff(np.sign(path[: steps + 1])) != 0).sum()) for path in (plain, heavy)]
+    changes = [int((np.diff(np.sign(path)) != 0).sum()) for path in (plain, heavy)]
     searched = "the rate has a kink at its optimum, where LAPACK's eigenvalues of a double root are good to √eps times the map's size: 1e-4"
     doubled = "at the double root k steps give rate^k·(1 + ck): over the second half of K steps that adds at most 2^(2/K) to the factor"
     claims = [
@@ -155,30 +158,15 @@ def momentum(*, condition_numbers: Sequence[float] = (10, 100), steps: int = 200
     return Result(claims, {"gradient_descent": plain, "heavy_ball": heavy})
 
 
-def steps_taken(problem: Problem, optimizer: Any, start: Any, target: float, most: int = 10**7) -> int:
-    """The first step at which the loss is at most `target` times its first value, minimum 0."""
-    k, reached = _steps_taken(
-        start, optimizer.init(start), problem.data, target, most, loss=problem.loss, update=optimizer.transform.update
+def _geometric(dimension: int, condition: float, seed: int) -> Problem:
+    return quadratics.quadratic(
+        preprocess=preprocess.raw(),
+        dtype=jnp.float64,
+        dimension=dimension,
+        law="geometric",
+        condition_number=condition,
+        basis_seed=seed,
     )
-    return int(k) if bool(reached) else most
-
-
-@functools.partial(jax.jit, static_argnames=("loss", "update"))
-def _steps_taken(
-    x: Any, state: Any, data: Any, target: Any, most: Any, *, loss: Callable[..., Any], update: Callable[..., Any]
-) -> Any:
-    goal = target * loss(x, data)
-
-    def step(carry: Any) -> Any:
-        x, state, gradient, _, k = carry
-        change, state = update(gradient, state, x)
-        x = optax.apply_updates(x, change)
-        value, gradient = jax.value_and_grad(loss)(x, data)
-        return x, state, gradient, value, k + 1
-
-    first, gradient = jax.value_and_grad(loss)(x, data)
-    end = jax.lax.while_loop(lambda c: (c[3] > goal) & (c[4] < most), step, (x, state, gradient, first, 0))
-    return end[4], end[3] <= goal
 
 
 def _expected(stem: str, problem: Problem, start: Any, hyper: dict[str, Any], target: float, near: int) -> int:

@@ -2,6 +2,7 @@
 
 from curvexp.training.account import Run as Run
 from curvexp.training.account import check as check
+from curvexp.training.account import start as start
 from curvexp.training.account import template as template
 from curvexp.training.run import Rows as Rows
 from curvexp.training.run import run as run

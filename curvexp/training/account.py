@@ -268,6 +268,11 @@ def _since(optimizer: Optimizer, state: Any, read: ledger.Past) -> ledger.Past:
     return read._replace(step=state.step, gradient=state.gradient, momentum=momentum)
 
 
+def start(problem: Problem, key: Any) -> Any:
+    """The parameters with which a run of this key begins."""
+    return initial(as_key(key), init=problem.init)[0]
+
+
 def as_key(key: Any) -> Any:
     """A JAX key, of an integer too."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):

@@ -23,9 +23,14 @@ DATA = sorted(path.stem for path in (CONF / "problem" / "data").glob("*.yaml"))
 PREPROCESS = sorted(path.stem for path in (CONF / "preprocess").glob("*.yaml"))
 UNSUPPORTED = {
     (problem, prepare)
-    for problem in ("quadratic", "bowl", "dome", "saddle", "valley", "rosenbrock", "himmelblau", "monkey_saddle")
+    for problem in (
+        *("quadratic", "bowl", "dome", "saddle", "valley"),
+        *("rosenbrock", "himmelblau", "monkey_saddle", "two_layers"),
+    )
     for prepare in ("batchnorm", "centered", "whitened")
-} | {(problem, "normalized") for problem in ("rosenbrock", "himmelblau", "monkey_saddle", "dome", "saddle")}
+} | {
+    (problem, "normalized") for problem in ("rosenbrock", "himmelblau", "monkey_saddle", "dome", "saddle", "two_layers")
+}
 DENSE_LIMIT = 200  # parameters
 
 

@@ -8,7 +8,7 @@ with an on_job_start the jobs go one after the other: such a callback keeps, or 
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +25,7 @@ from curvexp.sink import RunEnd, RunStart
 
 if TYPE_CHECKING:
     from curvexp.app.job import Job as Running
+    from curvexp.app.place import Place
 
 MOST = 256  # jobs that go in step where nothing else is said: each holds its records' state
 
@@ -69,15 +70,47 @@ def launch(
 
 def _together(jobs: list[Job], group: "Group") -> dict[int, JobReturn]:
     """Jobs that are composed together, in step; {number: what it came to}."""
-    from curvexp import track
-    from curvexp.app.job import Job as Running
-    from curvexp.app.job import execute, place_of_job
-    from curvexp.app.signals import Signals
+    from curvexp.app.job import execute
+    from curvexp.app.place import place_of_job
 
     before = HydraConfig.instance().cfg
     begun: list[tuple[DictConfig, JobReturn]] = []
-    results: list[Any] = [None] * len(jobs)
-    displays, together = Together(len(jobs), steps=len(jobs) * steps_of(group.ours)), []
+
+    def each() -> Iterator[tuple[Callable[[], dict[str, Any]], "Place"]]:
+        for job in jobs:
+            begun.append(group.begin(job, execute))
+            yield functools.partial(keys.plain, group.ours), place_of_job()  # its own until the next one begins
+
+    results, together = in_step(each(), number=len(jobs), steps=len(jobs) * steps_of(group.ours))
+    HydraConfig.instance().cfg = before
+    for (config, found), result in zip(begun, results, strict=True):
+        group.end(config, found, result)
+    console.err().print(_told(jobs, together))
+    stopped = [result for result in results if isinstance(result, KeyboardInterrupt)]
+    if stopped:
+        raise stopped[-1]
+    return {job.number: found for job, (_, found) in zip(jobs, begun, strict=True)}
+
+
+def in_step(
+    jobs: "Iterable[tuple[Callable[[], dict[str, Any]], Place]]", *, number: int, steps: int
+) -> tuple[list[Any], list[int]]:
+    """Runs jobs together: those of equal structure as rows of one program.
+
+    Args:
+        jobs: what gives the config of each, asked for once, before the next job is taken; and where it stands.
+        number: of the jobs. steps: that all of them make together, for the bar.
+
+    Returns:
+        what each job came to, in their order: its final loss, or the KeyboardInterrupt or the exception that ended it; and the number of
+        rows of each program that carried several.
+    """
+    from curvexp import track
+    from curvexp.app.job import Job as Running
+    from curvexp.app.signals import Signals
+
+    results: list[Any] = [None] * number
+    displays, together = Together(number, steps=steps), []
     running: list[Running] = []
 
     def conclude(number: int) -> None:
@@ -90,25 +123,16 @@ def _together(jobs: list[Job], group: "Group") -> dict[int, JobReturn]:
                 results[number] = error
 
     with Signals() as signals, track.together(), displays:
-        for number, job in enumerate(jobs):
-            begun.append(group.begin(job, execute))
-            typed = functools.partial(keys.plain, group.ours)  # this job's own until the next one begins
-            running.append(Running(typed, place_of_job(), signals, displays.one))
-            with running[number].guard():
-                running[number].begin()
-            if running[number].over:
-                conclude(number)
+        for at, (config, place) in enumerate(jobs):
+            running.append(Running(config, place, signals, displays.one))
+            with running[at].guard():
+                running[at].begin()
+            if running[at].over:
+                conclude(at)
         for numbers in _like(running):
             if _carry({number: running[number] for number in numbers}, conclude):
                 together.append(len(numbers))
-    HydraConfig.instance().cfg = before
-    for (config, found), result in zip(begun, results, strict=True):
-        group.end(config, found, result)
-    console.err().print(_told(jobs, together))
-    stopped = [result for result in results if isinstance(result, KeyboardInterrupt)]
-    if stopped:
-        raise stopped[-1]
-    return {job.number: found for job, (_, found) in zip(jobs, begun, strict=True)}
+    return results, together
 
 
 def _like(running: "list[Running]") -> list[list[int]]:

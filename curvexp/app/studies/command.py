@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curvexp import console
-from curvexp.app import build as configs
+from curvexp.app import keys
 from curvexp.app.studies.files import compose, listed, perform
 from curvexp.app.studies.show import table, write
 from curvexp.errors import ConfigError
@@ -34,12 +34,12 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
                 raise ConfigError(f"{override}: a study takes study.KEY=VALUE and hydra.run.dir=DIR alone. Remove it.")
         studies = [compose(name, rest, config_dir=config_dir) for name in chosen[-1].split(",")]
         for study in studies:
-            configs.check_writable(study.folder, "hydra.run.dir")
+            keys.check_writable(study.folder, "hydra.run.dir")
         failed = False
         for study in studies:
             folder = study.folder / study.name if len(studies) > 1 else study.folder
             try:
-                finding, data = perform(study)
+                finding, data = perform(study._replace(folder=folder))
             except ConfigError:
                 raise
             except (Exception, SystemExit) as error:  # of a study's own code, which may also exit
@@ -51,7 +51,8 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
                 continue
             write(finding, data, folder)
             console.out().print(table(finding))
-            console.out().print(f"in {console.printable(_short(folder))}")
+            runs = f"; its runs: python -m curvexp.report {console.printable(_short(folder))}" * bool(study.runs)
+            console.out().print(f"in {console.printable(_short(folder))}{runs}")
             failed |= finding.verdict == FAIL
     except ConfigError as error:
         console.refuse(str(error))

@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from curvexp.app import build as configs
+from curvexp.app import jax_cache, keys
+from curvexp.app.studies.runs import StudyRun, compose_runs, trained
 from curvexp.errors import ConfigError
 from curvexp.study.claim import Claim, Finding, Result, verdict
 
 LARGEST = 10**7  # whole number that a study takes
 ABOUT = ("number", "statement", "source", "precision")  # what a study's file says besides its function's numbers
+RUNS = ("overrides", "runs")  # and of the runs that it needs
 
 
 class Study(NamedTuple):
@@ -24,7 +26,9 @@ class Study(NamedTuple):
 
     Attributes:
         name: of the file. number: its place in the list; None comes last. statement, source: a sentence and where it is from.
-        precision: float32 or float64. target: import path of the function. options: its numbers. folder: where hydra.run.dir points.
+        precision: float32 or float64. target: import path of the function. folder: where hydra.run.dir points.
+        options: its numbers, of the function and of the runs.
+        runs: that the function judges, in the order of the file; without any it measures by itself.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Study(NamedTuple):
     target: str
     options: dict[str, Any]
     folder: Path
+    runs: tuple[StudyRun, ...] = ()
 
 
 def names(config_dir: str | Path | None = None) -> list[str]:
@@ -52,7 +57,7 @@ def listed(config_dir: str | Path | None = None) -> dict[str, tuple[int | None, 
         raise ConfigError(
             f"--config-dir={config_dir}: no such folder; expected one with files such as study/mine.yaml."
         )
-    folders = [configs.conf_folder(), *([Path(config_dir)] if config_dir is not None else [])]
+    folders = [keys.conf_folder(), *([Path(config_dir)] if config_dir is not None else [])]
     found = {path.stem: path for folder in folders for path in (folder / "study").glob("*.yaml")}
 
     about = {}
@@ -77,14 +82,13 @@ def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | 
     known = names(config_dir)
     if name not in known:
         raise ConfigError(
-            f"study={name}: no such study; expected one of {', '.join(known)}.{configs.nearest(name, known)}"
+            f"study={name}: no such study; expected one of {', '.join(known)}.{keys.nearest(name, known)}"
         )
-    given = [f"+study={name}", *(overrides or [])]
-    if config_dir is not None:
-        given.insert(0, f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]")
+    path = [] if config_dir is None else [f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]"]
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.conf_folder())):
-            composed = hydra.compose("config", overrides=given, return_hydra_config=True)
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(keys.conf_folder())):
+            words = [*path, f"+study={name}", *(overrides or [])]
+            composed = hydra.compose("config", overrides=words, return_hydra_config=True)
             folder = Path(str(composed.hydra.run.dir))
     except Exception as error:  # of some dozen kinds: what is composed is what was typed
         unknown = re.search(r"Could not override 'study\.([^']+)'", str(error))
@@ -94,38 +98,44 @@ def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | 
         key = unknown.group(1)
         options = [*compose(name, config_dir=config_dir).options, "precision"]
         raise ConfigError(
-            f"study.{key}: unknown key; study={name} has {', '.join(options)}.{configs.nearest(key, options)}"
+            f"study.{key}: unknown key; study={name} has {', '.join(options)}.{keys.nearest(key, options)}"
         ) from error
-    node = configs.plain(composed)["study"]
+    node = keys.plain(composed)["study"]
     target = node.pop("_target_", None)
     if not isinstance(target, str):
         raise ConfigError(
             f"study._target_={target}: expected the import path of a function. Set _target_ in {name}.yaml."
         )
-    about = {key: node.pop(key, default) for key, default in zip(ABOUT, (None, "", "", "float64"), strict=True)}
+    defaults: tuple[Any, ...] = (None, "", "", "float64")
+    about = {key: node.pop(key, default) for key, default in zip(ABOUT, defaults, strict=True)}
     if about["precision"] not in ("float32", "float64"):
         raise ConfigError(f"study.precision={about['precision']}: expected float32 or float64. Change study.precision.")
+    common, named = node.pop("overrides", []), node.pop("runs", {})
+    _check_runs(name, common, named)
     study = Study(name, target=target, options=node, folder=folder, **about)
-    _check_options(study)
-    return study
+    _check_options(study, _in_runs(composed, node, _path(name, config_dir)))
+    return study._replace(runs=tuple(compose_runs(name, common, named, given=path)))
 
 
 def perform(study: Study) -> tuple[Finding, dict[str, Any]]:
     """Runs a study; the finding, and the data of its figures. JAX's precision is as before afterwards.
 
+    What a study's file names under `runs` lies in folder/runs/NAME/N afterwards; a run that has ended there is not made again.
+
     Raises:
-        ConfigError: the function does not return a Result with a claim.
+        ConfigError: the function does not return a Result with a claim, or a folder holds a run of other numbers. RuntimeError: a run
+            failed.
     """
     import jax
 
     before = jax.config.values["jax_enable_x64"]
-    configs.prepare_jax(study.precision)
+    jax_cache.prepare_jax(study.precision)
     begun = time.perf_counter()
     try:
         with jax.default_matmul_precision(
             "highest"
         ):  # a GPU's own default is fewer bits than the study's precision has
-            result = _function(study)(**study.options)
+            result = _result(study)
     finally:
         jax.config.update("jax_enable_x64", before)
     if not isinstance(result, Result) or not result.claims or not all(isinstance(c, Claim) for c in result.claims):
@@ -145,6 +155,51 @@ def perform(study: Study) -> tuple[Finding, dict[str, Any]]:
     return finding, dict(result.data)
 
 
+def _result(study: Study) -> Any:
+    """What the function makes of its numbers, and of the runs."""
+    if not study.runs:
+        return _function(study)(**study.options)
+    runs = trained(study.runs, study.folder / "runs", study=study.name)
+    jax_cache.prepare_jax(study.precision)  # a run has its own
+    takes = inspect.signature(_function(study)).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    options = {key: value for key, value in study.options.items() if key in takes or takes_all}
+    return _function(study)(runs=runs, **options)
+
+
+def _path(name: str, config_dir: str | Path | None) -> Path:
+    """The file of a study that is there."""
+    own = [] if config_dir is None else [Path(config_dir) / "study" / f"{name}.yaml"]
+    return next((path for path in own if path.exists()), keys.conf_folder() / "study" / f"{name}.yaml")
+
+
+def _check_runs(name: str, common: Any, runs: Any) -> None:
+    """Refuses runs that are not lists of overrides."""
+    if not isinstance(runs, dict) or (common and not runs):
+        raise ConfigError(
+            f"study.runs={runs}: expected names of runs, with lists of overrides. Change runs in {name}.yaml."
+        )
+    for key, texts in {"overrides": common, **{f"runs.{run}": texts for run, texts in runs.items()}}.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(
+                f"study.{key}={texts}: expected a list of overrides, such as optim.lr=0.1. Change {name}.yaml."
+            )
+
+
+def _in_runs(composed: DictConfig, options: dict[str, Any], path: Path) -> dict[str, inspect.Parameter]:
+    """The numbers that the overrides of the runs ask for, each with the value of the file as its default."""
+    raw: Any = OmegaConf.to_container(composed.study, resolve=False)
+    text = str([raw.get(key) for key in RUNS])
+    file: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    found = {}
+    for key in options:
+        if re.search(rf"study\.{re.escape(key)}\b", text):
+            value = file.get(key, options[key])
+            default = tuple(value) if isinstance(value, list) else value
+            found[key] = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
+    return found
+
+
 def _function(study: Study) -> Any:
     try:
         found = get_object(study.target)
@@ -158,16 +213,18 @@ def _function(study: Study) -> Any:
     return found
 
 
-def _check_options(study: Study) -> None:
-    parameters = inspect.signature(_function(study)).parameters
+def _check_options(study: Study, in_runs: dict[str, inspect.Parameter]) -> None:
+    """Refuses a number that neither the function nor the runs take, one of another kind, and the lack of one."""
+    function = inspect.signature(_function(study)).parameters
+    parameters = {**in_runs, **{key: p for key, p in function.items() if key != "runs"}}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in study.options.items():
         if key not in parameters and not takes_all:
             raise ConfigError(
                 f"study.{key}={value}: unknown key; {study.target} takes {', '.join(parameters) or 'none'}."
-                f"{configs.nearest(key, parameters)}"
+                f"{keys.nearest(key, parameters)}"
             )
-        if key in parameters:
+        if key in parameters and (value is not None or key in function):  # in a run null is a choice, or no sweep
             _check_kind(f"study.{key}", value, parameters[key])
     missing = [
         key

@@ -126,7 +126,7 @@ def enter(
             scalars |= ends_and_bottleneck(
                 ledger, lower="lambda_min" in reading.scalars and len(spectrum.eigenvalues) > 1
             )
-            if not spectrum.complete and "samples" not in reading.extra:
+            if not spectrum.complete and "samples" not in reading.extra and forms["gg_divided"] > 0:
                 scalars |= outside_tracked(optimizer, ledger, used, rest, forms["ghg_divided"] / forms["gg_divided"])
             reading = reading._replace(extra={**reading.extra, "ledger": ledger})
     scalars["hvps"] = hvps
