@@ -29,16 +29,17 @@ def blocks(frame: pd.DataFrame | None, densities: pd.DataFrame | None = None) ->
     curves = curves[curves["block"].isin(shown)] if len(curves) else curves
     drawn = make_subplots(rows=2 if len(curves) else 1, cols=1, vertical_spacing=0.16)
     drawn.update_layout(style.layout(title=title, height=640 if len(curves) else 420))
-    scale = style.Symlog(top["eigenvalue"].to_numpy(np.float64))
+    values = top["eigenvalue"].to_numpy(np.float64)
+    scale = None if values.min() > 0 and values.max() < 100 * values.min() else style.Symlog(values)
     for index, name in enumerate(shown):
         _line(drawn, top[top["block"] == name].sort_values("step"), index, scale)
     drawn.update_xaxes(**style.AXIS)
     drawn.update_yaxes(**style.AXIS)
     drawn.update_xaxes(title="step", row=1, col=1)
-    drawn.update_yaxes(title="largest eigenvalue", row=1, col=1, **scale.ticks())
-    notes = [
-        f"The axis is linear within ±{style.number(scale.small)} and logarithmic beyond. Bars on hover are residuals."
-    ]
+    drawn.update_yaxes(title="largest eigenvalue", row=1, col=1, **(scale.ticks() if scale else {}))
+    notes = ["Residuals show on hover."]
+    if scale:
+        notes.append(f"The axis is linear within ±{style.number(scale.small)} and logarithmic beyond.")
     if len(order) > len(shown):
         notes.append(f"{len(order) - len(shown)} of {len(order)} blocks, with smaller eigenvalues, are left out.")
     if len(curves):
@@ -47,13 +48,13 @@ def blocks(frame: pd.DataFrame | None, densities: pd.DataFrame | None = None) ->
     return drawn
 
 
-def _line(drawn: go.Figure, rows: pd.DataFrame, index: int, scale: style.Symlog) -> None:
+def _line(drawn: go.Figure, rows: pd.DataFrame, index: int, scale: style.Symlog | None) -> None:
     rows = rows.iloc[style.thin(len(rows))]
     name = style.name(rows["block"].iloc[0])
     drawn.add_trace(
         go.Scatter(
             x=rows["step"],
-            y=scale(rows["eigenvalue"]),
+            y=scale(rows["eigenvalue"]) if scale else rows["eigenvalue"],
             customdata=rows[["eigenvalue", "residual"]].to_numpy(np.float64),
             mode="lines+markers" if len(rows) < 40 else "lines",
             marker={"size": 4},
