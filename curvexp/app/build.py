@@ -11,12 +11,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from curvexp.app import texts
-from curvexp.app.jax_cache import prepare_jax as prepare_jax
+from curvexp.app.jax_cache import prepare_jax
 from curvexp.app.keys import HYDRA_KEYS, PRECISIONS, check_keys, check_numbers, first_line
-from curvexp.app.keys import check_writable as check_writable
-from curvexp.app.keys import conf_folder as conf_folder
-from curvexp.app.keys import nearest as nearest
-from curvexp.app.keys import plain as plain
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.sink import Sink
 

@@ -154,7 +154,7 @@ def test_programs_and_their_maps_are_bounded(bound):
         value(function)
     each = (maps() - each) / 10
     assert each >= 3
-    assert grown < (most + 8) * each  # 40 without a bound; of what is released some pages are given back late
+    assert grown < 32 * each  # 40 without a bound; at most `most` and what the allocator gives back late
 
 
 def test_the_program_used_last_is_the_last_to_go():
