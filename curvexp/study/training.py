@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from curvexp.errors import ConfigError
 from curvexp.training import Run, by_structure, run_many
 
 
@@ -50,7 +49,7 @@ def at_target(runs: Sequence[Run], *, steps: int, block: int) -> list[object]:
     """The parameters with which each run first has a loss of at most its target, in the order of the runs.
 
     Raises:
-        ConfigError: one does not come there within `steps`.
+        RuntimeError: one does not come there within `steps`.
     """
     found: list[object] = [None] * len(runs)
     for numbers in by_structure(runs):
@@ -60,7 +59,7 @@ def at_target(runs: Sequence[Run], *, steps: int, block: int) -> list[object]:
                 if outcome is None:
                     continue
                 if outcome.steps_to_target is None:
-                    raise ConfigError(
+                    raise RuntimeError(
                         f"the loss is {outcome.loss:.3g} after {outcome.steps} steps, above {outcome.target_loss}: lower the lr, "
                         "or raise the target."
                     )

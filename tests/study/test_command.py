@@ -10,6 +10,7 @@ from curvexp import load_runs
 from curvexp.app.studies import __main__ as listing
 from curvexp.app.studies import compose, names
 from curvexp.app.studies.command import asked_for, run
+from curvexp.errors import ConfigError
 from curvexp.report import __main__ as report
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
@@ -182,6 +183,24 @@ def test_a_wrong_override_is_refused_before_any_run(wrong, word, mine, tmp_path,
     assert run(["+study=falls", f"hydra.run.dir={out}"], config_dir=mine) == 2
     assert word in capsys.readouterr().err
     assert not (out / "runs").exists()
+
+
+def test_a_sweep_is_every_choice_with_every_number_and_of_nothing_there_is_no_run(mine):
+    file = Path(mine) / "study" / "falls.yaml"
+    file.write_text(
+        file.read_text().replace("descent: [", "descent: ['seed=range(0,2)', 'preprocess=raw,normalized', ")
+    )
+    runs = compose("falls", config_dir=mine).runs
+    assert [run.name for run in runs] == [f"descent/{number}" for number in range(8)]
+    assert [(run.config["seed"], run.names["preprocess"], run.config["optim"]["lr"]) for run in runs] == [
+        (seed, name, lr) for seed in (0, 1) for name in ("raw", "normalized") for lr in (0.01, 0.02)
+    ]
+    assert runs[3].title == "descent/3 seed=0 preprocess=normalized optim.lr=0.02"
+    with pytest.raises(ConfigError, match="expected a run"):
+        compose("falls", ["study.lrs=null"], config_dir=mine)
+    file.write_text(file.read_text().replace(".falls", ".broken"))
+    with pytest.raises(ConfigError, match="takes no runs"):
+        compose("falls", config_dir=mine)
 
 
 def test_a_number_of_the_runs_is_checked_like_one_of_the_function(mine, capsys):

@@ -42,6 +42,11 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
                 finding, data = perform(study._replace(folder=folder))
             except ConfigError:
                 raise
+            except KeyboardInterrupt:
+                if study.runs:
+                    where = console.printable(_short(folder))
+                    console.err().print(f"The same command goes on with the runs that are in it: hydra.run.dir={where}")
+                raise
             except (Exception, SystemExit) as error:  # of a study's own code, which may also exit
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")

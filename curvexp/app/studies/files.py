@@ -113,8 +113,15 @@ def compose(name: str, overrides: list[str] | None = None, *, config_dir: str | 
     common, named = node.pop("overrides", []), node.pop("runs", {})
     _check_runs(name, common, named)
     study = Study(name, target=target, options=node, folder=folder, **about)
+    if named and "runs" not in inspect.signature(_function(study)).parameters:
+        raise ConfigError(
+            f"study.runs: {target} takes no runs; expected a function with a parameter `runs`. Change {target}."
+        )
     _check_options(study, _in_runs(composed, node, _path(name, config_dir)))
-    return study._replace(runs=tuple(compose_runs(name, common, named, given=path)))
+    runs = compose_runs(name, common, named, given=path)
+    if named and not runs:
+        raise ConfigError(f"study={name}: every sweep of its runs is empty; expected a run. Give one of them a value.")
+    return study._replace(runs=tuple(runs))
 
 
 def perform(study: Study) -> tuple[Finding, dict[str, Any]]:
