@@ -1,5 +1,6 @@
 """A resumed run is the run that was never interrupted, bit for bit; and what a folder may not make it do."""
 
+import copy
 import functools
 import json
 import os
@@ -562,3 +563,19 @@ def test_a_killed_run_goes_on_without_a_lost_record(here, part):
     assert call("resume=killed") == 0
     assert call(*typed, "hydra.run.dir=whole") == 0
     assert_same_records(here / "killed", here / "whole")
+
+
+def test_a_key_that_has_come_since_at_its_default_is_no_change(tmp_path, monkeypatch):
+    """As `probe.operator` is of a run that was recorded before probes had one."""
+    monkeypatch.chdir(tmp_path)
+    typed = ["problem=bowl", "steps=4", "probe=exact", "checkpoint.every=2"]
+    assert call(*typed, "-m", "seed=3", "hydra.sweep.dir=sweep") == 0
+    path = tmp_path / "sweep/0/config.json"
+    config = json.loads(path.read_text())
+    now = copy.deepcopy(config)
+    del config["probe"]["operator"]
+    path.write_text(json.dumps(config))
+    resume.check_same(now, path.parent)
+    now["probe"]["operator"] = "ggn"
+    with pytest.raises(ConfigError, match=r"probe\.operator=ggn: the run in .* was recorded with absent"):
+        resume.check_same(now, path.parent)

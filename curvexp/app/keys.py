@@ -180,7 +180,7 @@ def _check_node(path: str, node: Any) -> None:
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        parameters = _signature(path, node["_target_"])
+        parameters = parameters_of(path, node["_target_"])
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         names = [name for name in parameters if name not in _GIVEN_BY_US or path != "problem"]
         if path == "optim" and "schedule" not in names:
@@ -197,7 +197,12 @@ def _check_node(path: str, node: Any) -> None:
         _check_node(f"{path}.{key}", value)
 
 
-def _signature(path: str, target: Any) -> Any:
+def parameters_of(path: str, target: Any) -> Any:
+    """The parameters of the function that a _target_ names, by name.
+
+    Raises:
+        ConfigError: the target cannot be imported, or is no function.
+    """
     try:
         return _parameters(target)
     except (Exception, SystemExit) as error:  # an ImportError, or what the user's module raises while it is imported

@@ -415,13 +415,27 @@ def check_same(config: Mapping[str, Any], run: Path) -> None:
     Raises:
         ConfigError: naming the first key that differs.
     """
-    now, before = _leaves(experiment(config)), _leaves(experiment(recorded(run)))
+    now, before = _leaves(experiment(config)), _leaves(experiment(complete(recorded(run))))
     for key in [*before, *now]:
+        if key not in before and _is_default(config, key, now[key]):
+            continue  # it has come since the run was recorded, and changes nothing
         if not _equal(now.get(key, _NONE), before.get(key, _NONE)):
             raise ConfigError(
                 f"{key}={now.get(key, 'absent')}: the run in {run} was recorded with {before.get(key, 'absent')}; a resumed run may "
                 f"change {', '.join(ALLOWED)} only. Change {key}, or hydra.sweep.dir."
             )
+
+
+def _is_default(config: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Whether a value is the default of the function that its part of the config names."""
+    *path, name = key.split(".")
+    node: Any = config
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return False
+    parameter = keys.parameters_of(key, node["_target_"]).get(name)
+    return parameter is not None and parameter.default is not parameter.empty and bool(parameter.default == value)
 
 
 def check_steps(config: Mapping[str, Any], run: Path) -> None:
