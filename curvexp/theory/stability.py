@@ -231,10 +231,11 @@ def iteration_threshold(iteration: Callable[[ArrayLike], ArrayLike], *, lr: Arra
     """
     (a,) = float64(lr)
     reach = np.where((a > 0) & np.isfinite(a), a, 1)
-    at = [_margins(np.asarray(iteration(x / reach), np.float64)) for x in (0.0, 1.0, 2.0)]
-    half = (at[2] - 2 * at[1] + at[0]) / 2
-    slope = at[1] - at[0] - half
-    first = _first_fall(half, slope, at[0]).min(axis=0) / reach
+    with np.errstate(invalid="ignore", over="ignore"):  # of an infinite step, whose threshold is 0
+        at = [_margins(np.asarray(iteration(x / reach), np.float64)) for x in (0.0, 1.0, 2.0)]
+        half = (at[2] - 2 * at[1] + at[0]) / 2
+        slope = at[1] - at[0] - half
+        first = _first_fall(half, slope, at[0]).min(axis=0) / reach
     return np.where(a == 0, np.inf, np.where(np.isposinf(a), 0.0, first))
 
 
