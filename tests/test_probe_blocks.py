@@ -17,7 +17,7 @@ from curvexp.programs import count as count_programs
 from curvexp.report import charts
 from curvexp.report.page import page
 from curvexp.store import RunFolder, load_block_densities, load_blocks, load_runs
-from curvexp.track import _logged
+from curvexp.track.wandb_run import logged
 from curvexp.training import over_all_data
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -197,7 +197,7 @@ def test_records_are_read_back_as_they_were(recorded):
             assert set(rows["size"]) == {SIZES[name]}
             curve = densities[(densities["step"] == record.step) & (densities["block"] == name)]
             assert curve["density"].tolist() == block["density"]["density"].tolist()
-        logged = _logged(record)
+        logged = logged(record)
         assert logged["blocks/Dense_0/lambda_max"] == record.reading.extra["blocks"]["Dense_0"]["eigenvalues"][-1]
         assert not [key for key in logged if key.startswith("other/")]
     assert set(load_runs(folder).spectra["operator"]) == {"hessian"}

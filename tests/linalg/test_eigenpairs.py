@@ -359,8 +359,11 @@ def test_random_spectra_shifted_and_scaled(values, shift, scale, seed):
         certified(matrix, found, k=3, which="LA", tol=1e-9)
 
 
+THOUSANDTHS = st.integers(-3000, 3000).map(lambda number: number / 1000)  # none near the floor of the counts
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.lists(st.floats(-3, 3), min_size=12, max_size=12), st.integers(0, 10**6), st.integers(0, 10**6))
+@given(st.lists(THOUSANDTHS, min_size=12, max_size=12), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_turning_the_space_changes_nothing_and_sums_are_the_trace_and_the_squared_norm(values, one, other):
     with jax.enable_x64(True):
         first, second = rotated(values, one), rotated(values, other)
