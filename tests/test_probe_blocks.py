@@ -197,9 +197,9 @@ def test_records_are_read_back_as_they_were(recorded):
             assert set(rows["size"]) == {SIZES[name]}
             curve = densities[(densities["step"] == record.step) & (densities["block"] == name)]
             assert curve["density"].tolist() == block["density"]["density"].tolist()
-        logged = logged(record)
-        assert logged["blocks/Dense_0/lambda_max"] == record.reading.extra["blocks"]["Dense_0"]["eigenvalues"][-1]
-        assert not [key for key in logged if key.startswith("other/")]
+        line = logged(record)
+        assert line["blocks/Dense_0/lambda_max"] == record.reading.extra["blocks"]["Dense_0"]["eigenvalues"][-1]
+        assert not [key for key in line if key.startswith("other/")]
     assert set(load_runs(folder).spectra["operator"]) == {"hessian"}
     assert curvexp.load_blocks is load_blocks
 
