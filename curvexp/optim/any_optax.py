@@ -105,7 +105,7 @@ def _check_step(name: str, transform: Any, numbers: tuple[str, ...], init: Calla
         changes, _ = transform.update(params, optimizer.init(params), params)
         return params, changes
 
-    try:
+    try:  # optax refuses what it is given by any of these
         params, changes = jax.eval_shape(step, jax.random.key(0))
     except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
         raise ConfigError(

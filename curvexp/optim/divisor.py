@@ -178,13 +178,19 @@ def _check_updates(transform: Any, opt_state: Any, whole: Any, read: Callable[[A
             "no preconditioner: the updates of a traced state cannot be looked at; call it outside of jax.jit."
         )
     zeros = jax.tree.map(jnp.zeros_like, whole)
-    at, slope = (optax.tree.random_like(jax.random.key(seed), zeros, jax.random.normal) for seed in range(2))
-    slope = jax.tree.map(jnp.multiply, slope, whole)
-    updates, after = transform.update(slope, opt_state, zeros)
-    moment = momentum_of(after)
-    steps = jax.tree.map(jnp.divide, slope if moment is None else moment, read(after))
-    elsewhere, _ = transform.update(slope, opt_state, at)
+    at, *slopes = (optax.tree.random_like(jax.random.key(seed), zeros, jax.random.normal) for seed in range(3))
+    slopes = [jax.tree.map(jnp.multiply, slope, whole) for slope in slopes]
+    moment = momentum_of(opt_state)
+    if moment is None:  # a clip by the norm, before, makes another multiple of each gradient
+        slopes = slopes[:1]
+    pairs = []
+    for slope in slopes:
+        updates, after = transform.update(slope, opt_state, zeros)
+        pairs.append((updates, jax.tree.map(jnp.divide, slope if moment is None else momentum_of(after), read(after))))
+    elsewhere, _ = transform.update(slopes[-1], opt_state, at)
     decays = jax.tree.map(jnp.subtract, elsewhere, updates)
+    # of one entry any number is a multiple: the same one is asked for both gradients
+    updates, steps = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in zip(*pairs, strict=True))
     lrs = {float(lr) for part in parts_of(opt_state, None) if (lr := _learning_rate(part)) is not None}
     lr = lrs.pop() if len(lrs) == 1 and moment is not None else None
     leaves = zip(*map(jax.tree.leaves, (updates, steps, decays, at)), strict=True)

@@ -184,27 +184,6 @@ def test_a_number_that_no_state_holds_is_asked_for_by_name(transform, numbers, m
         assert_divides(p, state, gradient, updates, params)
 
 
-@pytest.mark.parametrize(
-    "transform",
-    [
-        optax.inject_hyperparams(optax.radam)(LR),
-        optax.inject_hyperparams(optax.lamb)(LR),
-        optax.inject_hyperparams(optax.rmsprop)(LR, momentum=0.9),
-        optax.chain(optax.inject_hyperparams(optax.adam)(LR), optax.trace(0.9)),
-        optax.masked(optax.inject_hyperparams(optax.adam)(LR), {"bias": True, "kernel": False}),
-        optax.chain(optax.inject_hyperparams(optax.adam)(LR), optax.inject_hyperparams(optax.adam)(LR)),
-        optax.contrib.muon(LR),
-        optax.sgd(LR),
-    ],
-)
-def test_a_state_with_another_update_is_refused(transform):
-    params = arrays(PARAMS)
-    _, _, state = walk(transform, transform.init(params), params)
-    numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "eps_in_sqrt": True}
-    with pytest.raises(ValueError, match="no preconditioner"):
-        curvexp.preconditioner(state, transform, **numbers)
-
-
 def bent(learning_rate, decay=0.9, eps=1e-8):
     """A person's own, with the state and the numbers of RMSProp."""
     return optax.chain(
@@ -224,10 +203,16 @@ def bent(learning_rate, decay=0.9, eps=1e-8):
         optax.chain(optax.scale_by_adam(), optax.scale_by_sign(), optax.scale(-LR)),
         optax.chain(optax.scale_by_adam(), optax.scale_by_trust_ratio(), optax.scale(-LR)),
         optax.chain(optax.scale_by_rms(), optax.clip(0.05), optax.scale(-LR)),
+        optax.inject_hyperparams(optax.rmsprop)(LR, momentum=0.9),
+        optax.chain(optax.inject_hyperparams(optax.adam)(LR), optax.trace(0.9)),
+        optax.masked(optax.inject_hyperparams(optax.adam)(LR), {"bias": True, "kernel": False}),
+        optax.chain(optax.inject_hyperparams(optax.adam)(LR), optax.inject_hyperparams(optax.adam)(LR)),
+        optax.contrib.muon(LR),
+        optax.sgd(LR),
     ],
 )  # fmt: skip
-def test_an_update_that_only_looks_like_adams_is_refused_with_what_made_it(transform):
-    """The states are those of adam or rmsprop, class by class; only an update tells."""
+def test_another_update_is_refused_with_what_made_it_and_without(transform):
+    """Of the first ten the states are those of adam or rmsprop, class by class: only an update tells."""
     params = arrays(PARAMS)
     _, _, state = walk(transform, transform.init(params), params)
     numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "eps_in_sqrt": True}
@@ -235,6 +220,22 @@ def test_an_update_that_only_looks_like_adams_is_refused_with_what_made_it(trans
         curvexp.preconditioner(state, transform, **numbers)
     with pytest.raises(ValueError, match="no preconditioner"):
         curvexp.preconditioner(state)
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_parameter_is_enough_to_tell_nadam_from_adam():
+    """Of one entry any update is some multiple of m/P: that of two gradients is another for nadam."""
+    numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0}
+    for make in (optax.adam, optax.nadam):
+        transform = make(LR)
+        _, state = transform.update(jnp.array(0.7), transform.init(jnp.array(1.0)))
+        if make is optax.adam:  # after one update P = (1 − b1)(|g| + eps)
+            assert float(curvexp.preconditioner(state, transform, **numbers)) == pytest.approx(
+                0.1 * (0.7 + 1e-8), rel=1e-12
+            )
+        else:
+            with pytest.raises(ValueError, match="no preconditioner"):
+                curvexp.preconditioner(state, transform, **numbers)
 
 
 @pytest.mark.parametrize(

@@ -6,4 +6,5 @@ from curvexp.probe.ledger.batches import FEWEST_BATCHES as FEWEST_BATCHES
 from curvexp.probe.ledger.batches import draw_batches as draw_batches
 from curvexp.probe.ledger.batches import noise as noise
 from curvexp.probe.ledger.directions import momentum as momentum
+from curvexp.probe.ledger.past import Now as Now
 from curvexp.probe.ledger.past import Past as Past

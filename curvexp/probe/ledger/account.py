@@ -28,7 +28,7 @@ from curvexp.optim import Optimizer
 from curvexp.probe.ledger.batches import batch_count, draw_batches, example_count, noises
 from curvexp.probe.ledger.directions import direction_columns, momentum
 from curvexp.probe.ledger.operator import NOT_MEASURED, deciding_spectrum
-from curvexp.probe.ledger.past import Past
+from curvexp.probe.ledger.past import Now, Past
 from curvexp.probe.ledger.whole import (
     ends_and_bottleneck,
     gradient_and_step,
@@ -48,12 +48,8 @@ def enter(
     optimizer: Optimizer,
     reading: Reading,
     past: Past,
+    now: Now,
     *,
-    state: Any,
-    hyper: dict[str, float],
-    loss: float,
-    base: float | None,
-    optimum: Any,
     batch_size: int | None,
     tol: float,
     full: bool,
@@ -63,10 +59,7 @@ def enter(
 
     Args:
         whole: the loss over all training data. reading: from the probe, with eigenvectors where it has them.
-        past: of the record before.
-        state: of the training: params, opt_state, gradient and step are read. hyper: the numbers of the step that comes.
-        loss: over all training data. base: the minimum, or a lower bound of it; None where neither is known.
-        optimum: parameters at the minimum, or None.
+        past: of the record before. now: where the training stands.
         batch_size: of the training, None for all examples. tol: relative residual of the preconditioned Hessian's eigenvalues.
         full: whether these are checked in full for what was missed.
 
@@ -89,7 +82,7 @@ def enter(
         reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
             (m,), nan where unknown; operator: hessian | preconditioned; loss_from: optimum | model; since: the record measured from.
     """
-    params = at_least_float32(state.params)
+    state, params = now.state, at_least_float32(now.state.params)
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
     gradient, divisor, forms, ratios, products = _account(
         whole,
@@ -114,12 +107,10 @@ def enter(
         spectrum = NOT_MEASURED
         if operator_name(reading) == "hessian":
             spectrum = deciding_spectrum(whole, params, reading, divisor, past=past, tol=tol, full=full, key=key)
-            scalars |= stability(spectrum, reading, divisor is not None, hyper, optimizer, eps=eps_of(params))
+            scalars |= stability(spectrum, reading, divisor is not None, now.hyper, optimizer, eps=eps_of(params))
         hvps += spectrum.products
         if spectrum.eigenvectors is not None and np.isfinite(spectrum.eigenvalues).all():
-            directions, used, rest = direction_columns(
-                optimizer, spectrum, gradient, past, state, divisor, hyper, loss, base, optimum
-            )
+            directions, used, rest = direction_columns(optimizer, spectrum, past, now, gradient, divisor)
             ledger = {"operator": "hessian" if divisor is None else "preconditioned", **directions}
             if spectrum.missed is not None:
                 ledger["missed"] = spectrum.missed[0]

@@ -14,7 +14,7 @@ from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import at_least_float32, full_precision
 from curvexp.optim import Optimizer, momentum_of
 from curvexp.probe.ledger.operator import Spectrum
-from curvexp.probe.ledger.past import Past
+from curvexp.probe.ledger.past import Now, Past
 from curvexp.probe.readings import as_rows, eps_of
 from curvexp.programs import compiled
 
@@ -29,16 +29,17 @@ def momentum(optimizer: Optimizer, state: Any) -> Any:
 def direction_columns(
     optimizer: Optimizer,
     spectrum: Spectrum,
-    gradient: Any,
     past: Past,
-    state: Any,
+    now: Now,
+    gradient: Any,
     divisor: Any,
-    hyper: dict[str, float],
-    loss: float,
-    base: float | None,
-    optimum: Any,
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """The ledger's columns, each (m,); the numbers of the steps that they look back on; the shrinking of what is not tracked."""
+    """The ledger's columns, each (m,); the numbers of the steps that they look back on; the shrinking of what is not tracked.
+
+    Args:
+        gradient: at the parameters that are now. divisor: P, or None; pytrees like the parameters.
+    """
+    state, optimum = now.state, now.optimum
     m = momentum(optimizer, state)
     before = (past.gradient, past.momentum) if past.step is not None else (gradient, m)
     vectors = {"gradient": gradient, "momentum": m, "gradient_before": before[0], "momentum_before": before[1]}
@@ -52,9 +53,9 @@ def direction_columns(
     else:
         certain = np.where(np.abs(values) > floor, np.abs(values), np.nan)
         along = 0.5 * found["gradient"] ** 2 / certain
-    total = loss - base if base is not None and loss > base else math.nan
+    total = now.loss - now.base if now.base is not None and now.loss > now.base else math.nan
     steps = 0 if past.step is None else int(state.step) - int(past.step)
-    used: dict[str, Any] = optimizer.hyper_before(state.opt_state, steps) if steps else dict(hyper)
+    used: dict[str, Any] = optimizer.hyper_before(state.opt_state, steps) if steps else dict(now.hyper)
     predicted, iteration = predicted_contraction(optimizer, used, values)
     measured, rest = np.full(len(values), np.nan), math.nan
     if steps:

@@ -1,4 +1,4 @@
-"""What a reading looks back at."""
+"""What a reading looks back at, and where it stands."""
 
 from typing import Any, NamedTuple
 
@@ -18,3 +18,19 @@ class Past(NamedTuple):
     vectors: Any = None
     scout: Any = None
     readings: int = 0
+
+
+class Now(NamedTuple):
+    """Where a reading stands.
+
+    Attributes:
+        state: of the training: params, opt_state, gradient and step are read. hyper: the numbers of the step that comes.
+        loss: over all training data. base: the minimum, or a lower bound of it; None where neither is known.
+        optimum: parameters at the minimum, or None.
+    """
+
+    state: Any
+    hyper: dict[str, float]
+    loss: float
+    base: float | None
+    optimum: Any
