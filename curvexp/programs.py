@@ -71,16 +71,24 @@ class compiled:  # noqa: N801: a decorator
     as a closure. What is equal by value, such as a frozen dataclass that can be called, is held: an equal one shares the program.
 
     Args:
-        static: names of arguments that are no arrays, given by keyword. inline: as of jax.jit.
+        static: names of arguments that are no arrays, given by keyword. inline: as of jax.jit. donate: places of arguments whose memory
+            the results may take; they are not to be used again.
         tells: warns once where the first argument is a function that is new in each call.
     """
 
     def __init__(
-        self, function: Callable[..., Any], *, static: tuple[str, ...] = (), inline: bool = False, tells: bool = False
+        self,
+        function: Callable[..., Any],
+        *,
+        static: tuple[str, ...] = (),
+        inline: bool = False,
+        donate: tuple[int, ...] = (),
+        tells: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.__name__ = function.__name__
         self.function, self.static, self.inline, self.tells = function, frozenset(static), inline, tells
+        self.donate = donate
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """The function's results."""
@@ -97,7 +105,7 @@ class compiled:  # noqa: N801: a decorator
         def make() -> Any:
             if self.tells and args and _is_partial(args[0]):
                 _tell(args[0].func, (self, structure, tuple(options), key[-1]))
-            return self._made(form, structure, options)
+            return self._made(form, structure, options, self._donated(args))
 
         return kept(key, make, weak)(*leaves)
 
@@ -116,7 +124,12 @@ class compiled:  # noqa: N801: a decorator
     def _keys(self) -> list[Any]:
         return [key for key in list(_table.entries) if key[0] is self]
 
-    def _made(self, form: "_Form", structure: Any, options: list[Any]) -> Any:
+    def _donated(self, args: tuple[Any, ...]) -> list[int]:
+        """Places of the donated arguments' arrays among those of all."""
+        counts = [len(_flattened(argument, [])[0]) for argument in args]
+        return [sum(counts[:place]) + leaf for place in self.donate for leaf in range(counts[place])]
+
+    def _made(self, form: "_Form", structure: Any, options: list[Any], donated: list[int]) -> Any:
         """The function of the leaves alone, jitted: no cache of JAX's then holds what the arguments are made of."""
 
         def call(*leaves: Any) -> Any:
@@ -124,7 +137,7 @@ class compiled:  # noqa: N801: a decorator
             return self.function(*_unflattened(form, iter(leaves)), **static)
 
         call.__name__ = call.__qualname__ = self.__name__
-        return jax.jit(call, inline=self.inline)
+        return jax.jit(call, inline=self.inline, donate_argnums=donated)
 
 
 def kept(key: Any, make: Callable[[], Any], weak: "Sequence[_Weak]" = ()) -> Any:

@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg import krylov, krylov_state
-from curvexp.linalg.layout import LARGE, Layout, layout_of
+from curvexp.linalg.krylov_state import BELOW_FLOOR, BUDGET, CONVERGED, NOISY, NON_FINITE
+from curvexp.linalg.layout import LARGE, Layout, layout_of, waits_for_host
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
 
 Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
-CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR, NOISY = 1, 2, 3, 4, 5
+
+
+STRETCH = 2  # products of a stretch on an accelerator
 
 
 class Start(NamedTuple):
@@ -186,9 +189,7 @@ def eigsh(
     products = 100 * (size + k) if max_matvecs is None else max_matvecs
     _whole("max_matvecs", products, 1, 2**31 - 1, "2^31 - 1")
     dtype = jax.dtypes.canonicalize_dtype(space.dtype)
-    floor = 10 * float(jnp.finfo(dtype).eps)
     layout = layout_of(op, n)
-    rows, count = _start_rows(start, space, k, dtype, layout)
     if check == "full":
         most = krylov_state.TO_END if start is None and n <= krylov_state.SMALL else krylov_state.FULL
         dropped = krylov_state.FULL
@@ -196,15 +197,18 @@ def eigsh(
         most, dropped = krylov_state.TO_END if start is None else 0, krylov_state.EIGHTH
     else:
         most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
-    limits = krylov_state.Limits(
-        np.asarray(max(tol, floor), dtype), np.int32(products), np.int32(most), np.int32(dropped)
-    )
+    limits = krylov_state.Limits(np.asarray(tol, dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = random_key(key)
-    stride = max(1 if n > LARGE else 2, size // 32)  # a test is the eigenproblem of the basis
-    wanted = krylov_state.Wanted(k, which, size, stride, layout)
-    result, scale = _solve(
-        op, rows, count, limits, key, np.asarray(floor, dtype), np.asarray(tol, dtype), space=space, wanted=wanted
-    )
+    stride = max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
+    waits = waits_for_host((op, start, key))
+    wanted = krylov_state.Wanted(k, which, size, stride, layout, STRETCH if waits else 0)
+    if waits and not _traced((op, start, key)):
+        rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=False)
+        found = krylov.solve_from_host(op, space, rows, int(count), limits, key, wanted)
+        result, scale = _eigenpairs(found), found.numbers.scale
+    else:
+        rows, count = _start_rows(start, space, k, dtype, layout, host=n <= LARGE and not waits)
+        result, scale = _solve(op, rows, count, limits, key, space=space, wanted=wanted)
     if not isinstance(scale, jax.core.Tracer):
         asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
@@ -283,6 +287,10 @@ def _more(values: np.ndarray, threshold: float) -> float:
     return float(falls * np.mean(more)) if largest > smallest else 0.0
 
 
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 @functools.partial(compiled, static=("space", "wanted"), tells=True)
 @full_precision
 def _solve(
@@ -291,37 +299,21 @@ def _solve(
     count: Any,
     limits: krylov_state.Limits,
     key: Any,
-    floor: Any,
-    asked: Any,
     *,
     space: Space,
     wanted: krylov_state.Wanted,
 ) -> tuple[Eigenpairs, Any]:
-    """The pairs, and the largest ‖Av‖ seen; floor: the dtype's, relative; asked: the tolerance."""
+    """The pairs, and the largest ‖Av‖ seen."""
     product, operands = jax.closure_convert(flat_product(op, space), jnp.zeros(space.size, rows.dtype))
     found = _found(product, wanted, operands, rows, count, limits, key)
-    layout = wanted.layout
-    vectors, scout = (
-        layout.spread(jax.vmap(space.tree)(layout.whole(rows))) for rows in (found.vectors, found.scout[None])
-    )
-    hidden = jnp.maximum(floor * found.scale, found.noise)
-    root = jnp.sqrt(jnp.finfo(floor.dtype).eps)  # no rounding of the dtype comes near it
-    above = (asked * found.scale < hidden) | jnp.any(found.residuals > asked * found.scale)
-    reached = jnp.where(above, BELOW_FLOOR, CONVERGED)
-    reached = jnp.where(found.noise > jnp.maximum(asked, root) * found.scale, NOISY, reached)
-    status = jnp.where(found.status == CONVERGED, reached, found.status)
-    return Eigenpairs(
-        found.values,
-        vectors,
-        found.residuals,
-        found.products,
-        status,
-        found.missed,
-        found.asymmetry,
-        hidden,
-        found.ends,
-        scout,
-    ), found.scale
+    vectors, scout = (space.trees(rows, wanted.layout) for rows in (found.vectors, found.scout[None]))
+    return _eigenpairs(found._replace(vectors=vectors, scout=scout)), found.numbers.scale
+
+
+def _eigenpairs(found: krylov_state.Found) -> Eigenpairs:
+    numbers = found.numbers._asdict()
+    del numbers["scale"]
+    return Eigenpairs(eigenvectors=found.vectors, scout=found.scout, **numbers)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -354,10 +346,14 @@ def _found_jvp(
     def along(x: Any) -> Any:
         return jnp.vdot(x, jax.jvp(lambda *operands: product(x, *operands), operands, moved)[1])
 
-    values = jax.vmap(along)(wanted.layout.whole(found.vectors)) if operands else change.values
-    floats = {name: part for name, part in change._asdict().items() if part.dtype != jax.dtypes.float0}
-    fixed = jax.custom_derivatives.linear_call(lambda _, part: part, _refuse, (), floats)
-    return found, change._replace(**{**fixed, "values": values})
+    values = jax.vmap(along)(wanted.layout.whole(found.vectors)) if operands else change.numbers.eigenvalues
+    leaves, structure = jax.tree.flatten(change)
+    places = [place for place, leaf in enumerate(leaves) if leaf.dtype != jax.dtypes.float0]
+    fixed = jax.custom_derivatives.linear_call(lambda _, part: part, _refuse, (), [leaves[place] for place in places])
+    for place, leaf in zip(places, fixed, strict=True):
+        leaves[place] = leaf
+    change = jax.tree.unflatten(structure, leaves)
+    return found, change._replace(numbers=change.numbers._replace(eigenvalues=values))
 
 
 def _refuse(_: Any, cotangent: Any) -> Any:
@@ -366,13 +362,12 @@ def _refuse(_: Any, cotangent: Any) -> Any:
     )
 
 
-def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) -> tuple[Any, Any]:
+def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout, *, host: bool) -> tuple[Any, Any]:
     """Start vectors as (k + 1, layout.length) rows, the last one the scout, zero where there are fewer, and the number of those but the
-    scout; small ones on the host, without a program."""
+    scout. host: by numpy, without a program, as pays for small ones on a CPU."""
     scout = None
     if isinstance(start, Eigenpairs | Start):
         start, scout = start.eigenvectors, start.scout
-    host = space.size <= LARGE
     if start is None:
         if host:
             return np.zeros((k + 1, space.size), dtype), np.int32(0)
@@ -393,7 +388,7 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout) ->
         )
     leaves, last = jax.tree.leaves(start), jax.tree.leaves(scout)
     count = np.int32(min(k, len(leaves[0])))
-    if not host or any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, *last)):
+    if not host or _traced((leaves, last)):
         return _padded(start, scout, space=space, k=k, layout=layout), count
     rows = np.zeros((k + 1, space.size), dtype)
     rows[:count] = _flat_rows(leaves)[-k:]

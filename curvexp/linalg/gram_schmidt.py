@@ -24,21 +24,31 @@ def power_of_two(size: Any) -> Any:
     return size / (2 * jnp.frexp(size)[0])
 
 
-def orthogonalized(basis: Any, vector: Any) -> tuple[Any, Any]:
+def orthogonalized(basis: Any, vector: Any, *, passes: int = 0) -> tuple[Any, Any]:
     """What is left of `vector` beside the basis's rows (zero rows are ignored), and its coefficients on them.
 
-    Classical Gram-Schmidt, repeated while a pass still takes off more than 1 %: to rounding (Giraud, Langou, Rozloznik 2005).
+    Classical Gram-Schmidt, to rounding (Giraud, Langou, Rozloznik 2005): of two passes, or repeated while a pass still takes off more
+    than 1 %, which saves one where the neighbours were taken off before.
+
+    Args:
+        passes: how many, 0: as many as it takes, in a loop of unknown length, for which an accelerator waits.
     """
     unit = largest_entry(vector)
 
-    def once(carry: Any) -> Any:
-        vector, total, _, passes = carry
+    def once(vector: Any, total: Any) -> Any:
         c = jnp.matmul(basis, vector, precision="highest")
-        vector = vector - jnp.matmul(c, basis, precision="highest")
-        again = jnp.vdot(c, c) > 1e-4 * jnp.vdot(vector, vector)
-        return vector, total + c, again, passes + 1
+        return vector - jnp.matmul(c, basis, precision="highest"), total + c, c
 
-    total = jnp.zeros(len(basis), basis.dtype)
-    first = (vector / unit, total, jnp.array(True), 0)
-    vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), once, first)
+    vector, total = vector / unit, jnp.zeros(len(basis), basis.dtype)
+    if passes:
+        for _ in range(passes):
+            vector, total, _ = once(vector, total)
+        return unit * vector, unit * total
+
+    def repeated(carry: Any) -> Any:
+        vector, total, c = once(carry[0], carry[1])
+        return vector, total, jnp.vdot(c, c) > 1e-4 * jnp.vdot(vector, vector), carry[3] + 1
+
+    first = (vector, total, jnp.array(True), 0)
+    vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), repeated, first)
     return unit * vector, unit * total

@@ -1,4 +1,4 @@
-"""Block Krylov-Schur for a symmetric operator, whole on the device.
+"""Block Krylov-Schur for a symmetric operator.
 
 An orthonormal basis V, one vector a row, grows by one product a step: row j is multiplied by A, the image is orthogonalised against all
 rows, and what is left becomes a new row at the end (band Lanczos, Ruhe 1979). Rows [0, j) are processed, rows [j, q) wait. Since
@@ -23,199 +23,215 @@ that is no probability: only the check, from a vector drawn anew, states one.
 Such a start is good where the pairs are nearly right still. Where they are not, its polynomials have so low a degree that one random
 vector is there sooner: then, told by the residuals after the first pass, or by a basis that is full before they have converged, the start
 is dropped.
+
+The work goes in stretches of some products, between which a small matrix alone decides what comes next. `solve` has all of it in one
+program, with loops of unknown length, which cost nothing on a CPU. An accelerator waits for the host at each turn of such a loop: there
+`solve_from_host` calls one program for a stretch of known length, several times without waiting, and decides on the host, which reads one
+small array.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from curvexp.linalg.gram_schmidt import orthogonalized
-from curvexp.linalg.krylov_state import (
-    CHECK,
-    CONFIDENCE,
-    DROP,
-    EMPTY,
-    EXTEND,
-    MISSED,
-    NON_FINITE,
-    RESTART,
-    RUNNING,
-    STOP,
-    Found,
-    Limits,
-    State,
-    Wanted,
-)
-from curvexp.linalg.krylov_step import noise_of, step
-from curvexp.linalg.layout import Layout
-from curvexp.linalg.ritz import levels_of, ritz_pairs, wanted_ends
+from curvexp.linalg.krylov_decision import decide, first_state, outcome
+from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, State, Tally, Wanted
+from curvexp.linalg.krylov_stretch import PASSES, stretch
+from curvexp.linalg.precision import full_precision
+from curvexp.linalg.vectors import Space, flat_product
+from curvexp.programs import compiled
 
 
 def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
-    """The wanted eigenpairs of the symmetric map `product` on (n,) vectors.
+    """The wanted eigenpairs of the symmetric map `product` on (n,) vectors, in one program.
 
     Args:
         start: (k + 1, wanted.layout.length), rows to start from, the first `count` of which are meant; the last one the scout, or zero. One
             row is always added: the scout, or a random one.
     """
-    advance = functools.partial(step, product, limits, wanted)
-    state = _first(start, count, limits, key, wanted)
+    basis, rows = _begun(start, count, key, wanted)
+    state = first_state(rows, limits, wanted, start.dtype)
+    layout = wanted.layout
 
-    def round_(state: State) -> State:
-        state = jax.lax.while_loop(lambda s: s.event == EXTEND, advance, state)
-        return _turn(state, limits, wanted)
+    def round_(carry: tuple[Any, Any, State]) -> tuple[Any, Any, State]:
+        basis, scout, state = carry
+        ahead = wanted.stretch or state.until - state.products
+        basis, tally = stretch(product, wanted, basis, state.tally, state.tally.done + ahead, state.unknown(wanted))
+        state, plan = decide(state, tally, limits, wanted)
+        scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
+        few = lambda: jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))  # noqa: E731
+        which = jnp.where(plan.turns, jnp.where(plan.few, 1, 2), 0)
+        basis = jax.lax.switch(which, [lambda: basis, few, lambda: _combined(plan.turn, basis)])
+        row = functools.partial(_random_row, basis, key, state.drawn, wanted)
+        basis = jax.lax.cond(plan.adds, lambda: basis.at[plan.row].set(row()), lambda: basis)
+        return layout.parted(basis), scout, state
 
-    state = jax.lax.while_loop(lambda s: s.status == RUNNING, round_, state)
-    k = wanted.k
-    chance = jnp.sqrt(2 * wanted.layout.size / jnp.pi) / jnp.maximum(jnp.abs(state.polynomial[1]), 1e-30)
-    chance = jnp.minimum(jnp.where(state.passed, jnp.minimum(chance, CONFIDENCE), chance), 1)
-    chance = jnp.where(state.found_end, 0.0, jnp.where(state.checking, chance, jnp.nan))
-    looked = jnp.array(wanted_ends(wanted))
-    missed = jnp.where(looked, chance[:2], 0).max()
-    noise = noise_of(state, wanted.layout.size)
-    lost = state.status == NON_FINITE
-    order = jnp.argsort(state.values)
-    return Found(
-        jnp.where(lost, jnp.nan, state.values[order]),
-        state.basis[:k][order],
-        jnp.where(lost, jnp.inf, (state.residuals + noise)[order]),
-        state.products,
-        state.status,
-        missed,
-        state.asymmetry,
-        state.scale,
-        noise,
-        jnp.where(looked, chance[2:], jnp.nan),
-        state.scout,
-    )
+    basis, scout, state = jax.lax.while_loop(lambda carry: carry[2].status == RUNNING, round_, (basis, start[-1], state))
+    numbers, order = outcome(state, limits, wanted)
+    return Found(numbers, basis[: wanted.k][order], scout)
 
 
-def _turn(s: State, limits: Limits, wanted: Wanted) -> State:
-    """The state with its basis compressed as the event asks: fewer rows, a random row, or the answer."""
-    size, k = wanted.size, wanted.k
-    index, layout = jnp.arange(size), wanted.layout
-    event, j, waiting = s.event, s.done, s.rows - s.done
-    _, y, order, _ = ritz_pairs(s.matrix, 0, j, wanted)
-    best = y[:, order]
-    kept = jnp.minimum(k + jnp.maximum(size - k - waiting, 2) // 2, jnp.minimum(j, size - waiting - 1))
-    stays = (event == EMPTY) | ((event == STOP) & s.checking)
-    slides = (event == RESTART) & s.checking
-    kept = jnp.select([stays, slides, event == RESTART, event == DROP], [j, k + 1, kept, 0], k)
-    tail = jnp.where((event == RESTART) | stays, waiting, 0)
-    identity = jnp.eye(size, dtype=s.basis.dtype)
-    sliding = jnp.where(index[None, :] < k, identity, identity[:, jnp.minimum(j - 1, size - 1)][:, None])
-    heads = jnp.where(stays, identity, jnp.where(slides, sliding, best))
-    tails = identity[:, jnp.clip(j + index - kept, 0, size - 1)]
-    q = jnp.where(index < kept, heads, jnp.where(index < kept + tail, tails, 0))
-    few = ~stays & (event != RESTART)  # only the first k columns of q are not zero
-    basis = jax.lax.switch(
-        jnp.where(stays, 0, jnp.where(few, 1, 2)),
-        [
-            lambda: s.basis,
-            lambda: jnp.zeros_like(s.basis).at[:k].set(jnp.matmul(q[:, :k].T, s.basis, precision="highest")),
-            lambda: jnp.matmul(q.T, s.basis, precision="highest"),
-        ],
-    )
-    matrix = jnp.matmul(q.T, jnp.matmul(s.matrix, q, precision="highest"), precision="highest")
-    matrix = (matrix + matrix.T) / 2
-    matrix = jnp.where(event == MISSED, 0, matrix)
+def solve_from_host(
+    op: Any, space: Space, start: Any, count: int, limits: Limits, key: Any, wanted: Wanted
+) -> Found:
+    """As `solve`, in stretches of wanted.stretch products, with pytrees for vectors and scout, and numbers that lie on the host.
 
-    rows = kept + tail
-    key, sub = jax.random.split(s.key)
-    ends_first = ~s.checking & ((event == CHECK) | (event == STOP))
-    next_ = jnp.where(
-        waiting > 0, s.basis[jnp.minimum(j, size - 1)], 0
-    )  # of the scout's sequence, as it ends after its first image
-    adds = ((event == EMPTY) | (event == CHECK) | (event == MISSED) | (event == DROP)) & (rows < min(size, layout.size))
-    row = jnp.where(adds, rows, 0)
-    scout = jnp.where(s.products == 0, s.scout, 0)
-    basis = jax.lax.cond(adds, lambda: basis.at[row].set(_new_row(basis, sub, scout, layout)), lambda: basis)
-    enters, leaves, drops = event == CHECK, event == MISSED, event == DROP
-    margin = limits.tol * jnp.max(jnp.abs(s.values)) + 10 * jnp.finfo(basis.dtype).eps * s.scale
-    levels = levels_of(s.values, margin, wanted)
-    return s._replace(
-        basis=layout.parted(basis),
-        matrix=matrix,
-        done=jnp.where(leaves, 0, kept).astype(jnp.int32),
-        rows=(rows + adds).astype(jnp.int32),
-        key=key,
-        event=jnp.where(event == STOP, STOP, EXTEND).astype(jnp.int32),
-        rounding=s.rounding.at[2].add(jnp.where(stays, 0, 1)),
-        checking=jnp.where(enters, True, jnp.where(leaves, False, s.checking)),
-        levels=jnp.where(enters, levels, s.levels),
-        polynomial=jnp.where(enters, jnp.array([[0.0] * 4, [1.0] * 4], basis.dtype), s.polynomial),
-        passed=jnp.where(enters, ~jnp.array(2 * wanted_ends(wanted)), s.passed),
-        begun=jnp.where(enters, s.products, s.begun),
-        trial=jnp.where(drops, 0, s.trial),
-        check=jnp.where(drops, limits.check_dropped, s.check),
-        scout=jnp.where(ends_first, next_, s.scout),
-    )
+    Args:
+        op: of `domain`. start: None where there are no rows to start from.
+    """
+    rows = np.int32(0)
+    if start is None:
+        basis, scout = _cold(key, dtype=space.dtype, wanted=wanted), None
+    else:
+        basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
+    with _on_host():
+        state = jax.device_get(_first(np.int32(rows), limits, dtype=space.dtype, wanted=wanted))
+    while True:
+        ahead, tally, unknown = int(state.until - state.products), state.tally, np.int32(state.unknown(wanted))
+        last = np.int32(tally.done + ahead)
+        for _ in range(-(-ahead // wanted.stretch)):
+            basis, tally, numbers = _stretched(op, basis, tally, last, unknown, space=space, wanted=wanted)
+        with _on_host():
+            state, plan, found, order = jax.device_get(_decided(state, np.asarray(numbers), limits, wanted=wanted))
+        if state.status != RUNNING:
+            break
+        if plan.takes_scout:
+            scout = _scout(basis, plan.scout)
+        if plan.turns or plan.adds:
+            basis = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
+    turn = plan.turn[:, : wanted.k][:, order]
+    if plan.takes_scout:
+        scout = _scout(basis, plan.scout)
+    vectors, scout = _ended(basis, turn, scout, space=space, wanted=wanted)
+    return Found(found, vectors, scout)
 
 
-def _first(start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> State:
-    """The state before the first product: the start's rows made orthonormal; a random one is still to come."""
-    k, size, dtype = wanted.k, wanted.size, start.dtype
+# ---- the programs of `solve_from_host` ---------------------------------------------------------------------------------------------
+
+
+@functools.partial(compiled, static=("dtype", "wanted"))
+@full_precision
+def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> Any:
+    return _begun(jnp.zeros((0, wanted.layout.length), dtype), 0, key, wanted)[0]
+
+
+@functools.partial(compiled, static=("wanted",))
+@full_precision
+def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> Any:
+    return *_begun(start, count, key, wanted), start[-1]
+
+
+@functools.partial(compiled, static=("dtype", "wanted"))
+def _first(rows: Any, limits: Limits, *, dtype: Any, wanted: Wanted) -> State:
+    return first_state(rows, limits, wanted, dtype)
+
+
+@functools.partial(compiled, static=("space", "wanted"), donate=(1,), tells=True)
+@full_precision
+def _stretched(op: Any, basis: Any, tally: Tally, last: Any, unknown: Any, *, space: Space, wanted: Wanted) -> Any:
+    """Basis, tally, and the tally as one array."""
+    basis, tally = stretch(flat_product(op, space), wanted, basis, tally, last, unknown)
+    return basis, tally, jnp.concatenate([jnp.ravel(part).astype(basis.dtype) for part in tally])
+
+
+@functools.partial(compiled, static=("wanted",))
+def _decided(state: State, numbers: Any, limits: Limits, *, wanted: Wanted) -> Any:
+    """`decide` for a tally that came as one array, and what the solution would be now."""
+    parts, begin = [], 0
+    for part in state.tally:
+        parts.append(numbers[begin : begin + part.size].reshape(part.shape).astype(part.dtype))
+        begin += part.size
+    state, plan = decide(state, Tally(*parts), limits, wanted)
+    return state, plan, *outcome(state, limits, wanted)
+
+
+@functools.partial(compiled, static=("wanted",), donate=(0,))
+@full_precision
+def _rebuilt(basis: Any, plan: Any, key: Any, number: Any, *, wanted: Wanted) -> Any:
+    basis = wanted.layout.parted(_combined(plan.turn, basis))
+    row = jnp.where(plan.adds, _random_row(basis, key, number, wanted), basis[plan.row])
+    return wanted.layout.parted(basis.at[plan.row].set(row))
+
+
+@compiled
+def _scout(basis: Any, row: Any) -> Any:
+    return _waiting(basis, row)
+
+
+@functools.partial(compiled, static=("space", "wanted"))
+@full_precision
+def _ended(basis: Any, turn: Any, scout: Any, *, space: Space, wanted: Wanted) -> Any:
+    scout = jnp.zeros_like(basis[0]) if scout is None else scout
+    return tuple(space.trees(rows, wanted.layout) for rows in (_combined(turn, basis), scout[None]))
+
+
+def _on_host() -> contextlib.AbstractContextManager[Any]:
+    """Programs that are called here run on the host's CPU, where JAX may use it."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
+
+
+# ---- vectors -----------------------------------------------------------------------------------------------------------------------
+
+
+def _begun(start: Any, count: Any, key: Any, wanted: Wanted) -> tuple[Any, Any]:
+    """The basis (size, n) with the first `count` rows of the start, made orthonormal, and one more row: the start's last one, the scout,
+    where it is not zero and has a part outside of them, else a random one; and the number of rows but for that one."""
+    dtype, size = start.dtype, wanted.size
     basis = wanted.layout.parted(jnp.zeros((size, wanted.layout.length), dtype))
+    if len(start) == 0:
+        return basis.at[0].set(_random_row(basis, key, 0, wanted)), jnp.int32(0)
 
-    def put(i: Any, carry: Any) -> Any:
+    def put(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         basis, rows = carry
-        row = start[i]
-        length = jnp.linalg.norm(row)
-        row = row / jnp.where(length > 0, length, 1)
-        rest, _ = orthogonalized(basis, jnp.where(jnp.isfinite(row), row, 0))
-        left = jnp.linalg.norm(rest)
-        good = (left > 1e-3) & (rows < size)
+        row, good = _outside(basis, start[i], wanted)
+        good = good & (rows < size) & (i < count)
         at = jnp.where(good, rows, 0)
-        basis = basis.at[at].set(jnp.where(good, rest / jnp.where(left > 0, left, 1), basis[at]))
-        return basis, (rows + good).astype(jnp.int32)
+        return basis.at[at].set(jnp.where(good, row, basis[at])), (rows + good).astype(jnp.int32)
 
-    basis, rows = jax.lax.fori_loop(0, count, put, (basis, jnp.int32(0)))
-    zero, no = jnp.zeros((), dtype), jnp.array(False)
-    nothing = jnp.full(k, jnp.nan, dtype)
-    return State(
-        basis=basis,
-        matrix=jnp.zeros((size, size), dtype),
-        done=jnp.int32(0),
-        rows=rows,
-        products=jnp.int32(0),
-        scale=zero,
-        asymmetry=zero,
-        rounding=jnp.zeros(3, dtype),
-        event=jnp.int32(EMPTY),
-        status=jnp.int32(RUNNING),
-        key=key,
-        values=nothing,
-        residuals=jnp.full(k, jnp.inf, dtype),
-        checking=no,
-        levels=jnp.zeros(4, dtype),
-        polynomial=jnp.ones((2, 4), dtype),
-        passed=jnp.zeros(4, bool),
-        begun=jnp.int32(0),
-        found_end=no,
-        # after a warm start: the scout is multiplied, and what the product leaves of each row of the start
-        least=jnp.asarray(jnp.where(count > 0, 2 * rows + 1, 0), jnp.int32),
-        trial=jnp.asarray(jnp.where((rows == k) & (k > 2), rows + 1, 0), jnp.int32),
-        check=jnp.asarray(limits.check, jnp.int32),
-        scout=start[k],
-    )
+    most = len(start) - 1 if wanted.stretch else count
+    basis, rows = jax.lax.fori_loop(0, most, put, (basis, jnp.int32(0)))
+    scout, good = _outside(basis, start[-1], wanted)
+    if wanted.stretch:
+        row = jnp.where(good, scout, _random_row(basis, key, 0, wanted))
+    else:
+        row = jax.lax.cond(good, lambda: scout, lambda: _random_row(basis, key, 0, wanted))
+    return wanted.layout.parted(basis.at[rows].set(row)), rows
 
 
-def _new_row(basis: Any, key: Any, scout: Any, layout: Layout) -> Any:
-    """A unit vector orthogonal to the basis's rows: the scout, where it is not zero and has a part outside of them, else random, uniform
-    on the sphere."""
+def _outside(basis: Any, row: Any, wanted: Wanted) -> tuple[Any, Any]:
+    """The part of a vector outside of the basis's rows, of length 1; and whether there is one to speak of."""
+    row = jnp.where(jnp.isfinite(row), row, 0)
+    length = jnp.linalg.norm(row)
+    rest, _ = orthogonalized(basis, row / jnp.where(length > 0, length, 1), passes=_passes(wanted))
+    left = jnp.linalg.norm(rest)
+    return rest / jnp.where(left > 0, left, 1), left > 1e-3
 
-    def attempt(carry: Any) -> Any:
-        _, made = carry
-        row = layout.parted(jax.random.normal(key, (layout.size,), basis.dtype))
-        row, _ = orthogonalized(basis, jnp.where(made == 0, jnp.where(jnp.isfinite(scout), scout, 0), row))
-        return row, made + 1
 
-    def lacks(carry: Any) -> Any:
-        row, made = carry
-        return (made < 2) & (jnp.linalg.norm(row) <= 1e-3)
-
-    row, _ = jax.lax.while_loop(lacks, attempt, (jnp.zeros_like(scout), 0))
+def _random_row(basis: Any, key: Any, number: Any, wanted: Wanted) -> Any:
+    """A random unit vector orthogonal to the basis's rows, uniform on the sphere."""
+    row = jax.random.normal(jax.random.fold_in(key, number), (wanted.layout.size,), basis.dtype)
+    row, _ = orthogonalized(basis, wanted.layout.parted(row), passes=_passes(wanted))
     return row / jnp.linalg.norm(row)
+
+
+def _passes(wanted: Wanted) -> int:
+    return PASSES if wanted.stretch else 0
+
+
+def _combined(turn: Any, basis: Any) -> Any:
+    """Q'V."""
+    return jnp.matmul(turn.T, basis, precision="highest")
+
+
+def _waiting(basis: Any, row: Any) -> Any:
+    """A row of the basis, zero for −1."""
+    return jnp.where(row >= 0, basis[jnp.maximum(row, 0)], 0)

@@ -1,14 +1,14 @@
-"""What block Krylov-Schur carries from product to product."""
+"""What block Krylov-Schur carries from stretch to stretch."""
 
 from typing import Any, NamedTuple
 
 from curvexp.linalg.layout import Layout
 from curvexp.record import SURE
 
-EXTEND, RESTART, EMPTY, CHECK, MISSED, DROP, STOP = range(7)  # what the inner loop ends with
+EXTEND, RESTART, EMPTY, CHECK, MISSED, DROP, STOP = range(7)  # what comes after a stretch
 
 
-RUNNING, CONVERGED, BUDGET, NON_FINITE = range(4)
+RUNNING, CONVERGED, BUDGET, NON_FINITE, BELOW_FLOOR, NOISY = range(6)  # status, see `Eigenpairs`
 
 
 TO_END, EIGHTH, FULL = -1, -2, -3  # products of the check
@@ -23,22 +23,26 @@ LEAST, MOST = 6, 50  # products of the check: of EIGHTH and TO_END at least, of 
 FAR = 10  # residuals of a start, in tolerances, from which on it is dropped: measured on networks, 1 to 64 steps between two solutions
 
 
+FLOOR = 10  # eps·‖A‖, below which rounding hides a residual
+
+
 CONFIDENCE = SURE  # probability, each end, of a missed eigenvalue that the check is content with
 
 
 class Wanted(NamedTuple):
-    """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: steps between two tests; layout: of
-    its vectors."""
+    """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: products between two looks; layout: of
+    its vectors; stretch: products of a stretch, 0 where a loop may ask after each whether it is the last."""
 
     k: int
     which: str
     size: int
     stride: int
     layout: Layout
+    stretch: int = 0
 
 
 class Limits(NamedTuple):
-    """Numbers of a run, as arrays: tol (relative residual), most products, most products of the check (EIGHTH of those made; TO_END: that,
+    """Numbers of a run, as arrays: tol (relative residual; where it is under FLOOR·eps, that is aimed at), most products, most products of the check (EIGHTH of those made; TO_END: that,
     but in a small space as many as it takes; FULL: as many as it takes, at most MOST), and of the check after a start that
     was dropped."""
 
@@ -48,59 +52,97 @@ class Limits(NamedTuple):
     check_dropped: Any
 
 
-class Found(NamedTuple):
-    """Eigenvalues (k,) ascending, vectors (k, n), residuals (k,), products made, status, chance that one was
-    missed, asymmetry, largest ‖Av‖ seen, what rounding and noise of the products add to a residual; chance that one below the first was
-    missed, and above the last, (2,); scout (n,)."""
+class Numbers(NamedTuple):
+    """All of `Eigenpairs` but vectors, in the order of the eigenvalues; scale: largest ‖Av‖ seen."""
 
-    values: Any
-    vectors: Any
+    eigenvalues: Any
     residuals: Any
-    products: Any
+    matvecs: Any
     status: Any
     missed: Any
     asymmetry: Any
+    floor: Any
+    missed_ends: Any
     scale: Any
-    noise: Any
-    ends: Any
+
+
+class Found(NamedTuple):
+    """A solution: numbers, vectors (k, n), scout (n,)."""
+
+    numbers: Numbers
+    vectors: Any
     scout: Any
 
 
-class State(NamedTuple):
-    """All that goes from product to product.
+class Tally(NamedTuple):
+    """What a stretch changes beside the basis.
 
     Attributes:
-        basis: V (size, n). matrix: T (size, size). done: rows multiplied. rows: rows there are. products: made.
-        scale: largest ‖Av‖ seen. asymmetry: largest |u'Av − v'Au| seen.
-        rounding: sum of the squares of u'Av − v'Au over ‖A‖², their number, number of restarts, (3,).
-        event, status: numbers of this file. key: of random rows.
-        values, residuals: of the wanted pairs as last looked at, (k,).
-        checking: whether the check goes on. levels, polynomial, passed: of the check, (4,), (2, 4), (4,), see `levels_of`.
-        begun: products when it began. found_end: whether the Krylov space was exhausted. check: most products of the check.
-        least, trial: of a warm start, products that it takes at least, and after which it is judged; 0: never.
-        scout: (n,), the start's, then this solution's own.
+        matrix: T (size, size). scale: largest ‖Av‖ seen. asymmetry: largest |u'Av − v'Au| seen.
+        defects: sum of the squares of u'Av − v'Au over ‖A‖², and their number, (2,).
+        done: rows multiplied. rows: rows there are. finite: whether all images were.
     """
 
-    basis: Any
     matrix: Any
-    done: Any
-    rows: Any
-    products: Any
     scale: Any
     asymmetry: Any
-    rounding: Any
-    event: Any
+    defects: Any
+    done: Any
+    rows: Any
+    finite: Any
+
+
+class State(NamedTuple):
+    """All that is decided by, without a vector.
+
+    Attributes:
+        tally: what the stretches left. products: made. drawn: random rows. restarts: times that the basis was turned.
+        until: products at which the next stretch ends. status: a number of this file.
+        values, residuals: of the wanted pairs as last looked at, (k,).
+        checking: whether the check goes on. levels, polynomial, passed: of the check, (4,), (2, 4), (4,), see `levels_of`.
+        taken: rows that the polynomial has. begun: products when the check began. check: most products of it.
+        found_end: whether the Krylov space was exhausted.
+        started: rows of a warm start. trial: whether such a start may be dropped; judged: whether it has been judged.
+    """
+
+    tally: Tally
+    products: Any
+    drawn: Any
+    restarts: Any
+    until: Any
     status: Any
-    key: Any
     values: Any
     residuals: Any
     checking: Any
     levels: Any
     polynomial: Any
     passed: Any
+    taken: Any
     begun: Any
-    found_end: Any
-    least: Any
-    trial: Any
     check: Any
+    found_end: Any
+    started: Any
+    trial: Any
+    judged: Any
+
+    def unknown(self, wanted: Wanted) -> Any:
+        """First rows of the basis whose images are not known."""
+        return self.checking * (wanted.k + 1)
+
+
+class Plan(NamedTuple):
+    """What is done to the basis V after a stretch.
+
+    Attributes:
+        turn: Q (size, size), V becomes Q'V. turns: whether it is made. few: whether only the first k rows of Q'V are not zero.
+        adds: whether a random row follows. row: its place. takes_scout: whether a row is the next solution's scout; scout: its place,
+            −1 where none is left.
+    """
+
+    turn: Any
+    turns: Any
+    few: Any
+    adds: Any
+    row: Any
+    takes_scout: Any
     scout: Any

@@ -67,6 +67,15 @@ def layout_of(op: Any, size: int) -> Layout:
     return Layout(size, next((mesh for mesh in meshes if set(mesh.axis_types) == {AxisType.Auto}), None))
 
 
+def waits_for_host(tree: Any) -> bool:
+    """Whether what is computed with these arrays goes to an accelerator, which waits for the host at a loop of unknown length."""
+    placed = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and _is_concrete(leaf)]
+    if placed:
+        return next(iter(placed[0].devices())).platform != "cpu"
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return getattr(default, "platform", default or jax.default_backend()) != "cpu"
+
+
 def devices_of(tree: Any) -> int:
     """Over how many devices the arrays of a tree lie, 1 where none lies on a mesh."""
     return max(
@@ -74,11 +83,15 @@ def devices_of(tree: Any) -> int:
     )
 
 
+def _is_concrete(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.core.Tracer)
+
+
 def _axes(mesh: Mesh | None) -> Any:
     return mesh.axis_names if mesh else None
 
 
 def _on_a_mesh(leaf: Any) -> bool:
-    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+    if not isinstance(leaf, jax.Array) or not _is_concrete(leaf):
         return False
     return isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1

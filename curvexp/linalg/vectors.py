@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.layout import Layout
 from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
 
@@ -45,6 +46,10 @@ class Space(NamedTuple):
             leaves.append(vector[offset : offset + size].reshape(shape).astype(dtype))
             offset += size
         return jax.tree.unflatten(self.treedef, leaves)
+
+    def trees(self, rows: Any, layout: Layout) -> Any:
+        """The pytree, each leaf with a leading axis, with the entries of the rows (k, layout.length)."""
+        return layout.spread(jax.vmap(self.tree)(layout.whole(rows)))
 
     def like(self) -> Any:
         """Pytree of jax.ShapeDtypeStruct."""
