@@ -19,9 +19,6 @@ Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
 
 
-STRETCH = 2  # products of a stretch on an accelerator
-
-
 class Start(NamedTuple):
     """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them."""
 
@@ -201,7 +198,7 @@ def eigsh(
     key = random_key(key)
     stride = max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     waits = waits_for_host((op, start, key))
-    wanted = krylov_state.Wanted(k, which, size, stride, layout, STRETCH if waits else 0)
+    wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
     if waits and not _traced((op, start, key)):
         rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=False)
         found = krylov.solve_from_host(op, space, rows, int(count), limits, key, wanted)

@@ -33,7 +33,7 @@ small array.
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ import numpy as np
 
 from curvexp.linalg.gram_schmidt import orthogonalized
 from curvexp.linalg.krylov_decision import decide, first_state, outcome
-from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, State, Tally, Wanted
+from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, Plan, State, Tally, Wanted
 from curvexp.linalg.krylov_stretch import PASSES, stretch
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product
@@ -61,8 +61,11 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
 
     def round_(carry: tuple[Any, Any, State]) -> tuple[Any, Any, State]:
         basis, scout, state = carry
-        ahead = wanted.stretch or state.until - state.products
-        basis, tally = stretch(product, wanted, basis, state.tally, state.tally.done + ahead, state.unknown(wanted))
+        ahead = (
+            jnp.minimum(wanted.stride, state.most - state.products) if wanted.known else state.until - state.products
+        )
+        last = state.tally.done + ahead
+        basis, tally = stretch(product, wanted, basis, state.tally, last, state.unknown(wanted))
         state, plan = decide(state, tally, limits, wanted)
         scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
         few = lambda: jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))  # noqa: E731
@@ -72,44 +75,92 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
         basis = jax.lax.cond(plan.adds, lambda: basis.at[plan.row].set(row()), lambda: basis)
         return layout.parted(basis), scout, state
 
-    basis, scout, state = jax.lax.while_loop(lambda carry: carry[2].status == RUNNING, round_, (basis, start[-1], state))
+    basis, scout, state = jax.lax.while_loop(
+        lambda carry: carry[2].status == RUNNING, round_, (basis, start[-1], state)
+    )
     numbers, order = outcome(state, limits, wanted)
     return Found(numbers, basis[: wanted.k][order], scout)
 
 
-def solve_from_host(
-    op: Any, space: Space, start: Any, count: int, limits: Limits, key: Any, wanted: Wanted
-) -> Found:
-    """As `solve`, in stretches of wanted.stretch products, with pytrees for vectors and scout, and numbers that lie on the host.
+def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limits, key: Any, wanted: Wanted) -> Found:
+    """As `solve`, with pytrees for vectors and scout, and numbers that lie on the host.
+
+    The device makes the next stretch while the host looks at the last one; where that one ends something, the next one is looked at too.
 
     Args:
         op: of `domain`. start: None where there are no rows to start from.
     """
-    rows = np.int32(0)
+    rows, scout = np.int32(0), None
     if start is None:
-        basis, scout = _cold(key, dtype=space.dtype, wanted=wanted), None
+        basis = _cold(key, dtype=space.dtype, wanted=wanted)
     else:
         basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
     with _on_host():
-        state = jax.device_get(_first(np.int32(rows), limits, dtype=space.dtype, wanted=wanted))
-    while True:
-        ahead, tally, unknown = int(state.until - state.products), state.tally, np.int32(state.unknown(wanted))
-        last = np.int32(tally.done + ahead)
-        for _ in range(-(-ahead // wanted.stretch)):
-            basis, tally, numbers = _stretched(op, basis, tally, last, unknown, space=space, wanted=wanted)
-        with _on_host():
-            state, plan, found, order = jax.device_get(_decided(state, np.asarray(numbers), limits, wanted=wanted))
-        if state.status != RUNNING:
-            break
-        if plan.takes_scout:
+        state, control = _first(np.asarray(rows), limits, dtype=space.dtype, wanted=wanted)
+    now, tally = Now(*np.asarray(control).tolist()), jax.device_get(state.tally)
+    while now.running:
+        last = np.int32(now.done + (now.most if now.overlaps else now.ahead))
+
+        def go(basis: Any, tally: Any, last: Any = last, unknown: Any = np.int32(now.unknown)) -> Any:  # noqa: B008
+            return _stretched(op, basis, tally, last, unknown, space=space, wanted=wanted)
+
+        for _ in range(-(-now.ahead // wanted.stride)):
+            basis, tally, numbers = go(basis, tally)
+        if now.overlaps:
+            basis, tally, further = go(basis, tally)
+            look = _looked(state, numbers, limits, wanted)
+            while look.now.goes_on:
+                state, numbers = look.state, further
+                basis, tally, further = go(basis, tally)
+                look = _looked(state, numbers, limits, wanted)
+            numbers = further  # what ends by a part of the products is looked at with all of them
+        look = _looked(state, numbers, limits, wanted)
+        state, plan, now = look.state, look.plan, look.now
+        if now.takes_scout:
             scout = _scout(basis, plan.scout)
-        if plan.turns or plan.adds:
-            basis = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
-    turn = plan.turn[:, : wanted.k][:, order]
-    if plan.takes_scout:
-        scout = _scout(basis, plan.scout)
-    vectors, scout = _ended(basis, turn, scout, space=space, wanted=wanted)
-    return Found(found, vectors, scout)
+        if now.rebuilds and now.running:
+            basis, tally = _rebuilt(basis, plan, key, state.drawn, wanted=wanted), jax.device_get(state.tally)
+    vectors, scout = _ended(basis, np.asarray(look.turn), scout, space=space, wanted=wanted)
+    return Found(jax.device_get(look.numbers), vectors, scout)
+
+
+class Now(NamedTuple):
+    """What the host asks of a state, as integers.
+
+    Attributes:
+        running: whether the solution goes on. goes_on: with no change of the basis. overlaps: whether it is not known when that will end,
+            so that the device does not wait for the host. done: rows multiplied. ahead: products until the next look is due; most: at
+            most. unknown: first rows whose images are not known. takes_scout: whether a row becomes the scout. rebuilds: whether the
+            basis is made anew.
+    """
+
+    running: int
+    goes_on: int
+    overlaps: int
+    done: int
+    ahead: int
+    most: int
+    unknown: int
+    takes_scout: int
+    rebuilds: int
+
+
+class Look(NamedTuple):
+    """State and plan after a stretch, and what the solution would be; on the host's device, `now` as integers. turn: (size, k)."""
+
+    state: State
+    plan: Plan
+    numbers: Numbers
+    turn: Any
+    now: Any
+
+
+def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> Look:
+    """What comes after a stretch, decided on the host."""
+    read = np.asarray(numbers)  # waits for the stretch
+    with _on_host():
+        look = _decided(state, read, limits, wanted=wanted)
+    return look._replace(now=Now(*np.asarray(look.now).tolist()))
 
 
 # ---- the programs of `solve_from_host` ---------------------------------------------------------------------------------------------
@@ -128,8 +179,9 @@ def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> Any:
 
 
 @functools.partial(compiled, static=("dtype", "wanted"))
-def _first(rows: Any, limits: Limits, *, dtype: Any, wanted: Wanted) -> State:
-    return first_state(rows, limits, wanted, dtype)
+def _first(rows: Any, limits: Limits, *, dtype: Any, wanted: Wanted) -> tuple[State, Any]:
+    state = first_state(rows, limits, wanted, dtype)
+    return state, _now(state, True, False, False, wanted)
 
 
 @functools.partial(compiled, static=("space", "wanted"), donate=(1,), tells=True)
@@ -141,14 +193,32 @@ def _stretched(op: Any, basis: Any, tally: Tally, last: Any, unknown: Any, *, sp
 
 
 @functools.partial(compiled, static=("wanted",))
-def _decided(state: State, numbers: Any, limits: Limits, *, wanted: Wanted) -> Any:
-    """`decide` for a tally that came as one array, and what the solution would be now."""
+def _decided(state: State, numbers: Any, limits: Limits, *, wanted: Wanted) -> Look:
+    """`decide` for a tally that came as one array."""
     parts, begin = [], 0
     for part in state.tally:
         parts.append(numbers[begin : begin + part.size].reshape(part.shape).astype(part.dtype))
         begin += part.size
     state, plan = decide(state, Tally(*parts), limits, wanted)
-    return state, plan, *outcome(state, limits, wanted)
+    found, order = outcome(state, limits, wanted)
+    now = _now(state, plan.goes_on, plan.takes_scout, plan.turns | plan.adds, wanted)
+    return Look(state, plan, found, plan.turn[:, : wanted.k][:, order], now)
+
+
+def _now(state: State, goes_on: Any, takes_scout: Any, rebuilds: Any, wanted: Wanted) -> Any:
+    made = state.products
+    parts = Now(
+        state.status == RUNNING,
+        goes_on,
+        ~state.checking & ((state.started == 0) | state.dropped),
+        state.tally.done,
+        state.until - made,
+        state.most - made,
+        state.unknown(wanted),
+        takes_scout,
+        rebuilds,
+    )
+    return jnp.stack([jnp.asarray(part).astype(jnp.int32) for part in parts])
 
 
 @functools.partial(compiled, static=("wanted",), donate=(0,))
@@ -197,10 +267,10 @@ def _begun(start: Any, count: Any, key: Any, wanted: Wanted) -> tuple[Any, Any]:
         at = jnp.where(good, rows, 0)
         return basis.at[at].set(jnp.where(good, row, basis[at])), (rows + good).astype(jnp.int32)
 
-    most = len(start) - 1 if wanted.stretch else count
+    most = len(start) - 1 if wanted.known else count
     basis, rows = jax.lax.fori_loop(0, most, put, (basis, jnp.int32(0)))
     scout, good = _outside(basis, start[-1], wanted)
-    if wanted.stretch:
+    if wanted.known:
         row = jnp.where(good, scout, _random_row(basis, key, 0, wanted))
     else:
         row = jax.lax.cond(good, lambda: scout, lambda: _random_row(basis, key, 0, wanted))
@@ -224,7 +294,7 @@ def _random_row(basis: Any, key: Any, number: Any, wanted: Wanted) -> Any:
 
 
 def _passes(wanted: Wanted) -> int:
-    return PASSES if wanted.stretch else 0
+    return PASSES if wanted.known else 0
 
 
 def _combined(turn: Any, basis: Any) -> Any:

@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 
     Attributes:
         values, residuals: of the wanted, (k,). accurate: all wanted are. beyond: the check found what was missed. far: the start's are
-            far from converged. vectors: of T, (size, size), in order of wish. guess: products that seem to be missing.
+            far from converged. vectors: of T, (size, size), in order of wish.
     """
 
     values: Any
@@ -54,7 +54,6 @@ class Seen(NamedTuple):
     beyond: Any
     far: Any
     vectors: Any
-    guess: Any
 
 
 def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any) -> State:
@@ -76,6 +75,7 @@ def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any) -> State:
         drawn=jnp.int32(1),
         restarts=jnp.int32(0),
         until=jnp.int32(0),
+        most=jnp.int32(0),
         status=jnp.int32(RUNNING),
         values=jnp.full(k, jnp.nan, dtype),
         residuals=jnp.full(k, jnp.inf, dtype),
@@ -90,8 +90,9 @@ def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any) -> State:
         started=jnp.int32(rows),
         trial=jnp.asarray((rows == k) & (k > 2)),
         judged=no,
+        dropped=no,
     )
-    return state._replace(until=_until(state, limits, wanted, jnp.int32(k + 5)))
+    return state._replace(until=_until(state, limits, wanted), most=jnp.int32(limits.products))
 
 
 def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
@@ -103,7 +104,7 @@ def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted) -> tuple[Stat
     event, s = _event(seen, limits, wanted, s)
     plan, kept, rows = _plan(event, seen, wanted, s)
     s = _after(event, plan, kept, rows, limits, wanted, s)
-    return s._replace(until=_until(s, limits, wanted, seen.guess)), plan
+    return s._replace(until=_until(s, limits, wanted), most=_most(s, limits, wanted)), plan
 
 
 def outcome(s: State, limits: Limits, wanted: Wanted) -> tuple[Numbers, Any]:
@@ -122,7 +123,9 @@ def outcome(s: State, limits: Limits, wanted: Wanted) -> tuple[Numbers, Any]:
     hidden = jnp.maximum(FLOOR * eps * largest, noise)
     above = (tol * largest < hidden) | jnp.any(residuals > tol * largest)
     reached = jnp.where(above, BELOW_FLOOR, CONVERGED)
-    reached = jnp.where(noise > jnp.maximum(tol, jnp.sqrt(eps)) * largest, NOISY, reached)  # no rounding comes near √eps
+    reached = jnp.where(
+        noise > jnp.maximum(tol, jnp.sqrt(eps)) * largest, NOISY, reached
+    )  # no rounding comes near √eps
     numbers = Numbers(
         jnp.where(lost, jnp.nan, s.values[order]),
         residuals,
@@ -193,7 +196,6 @@ def _looked(limits: Limits, wanted: Wanted, s: State) -> Seen:
         beyond,
         jnp.any(residuals > FAR * _tolerance(limits) * largest),
         y[:, order],
-        _guess(t, jnp.max(residuals), limit, wanted) if wanted.stretch else jnp.int32(0),
     )
 
 
@@ -210,26 +212,13 @@ def _residuals(t: Tally, y: Any, done: Any) -> Any:
     return norm(jnp.where(waiting[:, None], t.matrix, 0) @ y)
 
 
-def _guess(t: Tally, worst: Any, limit: Any, wanted: Wanted) -> Any:
-    """Products that are missing until the worst residual is under the limit, were it to go on falling as it fell over the last fifth of
-    them. It falls ever faster: so three quarters of it, at most half of those made."""
-    lag = jnp.maximum(2, t.done // 5)
-    then = jnp.maximum(t.done - lag, wanted.k)
-    _, y, order, _ = ritz_pairs(t.matrix, 0, then, wanted)
-    before = jnp.max(_residuals(t, y, then)[order[: wanted.k]])
-    tiny = jnp.finfo(limit.dtype).tiny
-    fell = jnp.log(jnp.maximum(before, tiny) / jnp.maximum(worst, tiny)) / (t.done - then)
-    missing = 0.75 * jnp.log(jnp.maximum(worst, tiny) / jnp.maximum(limit, tiny)) / jnp.maximum(fell, 1e-3)
-    return jnp.clip(jnp.where(jnp.isfinite(missing), missing, 0), 1, t.done // 2 + 1).astype(jnp.int32)
-
-
 def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State) -> tuple[Any, State]:
     """What comes next, and the state that says it."""
     k, n, size, t = wanted.k, wanted.layout.size, wanted.size, s.tally
     exhausted = t.done == t.rows
     full = (t.rows >= size) & (t.done < t.rows) & (size < n)
     spent = s.products >= limits.products
-    judged = ~s.judged & (s.products > s.started)
+    judged = s.trial & ~s.judged & (s.products > s.started)
     ended = s.checking & (t.done >= k) & (jnp.all(s.passed) | exhausted | (s.products - s.begun >= _allowed(s, n)))
     by_share = (s.check < 0) & (s.check != FULL)
     brief = by_share & (n > LARGE) & (s.products < 8 * LEAST)  # so short a check would gain nothing
@@ -281,9 +270,15 @@ def _plan(event: Any, seen: Seen, wanted: Wanted, s: State) -> tuple[Plan, Any, 
     random = (event == EMPTY) | (event == CHECK) | (event == MISSED) | (event == DROP)
     adds = random & (rows < min(size, wanted.layout.size))
     ends_first = ~s.checking & ((event == CHECK) | (event == STOP))
-    scout = jnp.where(waiting > 0, jnp.minimum(j, size - 1), -1)  # the first row that waits, as it was not yet multiplied
+    scout = jnp.where(
+        waiting > 0, jnp.minimum(j, size - 1), -1
+    )  # the first row that waits, as it was not yet multiplied
     few = ~stays & (event != RESTART)
-    return Plan(turn, ~stays, few, adds, jnp.where(adds, rows, 0), ends_first, scout), kept, rows + adds
+    return (
+        Plan(event == EXTEND, turn, ~stays, few, adds, jnp.where(adds, rows, 0), ends_first, scout),
+        kept,
+        rows + adds,
+    )
 
 
 def _after(event: Any, plan: Plan, kept: Any, rows: Any, limits: Limits, wanted: Wanted, s: State) -> State:
@@ -307,6 +302,7 @@ def _after(event: Any, plan: Plan, kept: Any, rows: Any, limits: Limits, wanted:
         taken=jnp.where(stays, s.taken, done),
         begun=jnp.where(enters, s.products, s.begun),
         trial=s.trial & ~drops,
+        dropped=s.dropped | drops,
         check=jnp.where(drops, limits.check_dropped, s.check).astype(jnp.int32),
     )
 
@@ -328,17 +324,21 @@ def _allowed(s: State, n: int) -> Any:
     return jnp.where((s.check == TO_END) & (n <= SMALL), n, allowed)
 
 
-def _until(s: State, limits: Limits, wanted: Wanted, guess: Any) -> Any:
-    """Products at which the next stretch ends: where it is known that there is something to look at, else at the next stride, or, in
-    stretches of known length, at a multiple of these."""
-    made, step = s.products, wanted.stretch or wanted.stride
-    missing = jnp.maximum(wanted.k - s.tally.done, guess if wanted.stretch else 1)
-    if wanted.stretch:
-        ends = jnp.where(s.checking, jnp.minimum(s.begun + _allowed(s, wanted.layout.size), made + LEAST), made + missing)
-        until = made + -(-(ends - made) // step) * step
-    else:
-        until = -(-(made + missing) // step) * step
-        until = jnp.where(s.checking, jnp.minimum(until, s.begun + _allowed(s, wanted.layout.size)), until)
-    for moment in (jnp.where(s.trial & ~s.judged, s.started + 1, 0), _least(s)):
-        until = jnp.where(moment > made, jnp.minimum(until, moment), until)
-    return jnp.minimum(until, limits.products).astype(jnp.int32)
+def _most(s: State, limits: Limits, wanted: Wanted) -> Any:
+    """Products that are not to be exceeded before the next look."""
+    ends = jnp.where(s.checking, s.begun + _allowed(s, wanted.layout.size), limits.products)
+    return jnp.minimum(ends, limits.products).astype(jnp.int32)
+
+
+def _until(s: State, limits: Limits, wanted: Wanted) -> Any:
+    """Products at which the next look is due: a multiple of the stride; after a warm start when it can be judged, and when it can have
+    converged."""
+    made, least = s.products, _least(s)
+    missing = jnp.maximum(wanted.k - s.tally.done, 1)
+    if wanted.known:
+        missing = jnp.where(s.checking, jnp.maximum(missing, LEAST), missing)
+    until = -(-(made + missing) // wanted.stride) * wanted.stride
+    until = jnp.where(made < least, least, until)
+    judged = s.trial & ~s.judged & (made <= s.started)
+    until = jnp.where(judged, s.started + 1, until)
+    return jnp.minimum(until, _most(s, limits, wanted)).astype(jnp.int32)

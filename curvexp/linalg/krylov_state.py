@@ -31,20 +31,20 @@ CONFIDENCE = SURE  # probability, each end, of a missed eigenvalue that the chec
 
 class Wanted(NamedTuple):
     """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: products between two looks; layout: of
-    its vectors; stretch: products of a stretch, 0 where a loop may ask after each whether it is the last."""
+    its vectors; known: whether a loop has to be of known length, as on an accelerator, which waits for the host at each turn of another."""
 
     k: int
     which: str
     size: int
     stride: int
     layout: Layout
-    stretch: int = 0
+    known: bool = False
 
 
 class Limits(NamedTuple):
-    """Numbers of a run, as arrays: tol (relative residual; where it is under FLOOR·eps, that is aimed at), most products, most products of the check (EIGHTH of those made; TO_END: that,
-    but in a small space as many as it takes; FULL: as many as it takes, at most MOST), and of the check after a start that
-    was dropped."""
+    """Numbers of a run, as arrays: tol (relative residual; where it is under FLOOR·eps, that is aimed at), most products, most products of
+    the check (EIGHTH of those made; TO_END: that, but in a small space as many as it takes; FULL: as many as it takes, at most MOST), and
+    of the check after a start that was dropped."""
 
     tol: Any
     products: Any
@@ -97,12 +97,13 @@ class State(NamedTuple):
 
     Attributes:
         tally: what the stretches left. products: made. drawn: random rows. restarts: times that the basis was turned.
-        until: products at which the next stretch ends. status: a number of this file.
+        until: products at which the next look is due; most: that are not to be exceeded before it. status: a number of this file.
         values, residuals: of the wanted pairs as last looked at, (k,).
         checking: whether the check goes on. levels, polynomial, passed: of the check, (4,), (2, 4), (4,), see `levels_of`.
         taken: rows that the polynomial has. begun: products when the check began. check: most products of it.
         found_end: whether the Krylov space was exhausted.
-        started: rows of a warm start. trial: whether such a start may be dropped; judged: whether it has been judged.
+        started: rows of a warm start. trial: whether such a start may be dropped; judged: whether it has been judged;
+            dropped: whether it was.
     """
 
     tally: Tally
@@ -110,6 +111,7 @@ class State(NamedTuple):
     drawn: Any
     restarts: Any
     until: Any
+    most: Any
     status: Any
     values: Any
     residuals: Any
@@ -124,6 +126,7 @@ class State(NamedTuple):
     started: Any
     trial: Any
     judged: Any
+    dropped: Any
 
     def unknown(self, wanted: Wanted) -> Any:
         """First rows of the basis whose images are not known."""
@@ -134,11 +137,13 @@ class Plan(NamedTuple):
     """What is done to the basis V after a stretch.
 
     Attributes:
+        goes_on: whether nothing is done but to multiply the next rows.
         turn: Q (size, size), V becomes Q'V. turns: whether it is made. few: whether only the first k rows of Q'V are not zero.
         adds: whether a random row follows. row: its place. takes_scout: whether a row is the next solution's scout; scout: its place,
             −1 where none is left.
     """
 
+    goes_on: Any
     turn: Any
     turns: Any
     few: Any

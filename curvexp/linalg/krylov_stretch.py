@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from curvexp.linalg.gram_schmidt import norm, orthogonalized
 from curvexp.linalg.krylov_state import FLOOR, Tally, Wanted
 
-PASSES = 2  # of Gram-Schmidt where a loop of unknown length would wait: twice is enough (Giraud, Langou, Rozloznik 2005)
+PASSES = (
+    2  # of Gram-Schmidt where a loop of unknown length would wait: twice is enough (Giraud, Langou, Rozloznik 2005)
+)
 
 
 def stretch(
@@ -17,7 +19,7 @@ def stretch(
 ) -> tuple[Any, Tally]:
     """The basis (size, n) and the tally after the rows up to `last` were multiplied by A, fewer where no row waits or none can be added.
 
-    With wanted.stretch a known number of products is made, those beyond the last one for nothing: an accelerator then never waits.
+    With wanted.known, wanted.stride products are made, those beyond the last one for nothing: an accelerator then never waits.
 
     Args:
         last: rows multiplied at its end. unknown: rows whose images are not known, the first of the basis; of a check's first row the
@@ -33,8 +35,8 @@ def stretch(
         basis, tally = carry
         return _grown(product, wanted, basis, tally, goes_on(tally), unknown)
 
-    if wanted.stretch:
-        return jax.lax.scan(lambda carry, _: (step(carry), None), (basis, tally), length=wanted.stretch)[0]
+    if wanted.known:
+        return jax.lax.scan(lambda carry, _: (step(carry), None), (basis, tally), length=wanted.stride)[0]
     return jax.lax.while_loop(lambda carry: goes_on(carry[1]), step, (basis, tally))
 
 
@@ -75,7 +77,7 @@ def _grown(
 
 def _beside(basis: Any, image: Any, j: Any, matrix: Any, wanted: Wanted) -> tuple[Any, Any]:
     """What is left of row j's image beside the basis, and its coefficients."""
-    if wanted.stretch:
+    if wanted.known:
         return orthogonalized(basis, image, passes=PASSES)
     # the two neighbours first: what is then left for the whole basis is rounding, and one pass does
     before = jnp.where(j > 0, j - 1, 0)
