@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 
 
-def norm(vectors: Any) -> Any:
+def norm(vectors: Any, xp: Any = jnp) -> Any:
     """‖v‖ along the first axis, also where squares of entries are beyond the range of the dtype, as those of 1e-25 in float32 are."""
-    unit = largest_entry(vectors)
-    return unit * jnp.linalg.norm(vectors / unit, axis=0)
+    unit = largest_entry(vectors, xp)
+    return unit * xp.linalg.norm(vectors / unit, axis=0)
 
 
-def largest_entry(array: Any) -> Any:
+def largest_entry(array: Any, xp: Any = jnp) -> Any:
     """max |entry|; 1 where that is zero or not finite, so that one can divide by it."""
-    size = jnp.max(jnp.abs(array), initial=0)
-    return jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
+    size = xp.max(xp.abs(array), initial=0)
+    return xp.where(xp.isfinite(size) & (size > 0), size, 1).astype(array.dtype)
 
 
-def power_of_two(size: Any) -> Any:
+def power_of_two(size: Any, xp: Any = jnp) -> Any:
     """The largest power of two up to a size, by which a division does not round; 1 where the size is zero or not finite."""
-    size = jnp.where(jnp.isfinite(size) & (size > 0), size, 1)
-    return size / (2 * jnp.frexp(size)[0])
+    size = xp.where(xp.isfinite(size) & (size > 0), size, 1)
+    return size / (2 * xp.frexp(size)[0])
 
 
 def orthogonalized(basis: Any, vector: Any, *, passes: int = 0) -> tuple[Any, Any]:

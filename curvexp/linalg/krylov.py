@@ -30,10 +30,9 @@ program, with loops of unknown length, which cost nothing on a CPU. An accelerat
 small array.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +42,7 @@ from curvexp.linalg.gram_schmidt import orthogonalized
 from curvexp.linalg.krylov_decision import decide, first_state, outcome
 from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, Plan, State, Tally, Wanted
 from curvexp.linalg.krylov_stretch import PASSES, stretch
+from curvexp.linalg.lapack import one_thread
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product
 from curvexp.programs import compiled
@@ -56,7 +56,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
             row is always added: the scout, or a random one.
     """
     basis, rows = _begun(start, count, key, wanted)
-    state = first_state(rows, limits, wanted, start.dtype)
+    state = first_state(rows, limits, wanted, start.dtype, jnp)
     layout = wanted.layout
 
     def round_(carry: tuple[Any, Any, State]) -> tuple[Any, Any, State]:
@@ -66,7 +66,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
         )
         last = state.tally.done + ahead
         basis, tally = stretch(product, wanted, basis, state.tally, last, state.unknown(wanted))
-        state, plan = decide(state, tally, limits, wanted)
+        state, plan = decide(state, tally, limits, wanted, jnp)
         scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
         few = lambda: jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))  # noqa: E731
         which = jnp.where(plan.turns, jnp.where(plan.few, 1, 2), 0)
@@ -78,7 +78,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
     basis, scout, state = jax.lax.while_loop(
         lambda carry: carry[2].status == RUNNING, round_, (basis, start[-1], state)
     )
-    numbers, order = outcome(state, limits, wanted)
+    numbers, order = outcome(state, limits, wanted, jnp)
     return Found(numbers, basis[: wanted.k][order], scout)
 
 
@@ -90,77 +90,69 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     Args:
         op: of `domain`. start: None where there are no rows to start from.
     """
-    rows, scout = np.int32(0), None
     if start is None:
-        basis = _cold(key, dtype=space.dtype, wanted=wanted)
+        basis, rows, scout = _cold(key, dtype=space.dtype, wanted=wanted), 0, None
     else:
         basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
-    with _on_host():
-        state, control = _first(np.asarray(rows), limits, dtype=space.dtype, wanted=wanted)
-    now, tally = Now(*np.asarray(control).tolist()), jax.device_get(state.tally)
-    while now.running:
-        last = np.int32(now.done + (now.most if now.overlaps else now.ahead))
-
-        def go(basis: Any, tally: Any, last: Any = last, unknown: Any = np.int32(now.unknown)) -> Any:  # noqa: B008
-            return _stretched(op, basis, tally, last, unknown, space=space, wanted=wanted)
-
-        for _ in range(-(-now.ahead // wanted.stride)):
-            basis, tally, numbers = go(basis, tally)
-        if now.overlaps:
-            basis, tally, further = go(basis, tally)
-            look = _looked(state, numbers, limits, wanted)
-            while look.now.goes_on:
-                state, numbers = look.state, further
-                basis, tally, further = go(basis, tally)
-                look = _looked(state, numbers, limits, wanted)
-            numbers = further  # what ends by a part of the products is looked at with all of them
-        look = _looked(state, numbers, limits, wanted)
-        state, plan, now = look.state, look.plan, look.now
-        if now.takes_scout:
-            scout = _scout(basis, plan.scout)
-        if now.rebuilds and now.running:
-            basis, tally = _rebuilt(basis, plan, key, state.drawn, wanted=wanted), jax.device_get(state.tally)
-    vectors, scout = _ended(basis, np.asarray(look.turn), scout, space=space, wanted=wanted)
-    return Found(jax.device_get(look.numbers), vectors, scout)
+    state = first_state(int(rows), limits, wanted, space.dtype, np)
+    stretched = functools.partial(_stretched, op, space=space, wanted=wanted)
+    with one_thread(True):  # small eigenproblems
+        while state.status == RUNNING:
+            basis, state, plan = _until_an_event(stretched, basis, state, limits, wanted)
+            if plan.takes_scout:
+                scout = _scout(basis, plan.scout)
+            if (plan.turns or plan.adds) and state.status == RUNNING:
+                basis = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
+    numbers, order = outcome(state, limits, wanted, np)
+    vectors, scout = _ended(basis, plan.turn[:, order], scout, space=space, wanted=wanted)
+    return Found(_of_dtype(numbers, space.dtype), vectors, scout)
 
 
-class Now(NamedTuple):
-    """What the host asks of a state, as integers.
-
-    Attributes:
-        running: whether the solution goes on. goes_on: with no change of the basis. overlaps: whether it is not known when that will end,
-            so that the device does not wait for the host. done: rows multiplied. ahead: products until the next look is due; most: at
-            most. unknown: first rows whose images are not known. takes_scout: whether a row becomes the scout. rebuilds: whether the
-            basis is made anew.
-    """
-
-    running: int
-    goes_on: int
-    overlaps: int
-    done: int
-    ahead: int
-    most: int
-    unknown: int
-    takes_scout: int
-    rebuilds: int
-
-
-class Look(NamedTuple):
-    """State and plan after a stretch, and what the solution would be; on the host's device, `now` as integers. turn: (size, k)."""
-
-    state: State
-    plan: Plan
-    numbers: Numbers
-    turn: Any
-    now: Any
+def _until_an_event(
+    stretched: Callable[..., Any], basis: Any, state: State, limits: Limits, wanted: Wanted
+) -> tuple[Any, State, Plan]:
+    """Basis, state and plan after as many stretches as change nothing else."""
+    tally: Any = state.tally
+    unknown, flying = np.int32(state.unknown(wanted)), 0  # stretches that the device has yet to make
+    while True:
+        overlaps = _overlaps(state)
+        most = (state.most if overlaps else state.until) - state.products
+        bounds = np.int32(state.tally.done + most), unknown
+        for _ in range(-(-int(state.until - state.products) // wanted.stride) - flying):
+            basis, tally, numbers = stretched(basis, tally, *bounds)
+        latest = numbers
+        if overlaps:
+            basis, tally, latest = stretched(basis, tally, *bounds)
+        after, plan = _looked(state, numbers, limits, wanted)
+        flying = int(overlaps)
+        if overlaps and not plan.goes_on:  # then with all products that were made
+            after, plan = _looked(state, latest, limits, wanted)
+            flying = 0
+        state, numbers = after, latest
+        if not plan.goes_on:
+            return basis, state, plan
 
 
-def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> Look:
-    """What comes after a stretch, decided on the host."""
-    read = np.asarray(numbers)  # waits for the stretch
-    with _on_host():
-        look = _decided(state, read, limits, wanted=wanted)
-    return look._replace(now=Now(*np.asarray(look.now).tolist()))
+def _of_dtype(numbers: Numbers, dtype: Any) -> Numbers:
+    """Those that are no integers in this dtype, which numpy's float64 scalars widen."""
+    return Numbers(
+        *[np.asarray(part, None if np.issubdtype(np.result_type(part), np.integer) else dtype) for part in numbers]
+    )
+
+
+def _overlaps(state: State) -> Any:
+    """Whether it is not known when the stretches will come to something, so that the device does not wait while the host looks."""
+    return ~state.checking & ((state.started == 0) | state.dropped)
+
+
+def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
+    """What comes after a stretch, of whose tally one array is read."""
+    read, parts, begin = np.asarray(numbers), [], 0
+    for part in state.tally:
+        parts.append(read[begin : begin + part.size].reshape(part.shape).astype(part.dtype))
+        begin += part.size
+    with np.errstate(all="ignore"):
+        return decide(state, Tally(*parts), limits, wanted, np)
 
 
 # ---- the programs of `solve_from_host` ---------------------------------------------------------------------------------------------
@@ -178,47 +170,12 @@ def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> Any:
     return *_begun(start, count, key, wanted), start[-1]
 
 
-@functools.partial(compiled, static=("dtype", "wanted"))
-def _first(rows: Any, limits: Limits, *, dtype: Any, wanted: Wanted) -> tuple[State, Any]:
-    state = first_state(rows, limits, wanted, dtype)
-    return state, _now(state, True, False, False, wanted)
-
-
 @functools.partial(compiled, static=("space", "wanted"), donate=(1,), tells=True)
 @full_precision
 def _stretched(op: Any, basis: Any, tally: Tally, last: Any, unknown: Any, *, space: Space, wanted: Wanted) -> Any:
     """Basis, tally, and the tally as one array."""
     basis, tally = stretch(flat_product(op, space), wanted, basis, tally, last, unknown)
     return basis, tally, jnp.concatenate([jnp.ravel(part).astype(basis.dtype) for part in tally])
-
-
-@functools.partial(compiled, static=("wanted",))
-def _decided(state: State, numbers: Any, limits: Limits, *, wanted: Wanted) -> Look:
-    """`decide` for a tally that came as one array."""
-    parts, begin = [], 0
-    for part in state.tally:
-        parts.append(numbers[begin : begin + part.size].reshape(part.shape).astype(part.dtype))
-        begin += part.size
-    state, plan = decide(state, Tally(*parts), limits, wanted)
-    found, order = outcome(state, limits, wanted)
-    now = _now(state, plan.goes_on, plan.takes_scout, plan.turns | plan.adds, wanted)
-    return Look(state, plan, found, plan.turn[:, : wanted.k][:, order], now)
-
-
-def _now(state: State, goes_on: Any, takes_scout: Any, rebuilds: Any, wanted: Wanted) -> Any:
-    made = state.products
-    parts = Now(
-        state.status == RUNNING,
-        goes_on,
-        ~state.checking & ((state.started == 0) | state.dropped),
-        state.tally.done,
-        state.until - made,
-        state.most - made,
-        state.unknown(wanted),
-        takes_scout,
-        rebuilds,
-    )
-    return jnp.stack([jnp.asarray(part).astype(jnp.int32) for part in parts])
 
 
 @functools.partial(compiled, static=("wanted",), donate=(0,))
@@ -239,14 +196,6 @@ def _scout(basis: Any, row: Any) -> Any:
 def _ended(basis: Any, turn: Any, scout: Any, *, space: Space, wanted: Wanted) -> Any:
     scout = jnp.zeros_like(basis[0]) if scout is None else scout
     return tuple(space.trees(rows, wanted.layout) for rows in (_combined(turn, basis), scout[None]))
-
-
-def _on_host() -> contextlib.AbstractContextManager[Any]:
-    """Programs that are called here run on the host's CPU, where JAX may use it."""
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:
-        return contextlib.nullcontext()
 
 
 # ---- vectors -----------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
-"""What comes after a stretch of block Krylov-Schur: decided by its small matrix and some counts, on whatever device these lie."""
+"""What comes after a stretch of block Krylov-Schur: decided by its small matrix and some counts.
 
+In a program (xp: jax.numpy), or on the host (xp: numpy), where the eigenproblem of 20 rows takes less than a call of a program.
+"""
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from curvexp.linalg.gram_schmidt import norm
 from curvexp.linalg.krylov_state import (
@@ -45,7 +49,7 @@ class Seen(NamedTuple):
 
     Attributes:
         values, residuals: of the wanted, (k,). accurate: all wanted are. beyond: the check found what was missed. far: the start's are
-            far from converged. vectors: of T, (size, size), in order of wish.
+            far from converged. vectors: of T, (size, size), in order of wish. missing: products at least until they are accurate.
     """
 
     values: Any
@@ -54,93 +58,96 @@ class Seen(NamedTuple):
     beyond: Any
     far: Any
     vectors: Any
+    missing: Any
 
 
-def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any) -> State:
+def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any, xp: Any) -> State:
     """The state before the first product, with so many rows of a warm start, and one more, the scout or a random one."""
     k, size = wanted.k, wanted.size
-    zero, no = jnp.zeros((), dtype), jnp.array(False)
+    zero, no = xp.zeros((), dtype), xp.array(False)
     tally = Tally(
-        matrix=jnp.zeros((size, size), dtype),
+        matrix=xp.zeros((size, size), dtype),
         scale=zero,
         asymmetry=zero,
-        defects=jnp.zeros(2, dtype),
-        done=jnp.int32(0),
-        rows=jnp.int32(rows + 1),
-        finite=jnp.array(True),
+        defects=xp.zeros(2, dtype),
+        done=xp.int32(0),
+        rows=xp.int32(rows + 1),
+        finite=xp.array(True),
     )
     state = State(
         tally=tally,
-        products=jnp.int32(0),
-        drawn=jnp.int32(1),
-        restarts=jnp.int32(0),
-        until=jnp.int32(0),
-        most=jnp.int32(0),
-        status=jnp.int32(RUNNING),
-        values=jnp.full(k, jnp.nan, dtype),
-        residuals=jnp.full(k, jnp.inf, dtype),
+        products=xp.int32(0),
+        drawn=xp.int32(1),
+        restarts=xp.int32(0),
+        until=xp.int32(0),
+        most=xp.int32(0),
+        status=xp.int32(RUNNING),
+        values=xp.full(k, xp.nan, dtype),
+        residuals=xp.full(k, xp.inf, dtype),
         checking=no,
-        levels=jnp.zeros(4, dtype),
-        polynomial=jnp.ones((2, 4), dtype),
-        passed=jnp.zeros(4, bool),
-        taken=jnp.int32(0),
-        begun=jnp.int32(0),
-        check=jnp.int32(limits.check),
+        levels=xp.zeros(4, dtype),
+        polynomial=xp.ones((2, 4), dtype),
+        passed=xp.zeros(4, bool),
+        taken=xp.int32(0),
+        begun=xp.int32(0),
+        check=xp.int32(limits.check),
         found_end=no,
-        started=jnp.int32(rows),
-        trial=jnp.asarray((rows == k) & (k > 2)),
+        started=xp.int32(rows),
+        trial=xp.asarray((rows == k) & (k > 2)),
         judged=no,
         dropped=no,
     )
-    return state._replace(until=_until(state, limits, wanted), most=jnp.int32(limits.products))
+    return state._replace(until=_until(state, limits, wanted, 2 * k, xp), most=xp.int32(limits.products))
 
 
-def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
+def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted, xp: Any) -> tuple[State, Plan]:
     """The state that the next stretch begins with, and what is done to the basis before it; the last one where the status is not
     RUNNING."""
     s = s._replace(products=s.products + tally.done - s.tally.done, tally=tally)
-    s = _checked(s, wanted)
-    seen = _looked(limits, wanted, s)
-    event, s = _event(seen, limits, wanted, s)
-    plan, kept, rows = _plan(event, seen, wanted, s)
-    s = _after(event, plan, kept, rows, limits, wanted, s)
-    return s._replace(until=_until(s, limits, wanted), most=_most(s, limits, wanted)), plan
+    s = _checked(s, wanted, xp)
+    seen = _looked(limits, wanted, s, xp)
+    event, s = _event(seen, limits, wanted, s, xp)
+    if xp is np and event == EXTEND:
+        plan = Plan(*[event == EXTEND, None, *[event != EXTEND] * 3, 0, event != EXTEND, -1])
+    else:
+        plan, kept, rows = _plan(event, seen, wanted, s, xp)
+        s = _after(event, plan, kept, rows, limits, wanted, s, xp)
+    return s._replace(until=_until(s, limits, wanted, seen.missing, xp), most=_most(s, limits, wanted, xp)), plan
 
 
-def outcome(s: State, limits: Limits, wanted: Wanted) -> tuple[Numbers, Any]:
+def outcome(s: State, limits: Limits, wanted: Wanted, xp: Any) -> tuple[Numbers, Any]:
     """The solution's numbers, and the order in which its k vectors belong to them."""
     t, tol = s.tally, limits.tol
-    eps = jnp.finfo(t.scale.dtype).eps
-    chance = jnp.sqrt(2 * wanted.layout.size / jnp.pi) / jnp.maximum(jnp.abs(s.polynomial[1]), 1e-30)
-    chance = jnp.minimum(jnp.where(s.passed, jnp.minimum(chance, CONFIDENCE), chance), 1)
-    chance = jnp.where(s.found_end, 0.0, jnp.where(s.checking, chance, jnp.nan))
-    looked = jnp.array(wanted_ends(wanted))
-    noise = noise_of(s, wanted.layout.size)
+    eps = xp.finfo(t.scale.dtype).eps
+    chance = xp.sqrt(2 * wanted.layout.size / xp.pi) / xp.maximum(xp.abs(s.polynomial[1]), 1e-30)
+    chance = xp.minimum(xp.where(s.passed, xp.minimum(chance, CONFIDENCE), chance), 1)
+    chance = xp.where(s.found_end, 0.0, xp.where(s.checking, chance, xp.nan))
+    looked = xp.array(wanted_ends(wanted))
+    noise = noise_of(s, wanted.layout.size, xp)
     lost = s.status == NON_FINITE
-    order = jnp.argsort(s.values)
-    residuals = jnp.where(lost, jnp.inf, (s.residuals + noise)[order])
-    largest = jnp.maximum(t.scale, jnp.max(jnp.abs(s.values)))
-    hidden = jnp.maximum(FLOOR * eps * largest, noise)
-    above = (tol * largest < hidden) | jnp.any(residuals > tol * largest)
-    reached = jnp.where(above, BELOW_FLOOR, CONVERGED)
-    reached = jnp.where(
-        noise > jnp.maximum(tol, jnp.sqrt(eps)) * largest, NOISY, reached
-    )  # no rounding comes near √eps
+    order = xp.argsort(s.values)
+    residuals = xp.where(lost, xp.inf, (s.residuals + noise)[order])
+    largest = xp.maximum(t.scale, xp.max(xp.abs(s.values)))
+    hidden = xp.maximum(FLOOR * eps * largest, noise)
+    above = (tol * largest < hidden) | xp.any(residuals > tol * largest)
+    reached = xp.where(above, BELOW_FLOOR, CONVERGED)
+    scatters = noise > xp.maximum(tol, xp.sqrt(eps)) * largest  # no rounding comes near √eps
+    reached = xp.where(scatters, NOISY, reached)
     numbers = Numbers(
-        jnp.where(lost, jnp.nan, s.values[order]),
+        xp.where(lost, xp.nan, s.values[order]),
         residuals,
         s.products,
-        jnp.where(s.status == CONVERGED, reached, s.status),
-        jnp.where(looked, chance[:2], 0).max(),
+        xp.where(s.status == CONVERGED, reached, s.status),
+        xp.where(looked, chance[:2], 0).max(),
         t.asymmetry,
         hidden,
-        jnp.where(looked, chance[2:], jnp.nan),
+        xp.where(looked, chance[2:], xp.nan),
         t.scale,
     )
     return numbers, order
 
 
-def noise_of(s: State, n: int) -> Any:
+def noise_of(s: State, n: int, xp: Any) -> Any:
     """What the rounding of all that was computed adds at most to the residual of a Ritz pair, from what was seen of it.
 
     The image of a basis vector v is Av + e with the product's own rounding, or noise, e. Where two images are known, u'Av − v'Au shows e's
@@ -151,79 +158,94 @@ def noise_of(s: State, n: int) -> Any:
     """
     total, pairs = s.tally.defects
     scale = s.tally.scale
-    product = 3 * jnp.sqrt(n * total / jnp.maximum(pairs, 1))
-    return scale * (product + 5 * jnp.finfo(scale.dtype).eps * jnp.sqrt(1.0 + s.restarts).astype(scale.dtype))
+    product = 3 * xp.sqrt(n * total / xp.maximum(pairs, 1))
+    return scale * (product + 5 * xp.finfo(scale.dtype).eps * xp.sqrt(1.0 + s.restarts).astype(scale.dtype))
 
 
-def _checked(s: State, wanted: Wanted) -> State:
+def _checked(s: State, wanted: Wanted, xp: Any) -> State:
     """The state with the check's Lanczos polynomial at its levels, β p₊ = (x − α) p − β₋ p₋, and which of them it has passed."""
     t = s.tally
-    target = jnp.sqrt(2 * wanted.layout.size / jnp.pi) / CONFIDENCE
+    target = xp.sqrt(2 * wanted.layout.size / xp.pi) / CONFIDENCE
 
     def take(j: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         polynomial, passed = carry
-        beta = jnp.where(j + 1 < t.rows, t.matrix[jnp.minimum(j + 1, wanted.size - 1), j], 0)
-        divisor = jnp.where(beta > 0, beta, nothing_left(t.scale) + 1e-30)
+        beta = xp.where(j + 1 < t.rows, t.matrix[xp.minimum(j + 1, wanted.size - 1), j], 0)
+        divisor = xp.where(beta > 0, beta, nothing_left(t.scale, xp) + 1e-30)
         p = ((s.levels - t.matrix[j, j]) * polynomial[1] - t.matrix[j - 1, j] * polynomial[0]) / divisor
-        return jnp.where(passed, polynomial, jnp.stack([polynomial[1], p])), passed | (jnp.abs(p) >= target)
+        return xp.where(passed, polynomial, xp.stack([polynomial[1], p])), passed | (xp.abs(p) >= target)
 
-    last = jnp.where(s.checking, t.done, s.taken)
-    polynomial, passed = jax.lax.fori_loop(s.taken, last, take, (s.polynomial, s.passed))
+    last = xp.where(s.checking, t.done, s.taken)
+    carry = s.polynomial, s.passed
+    if xp is np:
+        for j in range(int(s.taken), int(last)):
+            carry = take(j, carry)
+    else:
+        carry = jax.lax.fori_loop(s.taken, last, take, carry)
+    polynomial, passed = carry
     return s._replace(polynomial=polynomial, passed=passed, taken=last)
 
 
-def _looked(limits: Limits, wanted: Wanted, s: State) -> Seen:
+def _looked(limits: Limits, wanted: Wanted, s: State, xp: Any) -> Seen:
     """Ritz pairs of all processed rows; in the check those of its own rows, against its levels."""
     k, t = wanted.k, s.tally
-    first = jnp.where(s.checking, k, 0)
-    theta, y, order, off = ritz_pairs(t.matrix, first, t.done, wanted)
+    first = xp.where(s.checking, k, 0)
+    theta, y, order, off = ritz_pairs(t.matrix, first, t.done, wanted, xp)
     low, high = wanted_ends(wanted)
-    bottom, top = theta[0], theta[jnp.maximum(t.done - first - 1, 0)]
+    bottom, top = theta[0], theta[xp.maximum(t.done - first - 1, 0)]
     beyond = s.checking & (t.done > first) & ((low & (bottom < s.levels[0])) | (high & (top > s.levels[1])))
-    largest = jnp.maximum(jnp.abs(theta[0]), jnp.abs(theta[jnp.maximum(t.done - 1, 0)]))
-    residual = _residuals(t, y, t.done)
-    there = jnp.arange(k) < t.done
-    values = jnp.where(there, theta[order[:k]], jnp.nan)
-    residuals = jnp.where(there, residual[order[:k]], jnp.inf)
-    limit = _tolerance(limits) * largest  # what is reported is to be under tol
-    limit = jnp.maximum(limit - noise_of(s, wanted.layout.size), jnp.maximum(limit / 2, nothing_left(largest)))
-    enough = (t.done == t.rows) | (s.products >= _least(s))
-    accurate = jnp.all(residuals <= limit) & (t.done >= k) & enough
+    largest = xp.maximum(xp.abs(theta[0]), xp.abs(theta[xp.maximum(t.done - 1, 0)]))
+    residual = _residuals(t, y, t.done, xp)
+    there = xp.arange(k) < t.done
+    values = xp.where(there, theta[order[:k]], xp.nan)
+    residuals = xp.where(there, residual[order[:k]], xp.inf)
+    limit = _tolerance(limits, xp) * largest  # what is reported is to be under tol
+    limit = xp.maximum(limit - noise_of(s, wanted.layout.size, xp), xp.maximum(limit / 2, nothing_left(largest, xp)))
+    enough = (t.done == t.rows) | (s.products >= _least(s, xp))
+    accurate = xp.all(residuals <= limit) & (t.done >= k) & enough
     return Seen(
-        jnp.where(s.checking, s.values, values),
-        jnp.where(s.checking, s.residuals, jnp.hypot(residuals, jnp.where(there, off[order[:k]], jnp.inf))),
+        xp.where(s.checking, s.values, values),
+        xp.where(s.checking, s.residuals, xp.hypot(residuals, xp.where(there, off[order[:k]], xp.inf))),
         accurate & ~s.checking,
         beyond,
-        jnp.any(residuals > FAR * _tolerance(limits) * largest),
+        xp.any(residuals > FAR * _tolerance(limits, xp) * largest),
         y[:, order],
+        _missing(xp.max(residuals), limit, xp),
     )
 
 
-def _all_vectors(t: Tally, wanted: Wanted) -> Any:
+def _missing(worst: Any, limit: Any, xp: Any) -> Any:
+    """Products that are missing at least, as residuals fall to a quarter a product at most: of networks' top 1 they do, of their top 5 to
+    four tenths, of their top 10 to a half."""
+    tiny = xp.finfo(limit.dtype).tiny
+    products = xp.log2(xp.maximum(worst, tiny) / xp.maximum(limit, tiny)) / 2
+    return xp.clip(xp.where(xp.isfinite(products), products, 0), 0, MOST).astype(xp.int32)
+
+
+def _all_vectors(t: Tally, wanted: Wanted, xp: Any) -> Any:
     """Eigenvectors of T (size, size), in order of wish."""
-    _, y, order, _ = ritz_pairs(t.matrix, 0, t.done, wanted)
+    _, y, order, _ = ritz_pairs(t.matrix, 0, t.done, wanted, xp)
     return y[:, order]
 
 
-def _residuals(t: Tally, y: Any, done: Any) -> Any:
+def _residuals(t: Tally, y: Any, done: Any, xp: Any) -> Any:
     """‖Ax − θx‖ of the Ritz vectors V'y of the first `done` rows, (size,)."""
-    index = jnp.arange(len(t.matrix))
+    index = xp.arange(len(t.matrix))
     waiting = (index >= done) & (index < t.rows)
-    return norm(jnp.where(waiting[:, None], t.matrix, 0) @ y)
+    return norm(xp.where(waiting[:, None], t.matrix, 0) @ y, xp)
 
 
-def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State) -> tuple[Any, State]:
+def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State, xp: Any) -> tuple[Any, State]:
     """What comes next, and the state that says it."""
     k, n, size, t = wanted.k, wanted.layout.size, wanted.size, s.tally
     exhausted = t.done == t.rows
     full = (t.rows >= size) & (t.done < t.rows) & (size < n)
     spent = s.products >= limits.products
     judged = s.trial & ~s.judged & (s.products > s.started)
-    ended = s.checking & (t.done >= k) & (jnp.all(s.passed) | exhausted | (s.products - s.begun >= _allowed(s, n)))
+    ended = s.checking & (t.done >= k) & (xp.all(s.passed) | exhausted | (s.products - s.begun >= _allowed(s, n, xp)))
     by_share = (s.check < 0) & (s.check != FULL)
     brief = by_share & (n > LARGE) & (s.products < 8 * LEAST)  # so short a check would gain nothing
     whole = (exhausted & (t.done == n)) | (k == n)
-    event = jnp.select(
+    event = xp.select(
         [
             ~t.finite,
             seen.beyond,
@@ -239,10 +261,10 @@ def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State) -> tuple[Any, S
         EXTEND,
     )
     good = seen.accurate | s.checking
-    status = jnp.select([~t.finite, good, spent], [NON_FINITE, CONVERGED, BUDGET], CONVERGED)
+    status = xp.select([~t.finite, good, spent], [NON_FINITE, CONVERGED, BUDGET], CONVERGED)
     found_end = (s.checking & exhausted & (event == STOP)) | (seen.accurate & whole)
     return event, s._replace(
-        status=jnp.where(event == STOP, status, RUNNING).astype(jnp.int32),
+        status=xp.where(event == STOP, status, RUNNING).astype(xp.int32),
         values=seen.values,
         residuals=seen.residuals,
         found_end=s.found_end | found_end,
@@ -250,95 +272,95 @@ def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State) -> tuple[Any, S
     )
 
 
-def _plan(event: Any, seen: Seen, wanted: Wanted, s: State) -> tuple[Plan, Any, Any]:
+def _plan(event: Any, seen: Seen, wanted: Wanted, s: State, xp: Any) -> tuple[Plan, Any, Any]:
     """What is done to the basis; the rows that are kept of those multiplied, and all rows that there then are."""
     size, k, t = wanted.size, wanted.k, s.tally
-    index, j, waiting = jnp.arange(size), t.done, t.rows - t.done
+    index, j, waiting = xp.arange(size), t.done, t.rows - t.done
     stays = (event == EXTEND) | (event == EMPTY) | ((event == STOP) & s.checking)
     slides = (event == RESTART) & s.checking
-    restarted = jnp.minimum(k + jnp.maximum(size - k - waiting, 2) // 2, jnp.minimum(j, size - waiting - 1))
-    kept = jnp.select([stays, slides, event == RESTART, event == DROP], [j, k + 1, restarted, 0], k)
-    tail = jnp.where((event == RESTART) | stays, waiting, 0)
-    identity = jnp.eye(size, dtype=t.matrix.dtype)
-    sliding = jnp.where(index[None, :] < k, identity, identity[:, jnp.minimum(j - 1, size - 1)][:, None])
+    restarted = xp.minimum(k + xp.maximum(size - k - waiting, 2) // 2, xp.minimum(j, size - waiting - 1))
+    kept = xp.select([stays, slides, event == RESTART, event == DROP], [j, k + 1, restarted, 0], k)
+    tail = xp.where((event == RESTART) | stays, waiting, 0)
+    identity = xp.eye(size, dtype=t.matrix.dtype)
+    sliding = xp.where(index[None, :] < k, identity, identity[:, xp.minimum(j - 1, size - 1)][:, None])
     # the check's Ritz pairs are those of its own rows: where it found what was missed, those of all rows are to go on
-    vectors = jax.lax.cond(seen.beyond, lambda: _all_vectors(t, wanted), lambda: seen.vectors)
-    heads = jnp.where(stays, identity, jnp.where(slides, sliding, vectors))
-    tails = identity[:, jnp.clip(j + index - kept, 0, size - 1)]
-    turn = jnp.where(index < kept, heads, jnp.where(index < kept + tail, tails, 0))
+    all_vectors, own = lambda: _all_vectors(t, wanted, xp), lambda: seen.vectors
+    cond = _cond if xp is np else jax.lax.cond
+    vectors = cond(seen.beyond, all_vectors, own)
+    heads = xp.where(stays, identity, xp.where(slides, sliding, vectors))
+    tails = identity[:, xp.clip(j + index - kept, 0, size - 1)]
+    turn = xp.where(index < kept, heads, xp.where(index < kept + tail, tails, 0))
     rows = kept + tail
     random = (event == EMPTY) | (event == CHECK) | (event == MISSED) | (event == DROP)
     adds = random & (rows < min(size, wanted.layout.size))
     ends_first = ~s.checking & ((event == CHECK) | (event == STOP))
-    scout = jnp.where(
-        waiting > 0, jnp.minimum(j, size - 1), -1
-    )  # the first row that waits, as it was not yet multiplied
+    scout = xp.where(waiting > 0, xp.minimum(j, size - 1), -1)  # the first row that waits
     few = ~stays & (event != RESTART)
-    return (
-        Plan(event == EXTEND, turn, ~stays, few, adds, jnp.where(adds, rows, 0), ends_first, scout),
-        kept,
-        rows + adds,
-    )
+    plan = Plan(event == EXTEND, turn, ~stays, few, adds, xp.where(adds, rows, 0), ends_first, scout)
+    return plan, kept, rows + adds
 
 
-def _after(event: Any, plan: Plan, kept: Any, rows: Any, limits: Limits, wanted: Wanted, s: State) -> State:
+def _cond(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    return yes() if condition else no()
+
+
+def _after(event: Any, plan: Plan, kept: Any, rows: Any, limits: Limits, wanted: Wanted, s: State, xp: Any) -> State:
     """The state after what was planned."""
     t = s.tally
-    matrix = jnp.matmul(plan.turn.T, jnp.matmul(t.matrix, plan.turn, precision="highest"), precision="highest")
-    matrix = jnp.where(event == MISSED, 0, (matrix + matrix.T) / 2)
+    matrix = plan.turn.T @ t.matrix @ plan.turn
+    matrix = xp.where(event == MISSED, 0, (matrix + matrix.T) / 2)
     enters, leaves, drops = event == CHECK, event == MISSED, event == DROP
-    margin = _tolerance(limits) * jnp.max(jnp.abs(s.values)) + nothing_left(t.scale)
+    margin = _tolerance(limits, xp) * xp.max(xp.abs(s.values)) + nothing_left(t.scale, xp)
     dtype = t.matrix.dtype
-    done = jnp.where(leaves, 0, kept).astype(jnp.int32)
+    done = xp.where(leaves, 0, kept).astype(xp.int32)
     stays = ~plan.turns
     return s._replace(
-        tally=t._replace(matrix=jnp.where(stays, t.matrix, matrix), done=done, rows=rows.astype(jnp.int32)),
-        drawn=(s.drawn + plan.adds).astype(jnp.int32),
-        restarts=(s.restarts + plan.turns).astype(jnp.int32),
+        tally=t._replace(matrix=xp.where(stays, t.matrix, matrix), done=done, rows=rows.astype(xp.int32)),
+        drawn=(s.drawn + plan.adds).astype(xp.int32),
+        restarts=(s.restarts + plan.turns).astype(xp.int32),
         checking=(s.checking | enters) & ~leaves,
-        levels=jnp.where(enters, levels_of(s.values, margin, wanted), s.levels),
-        polynomial=jnp.where(enters, jnp.array([[0.0] * 4, [1.0] * 4], dtype), s.polynomial),
-        passed=jnp.where(enters, ~jnp.array(2 * wanted_ends(wanted)), s.passed),
-        taken=jnp.where(stays, s.taken, done),
-        begun=jnp.where(enters, s.products, s.begun),
+        levels=xp.where(enters, levels_of(s.values, margin, wanted, xp), s.levels),
+        polynomial=xp.where(enters, xp.array([[0.0] * 4, [1.0] * 4], dtype), s.polynomial),
+        passed=xp.where(enters, ~xp.array(2 * wanted_ends(wanted)), s.passed),
+        taken=xp.where(stays, s.taken, done),
+        begun=xp.where(enters, s.products, s.begun),
         trial=s.trial & ~drops,
         dropped=s.dropped | drops,
-        check=jnp.where(drops, limits.check_dropped, s.check).astype(jnp.int32),
+        check=xp.where(drops, limits.check_dropped, s.check).astype(xp.int32),
     )
 
 
-def _tolerance(limits: Limits) -> Any:
+def _tolerance(limits: Limits, xp: Any) -> Any:
     """What is aimed at: the tolerance asked for, or the floor of the dtype."""
-    return jnp.maximum(limits.tol, FLOOR * jnp.finfo(limits.tol.dtype).eps)
+    return xp.maximum(limits.tol, FLOOR * xp.finfo(limits.tol.dtype).eps)
 
 
-def _least(s: State) -> Any:
+def _least(s: State, xp: Any) -> Any:
     """Products after a warm start: the scout is multiplied, and what the product leaves of each row of the start."""
-    return jnp.where(s.started > 0, 2 * s.started + 1, 0)
+    return xp.where(s.started > 0, 2 * s.started + 1, 0)
 
 
-def _allowed(s: State, n: int) -> Any:
+def _allowed(s: State, n: int, xp: Any) -> Any:
     """Most products of the check."""
-    allowed = jnp.where(s.check < 0, jnp.maximum(LEAST, s.begun // 8), s.check)
-    allowed = jnp.where(s.check == FULL, MOST, allowed)
-    return jnp.where((s.check == TO_END) & (n <= SMALL), n, allowed)
+    allowed = xp.where(s.check < 0, xp.maximum(LEAST, s.begun // 8), s.check)
+    allowed = xp.where(s.check == FULL, MOST, allowed)
+    return xp.where((s.check == TO_END) & (n <= SMALL), n, allowed)
 
 
-def _most(s: State, limits: Limits, wanted: Wanted) -> Any:
+def _most(s: State, limits: Limits, wanted: Wanted, xp: Any) -> Any:
     """Products that are not to be exceeded before the next look."""
-    ends = jnp.where(s.checking, s.begun + _allowed(s, wanted.layout.size), limits.products)
-    return jnp.minimum(ends, limits.products).astype(jnp.int32)
+    ends = xp.where(s.checking, s.begun + _allowed(s, wanted.layout.size, xp), limits.products)
+    return xp.minimum(ends, limits.products).astype(xp.int32)
 
 
-def _until(s: State, limits: Limits, wanted: Wanted) -> Any:
+def _until(s: State, limits: Limits, wanted: Wanted, missing: Any, xp: Any) -> Any:
     """Products at which the next look is due: a multiple of the stride; after a warm start when it can be judged, and when it can have
-    converged."""
-    made, least = s.products, _least(s)
-    missing = jnp.maximum(wanted.k - s.tally.done, 1)
-    if wanted.known:
-        missing = jnp.where(s.checking, jnp.maximum(missing, LEAST), missing)
+    converged. Where a look costs the wait of an accelerator, not before so many are made as are missing at least."""
+    made, least = s.products, _least(s, xp)
+    missing = xp.where(s.checking, LEAST, missing) if wanted.known else 1
+    missing = xp.maximum(wanted.k - s.tally.done, xp.maximum(missing, 1))
     until = -(-(made + missing) // wanted.stride) * wanted.stride
-    until = jnp.where(made < least, least, until)
+    until = xp.where(made < least, least, until)
     judged = s.trial & ~s.judged & (made <= s.started)
-    until = jnp.where(judged, s.started + 1, until)
-    return jnp.minimum(until, _most(s, limits, wanted)).astype(jnp.int32)
+    until = xp.where(judged, s.started + 1, until)
+    return xp.minimum(until, _most(s, limits, wanted, xp)).astype(xp.int32)

@@ -86,6 +86,6 @@ def _beside(basis: Any, image: Any, j: Any, matrix: Any, wanted: Wanted) -> tupl
     return rest, c.at[j].add(a).at[before].add(b)
 
 
-def nothing_left(scale: Any) -> Any:
+def nothing_left(scale: Any, xp: Any = jnp) -> Any:
     """Length up to which what is left of an image is rounding."""
-    return FLOOR * jnp.finfo(scale.dtype).eps * scale
+    return FLOOR * xp.finfo(scale.dtype).eps * scale
