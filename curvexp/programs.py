@@ -92,6 +92,15 @@ class compiled:  # noqa: N801: a decorator
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """The function's results."""
+        program, leaves = self._found(args, static)
+        return program(*leaves)
+
+    def program(self, *args: Any, **static: Any) -> Callable[..., Any]:
+        """The program for such arguments, as a function of their arrays, in the order of `jax.tree.leaves`: for what is called in a row."""
+        return self._found(args, static)[0]
+
+    def _found(self, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[Any, list[Any]]:
+        """The program, and the arrays that it takes."""
         if static and not static.keys() <= self.static:
             raise TypeError(
                 f"{self.__name__} got the keywords {sorted(static)}: expected some of {sorted(self.static)}."
@@ -107,7 +116,7 @@ class compiled:  # noqa: N801: a decorator
                 _tell(args[0].func, (self, structure, tuple(options), key[-1]))
             return self._made(form, structure, options, self._donated(args))
 
-        return kept(key, make, weak)(*leaves)
+        return kept(key, make, weak), leaves
 
     def lower(self, *args: Any, **static: Any) -> Any:
         """The program as it is compiled, not run: as of jax.jit."""
@@ -185,7 +194,7 @@ def _tell(function: Any, alike: Any) -> None:
             "once and pass arrays as arguments, jax.tree_util.Partial(function, *arrays), or an Operator, curvexp.hessian(loss, params, "
             "*arrays): then one program serves all of them.",
             RuntimeWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

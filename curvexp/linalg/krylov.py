@@ -30,6 +30,7 @@ program, with loops of unknown length, which cost nothing on a CPU. An accelerat
 small array.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,8 @@ from curvexp.linalg.lapack import one_thread
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product
 from curvexp.programs import compiled
+
+HELD = 2**31  # bytes of what is computed once for all products of a solution
 
 
 def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
@@ -94,11 +97,11 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
         basis, rows, scout = _cold(key, dtype=space.dtype, wanted=wanted), 0, None
     else:
         basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
+    product = _hoisted(op, space=space)
     state = first_state(int(rows), limits, wanted, space.dtype, np)
-    stretched = functools.partial(_stretched, op, space=space, wanted=wanted)
     with one_thread(True):  # small eigenproblems
         while state.status == RUNNING:
-            basis, state, plan = _until_an_event(stretched, basis, state, limits, wanted)
+            basis, state, plan = _until_an_event(product, basis, state, limits, wanted)
             if plan.takes_scout:
                 scout = _scout(basis, plan.scout)
             if (plan.turns or plan.adds) and state.status == RUNNING:
@@ -108,21 +111,20 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     return Found(_of_dtype(numbers, space.dtype), vectors, scout)
 
 
-def _until_an_event(
-    stretched: Callable[..., Any], basis: Any, state: State, limits: Limits, wanted: Wanted
-) -> tuple[Any, State, Plan]:
+def _until_an_event(product: Any, basis: Any, state: State, limits: Limits, wanted: Wanted) -> tuple[Any, State, Plan]:
     """Basis, state and plan after as many stretches as change nothing else."""
-    tally: Any = state.tally
-    unknown, flying = np.int32(state.unknown(wanted)), 0  # stretches that the device has yet to make
+    tally: Any = jax.device_put(state.tally)
+    unknown, constants = jax.device_put(np.int32(state.unknown(wanted))), jax.tree.leaves(product)
+    program = _stretched.program(product, basis, tally, unknown, unknown, wanted=wanted)
+    flying = 0  # stretches that the device has yet to make
     while True:
         overlaps = _overlaps(state)
-        most = (state.most if overlaps else state.until) - state.products
-        bounds = np.int32(state.tally.done + most), unknown
+        last = np.int32(state.tally.done + (state.most if overlaps else state.until) - state.products)
         for _ in range(-(-int(state.until - state.products) // wanted.stride) - flying):
-            basis, tally, numbers = stretched(basis, tally, *bounds)
+            basis, tally, numbers = program(*constants, basis, *tally, last, unknown)
         latest = numbers
         if overlaps:
-            basis, tally, latest = stretched(basis, tally, *bounds)
+            basis, tally, latest = program(*constants, basis, *tally, last, unknown)
         after, plan = _looked(state, numbers, limits, wanted)
         flying = int(overlaps)
         if overlaps and not plan.goes_on:  # then with all products that were made
@@ -170,11 +172,31 @@ def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> Any:
     return *_begun(start, count, key, wanted), start[-1]
 
 
-@functools.partial(compiled, static=("space", "wanted"), donate=(1,), tells=True)
+@functools.partial(compiled, static=("space",), tells=True)
 @full_precision
-def _stretched(op: Any, basis: Any, tally: Tally, last: Any, unknown: Any, *, space: Space, wanted: Wanted) -> Any:
+def _hoisted(op: Any, *, space: Space) -> Any:
+    """x -> Ax on flat vectors, as a pytree that can be called: what does not depend on x is computed here, once, and held.
+
+    An accelerator's compiler leaves it in the loop: a product of networks of 9 000 and 300 000 parameters takes twice as long there. Where
+    it would take more than HELD bytes, or `op` cannot be linearized, all is computed in each product.
+    """
+    product = flat_product(op, space)
+    with contextlib.suppress(Exception):  # a function of a person's may have no rule for forward mode
+        held = jax.linearize(product, jnp.ones(space.size, space.dtype))[1]
+        if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held)) <= HELD:
+            return held
+    return jax.tree_util.Partial(functools.partial(_whole_product, space), op)
+
+
+def _whole_product(space: Space, op: Any, x: Any) -> Any:
+    return flat_product(op, space)(x)
+
+
+@functools.partial(compiled, static=("wanted",), donate=(1,))
+@full_precision
+def _stretched(product: Any, basis: Any, tally: Tally, last: Any, unknown: Any, *, wanted: Wanted) -> Any:
     """Basis, tally, and the tally as one array."""
-    basis, tally = stretch(flat_product(op, space), wanted, basis, tally, last, unknown)
+    basis, tally = stretch(product, wanted, basis, tally, last, unknown)
     return basis, tally, jnp.concatenate([jnp.ravel(part).astype(basis.dtype) for part in tally])
 
 

@@ -3,7 +3,7 @@
 In a program (xp: jax.numpy), or on the host (xp: numpy), where the eigenproblem of 20 rows takes less than a call of a program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,7 +97,7 @@ def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any, xp: Any) 
         judged=no,
         dropped=no,
     )
-    return state._replace(until=_until(state, limits, wanted, 2 * k, xp), most=xp.int32(limits.products))
+    return state._replace(until=_until(state, limits, wanted, 2 * k + 8, xp), most=xp.int32(limits.products))
 
 
 def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted, xp: Any) -> tuple[State, Plan]:
@@ -245,7 +245,7 @@ def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State, xp: Any) -> tup
     by_share = (s.check < 0) & (s.check != FULL)
     brief = by_share & (n > LARGE) & (s.products < 8 * LEAST)  # so short a check would gain nothing
     whole = (exhausted & (t.done == n)) | (k == n)
-    event = xp.select(
+    event = _first_true(
         [
             ~t.finite,
             seen.beyond,
@@ -259,9 +259,10 @@ def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State, xp: Any) -> tup
         ],
         [STOP, MISSED, STOP, STOP, CHECK, STOP, EMPTY, DROP, RESTART],
         EXTEND,
+        xp,
     )
     good = seen.accurate | s.checking
-    status = xp.select([~t.finite, good, spent], [NON_FINITE, CONVERGED, BUDGET], CONVERGED)
+    status = _first_true([~t.finite, good, spent], [NON_FINITE, CONVERGED, BUDGET], CONVERGED, xp)
     found_end = (s.checking & exhausted & (event == STOP)) | (seen.accurate & whole)
     return event, s._replace(
         status=xp.where(event == STOP, status, RUNNING).astype(xp.int32),
@@ -279,7 +280,7 @@ def _plan(event: Any, seen: Seen, wanted: Wanted, s: State, xp: Any) -> tuple[Pl
     stays = (event == EXTEND) | (event == EMPTY) | ((event == STOP) & s.checking)
     slides = (event == RESTART) & s.checking
     restarted = xp.minimum(k + xp.maximum(size - k - waiting, 2) // 2, xp.minimum(j, size - waiting - 1))
-    kept = xp.select([stays, slides, event == RESTART, event == DROP], [j, k + 1, restarted, 0], k)
+    kept = _first_true([stays, slides, event == RESTART, event == DROP], [j, k + 1, restarted, 0], k, xp)
     tail = xp.where((event == RESTART) | stays, waiting, 0)
     identity = xp.eye(size, dtype=t.matrix.dtype)
     sliding = xp.where(index[None, :] < k, identity, identity[:, xp.minimum(j - 1, size - 1)][:, None])
@@ -298,6 +299,14 @@ def _plan(event: Any, seen: Seen, wanted: Wanted, s: State, xp: Any) -> tuple[Pl
     few = ~stays & (event != RESTART)
     plan = Plan(event == EXTEND, turn, ~stays, few, adds, xp.where(adds, rows, 0), ends_first, scout)
     return plan, kept, rows + adds
+
+
+def _first_true(conditions: Sequence[Any], choices: Sequence[Any], default: Any, xp: Any) -> Any:
+    """xp.select of scalars, which in numpy takes as long as all the rest."""
+    if xp is not np:
+        return xp.select(conditions, choices, default)
+    chosen = (choice for condition, choice in zip(conditions, choices, strict=True) if condition)
+    return np.int32(next(chosen, default))
 
 
 def _cond(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
