@@ -19,6 +19,9 @@ Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
 
 
+HUGE = 1_000_000  # parameters, from which on two products take an accelerator longer than the call of a program
+
+
 class Start(NamedTuple):
     """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them."""
 
@@ -196,8 +199,8 @@ def eigsh(
         most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
     limits = krylov_state.Limits(np.asarray(tol, dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = random_key(key)
-    stride = max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     waits = waits_for_host((op, start, key))
+    stride = _stretch(n) if waits else max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
     if waits and not _traced((op, start, key)):
         rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=False)
@@ -282,6 +285,11 @@ def _more(values: np.ndarray, threshold: float) -> float:
         if threshold > 0:
             more.append(np.log(smallest / threshold) / np.log(largest / smallest))
     return float(falls * np.mean(more)) if largest > smallest else 0.0
+
+
+def _stretch(n: int) -> int:
+    """Products of a stretch on an accelerator: as many as take it longer than the call of a program takes the host, 0.8 ms."""
+    return 8 if n <= LARGE else 4 if n <= HUGE else 2
 
 
 def _traced(tree: Any) -> bool:

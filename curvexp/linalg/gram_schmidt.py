@@ -31,24 +31,25 @@ def orthogonalized(basis: Any, vector: Any, *, passes: int = 0) -> tuple[Any, An
     than 1 %, which saves one where the neighbours were taken off before.
 
     Args:
-        passes: how many, 0: as many as it takes, in a loop of unknown length, for which an accelerator waits.
+        passes: how many, for a vector whose entries are of the order 1; 0: as many as it takes, in a loop of unknown length, for which an
+            accelerator waits.
     """
-    unit = largest_entry(vector)
 
     def once(vector: Any, total: Any) -> Any:
         c = jnp.matmul(basis, vector, precision="highest")
         return vector - jnp.matmul(c, basis, precision="highest"), total + c, c
 
-    vector, total = vector / unit, jnp.zeros(len(basis), basis.dtype)
+    total = jnp.zeros(len(basis), basis.dtype)
     if passes:
         for _ in range(passes):
             vector, total, _ = once(vector, total)
-        return unit * vector, unit * total
+        return vector, total
+    unit = largest_entry(vector)
 
     def repeated(carry: Any) -> Any:
         vector, total, c = once(carry[0], carry[1])
         return vector, total, jnp.vdot(c, c) > 1e-4 * jnp.vdot(vector, vector), carry[3] + 1
 
-    first = (vector, total, jnp.array(True), 0)
+    first = (vector / unit, total, jnp.array(True), 0)
     vector, total, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < 4), repeated, first)
     return unit * vector, unit * total

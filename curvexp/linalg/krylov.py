@@ -44,6 +44,7 @@ from curvexp.linalg.krylov_decision import decide, first_state, outcome
 from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, Plan, State, Tally, Wanted
 from curvexp.linalg.krylov_stretch import PASSES, stretch
 from curvexp.linalg.lapack import one_thread
+from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product
 from curvexp.programs import compiled
@@ -68,7 +69,7 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
             jnp.minimum(wanted.stride, state.most - state.products) if wanted.known else state.until - state.products
         )
         last = state.tally.done + ahead
-        basis, tally = stretch(product, wanted, basis, state.tally, last, state.unknown(wanted))
+        basis, tally = stretch(product, wanted, basis, state.tally, last)
         state, plan = decide(state, tally, limits, wanted, jnp)
         scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
         few = lambda: jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))  # noqa: E731
@@ -114,17 +115,17 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
 def _until_an_event(product: Any, basis: Any, state: State, limits: Limits, wanted: Wanted) -> tuple[Any, State, Plan]:
     """Basis, state and plan after as many stretches as change nothing else."""
     tally: Any = jax.device_put(state.tally)
-    unknown, constants = jax.device_put(np.int32(state.unknown(wanted))), jax.tree.leaves(product)
-    program = _stretched.program(product, basis, tally, unknown, unknown, wanted=wanted)
+    constants = jax.tree.leaves(product)
+    program = _stretched.program(product, basis, tally, np.int32(0), wanted=wanted)
     flying = 0  # stretches that the device has yet to make
     while True:
-        overlaps = _overlaps(state)
+        overlaps = _overlaps(state, wanted)
         last = np.int32(state.tally.done + (state.most if overlaps else state.until) - state.products)
         for _ in range(-(-int(state.until - state.products) // wanted.stride) - flying):
-            basis, tally, numbers = program(*constants, basis, *tally, last, unknown)
+            basis, tally, numbers = program(*constants, basis, *tally, last)
         latest = numbers
         if overlaps:
-            basis, tally, latest = program(*constants, basis, *tally, last, unknown)
+            basis, tally, latest = program(*constants, basis, *tally, last)
         after, plan = _looked(state, numbers, limits, wanted)
         flying = int(overlaps)
         if overlaps and not plan.goes_on:  # then with all products that were made
@@ -142,9 +143,10 @@ def _of_dtype(numbers: Numbers, dtype: Any) -> Numbers:
     )
 
 
-def _overlaps(state: State) -> Any:
-    """Whether it is not known when the stretches will come to something, so that the device does not wait while the host looks."""
-    return ~state.checking & ((state.started == 0) | state.dropped)
+def _overlaps(state: State, wanted: Wanted) -> Any:
+    """Whether the device makes the next stretch while the host looks: in a large space, where it takes longer than the look, and where it
+    is not known when the stretches will come to something."""
+    return (wanted.layout.size > LARGE) & ~state.checking & ((state.started == 0) | state.dropped)
 
 
 def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
@@ -194,9 +196,9 @@ def _whole_product(space: Space, op: Any, x: Any) -> Any:
 
 @functools.partial(compiled, static=("wanted",), donate=(1,))
 @full_precision
-def _stretched(product: Any, basis: Any, tally: Tally, last: Any, unknown: Any, *, wanted: Wanted) -> Any:
+def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, wanted: Wanted) -> Any:
     """Basis, tally, and the tally as one array."""
-    basis, tally = stretch(product, wanted, basis, tally, last, unknown)
+    basis, tally = stretch(product, wanted, basis, tally, last)
     return basis, tally, jnp.concatenate([jnp.ravel(part).astype(basis.dtype) for part in tally])
 
 
@@ -229,7 +231,8 @@ def _begun(start: Any, count: Any, key: Any, wanted: Wanted) -> tuple[Any, Any]:
     dtype, size = start.dtype, wanted.size
     basis = wanted.layout.parted(jnp.zeros((size, wanted.layout.length), dtype))
     if len(start) == 0:
-        return basis.at[0].set(_random_row(basis, key, 0, wanted)), jnp.int32(0)
+        row = wanted.layout.parted(_random(key, 0, wanted, dtype))
+        return basis.at[0].set(row / jnp.linalg.norm(row)), jnp.int32(0)
 
     def put(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         basis, rows = carry
@@ -259,9 +262,13 @@ def _outside(basis: Any, row: Any, wanted: Wanted) -> tuple[Any, Any]:
 
 def _random_row(basis: Any, key: Any, number: Any, wanted: Wanted) -> Any:
     """A random unit vector orthogonal to the basis's rows, uniform on the sphere."""
-    row = jax.random.normal(jax.random.fold_in(key, number), (wanted.layout.size,), basis.dtype)
-    row, _ = orthogonalized(basis, wanted.layout.parted(row), passes=_passes(wanted))
+    row = wanted.layout.parted(_random(key, number, wanted, basis.dtype))
+    row, _ = orthogonalized(basis, row, passes=_passes(wanted))
     return row / jnp.linalg.norm(row)
+
+
+def _random(key: Any, number: Any, wanted: Wanted, dtype: Any) -> Any:
+    return jax.random.normal(jax.random.fold_in(key, number), (wanted.layout.size,), dtype)
 
 
 def _passes(wanted: Wanted) -> int:

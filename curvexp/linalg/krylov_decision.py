@@ -65,17 +65,19 @@ def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any, xp: Any) 
     """The state before the first product, with so many rows of a warm start, and one more, the scout or a random one."""
     k, size = wanted.k, wanted.size
     zero, no = xp.zeros((), dtype), xp.array(False)
+    nothing = xp.zeros((size, size), dtype)
     tally = Tally(
-        matrix=xp.zeros((size, size), dtype),
+        columns=nothing,
         scale=zero,
-        asymmetry=zero,
-        defects=xp.zeros(2, dtype),
         done=xp.int32(0),
         rows=xp.int32(rows + 1),
         finite=xp.array(True),
     )
     state = State(
         tally=tally,
+        matrix=nothing,
+        asymmetry=zero,
+        defects=xp.zeros(2, dtype),
         products=xp.int32(0),
         drawn=xp.int32(1),
         restarts=xp.int32(0),
@@ -103,8 +105,7 @@ def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any, xp: Any) 
 def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted, xp: Any) -> tuple[State, Plan]:
     """The state that the next stretch begins with, and what is done to the basis before it; the last one where the status is not
     RUNNING."""
-    s = s._replace(products=s.products + tally.done - s.tally.done, tally=tally)
-    s = _checked(s, wanted, xp)
+    s = _checked(_multiplied(s, tally, wanted, xp), wanted, xp)
     seen = _looked(limits, wanted, s, xp)
     event, s = _event(seen, limits, wanted, s, xp)
     if xp is np and event == EXTEND:
@@ -139,7 +140,7 @@ def outcome(s: State, limits: Limits, wanted: Wanted, xp: Any) -> tuple[Numbers,
         s.products,
         xp.where(s.status == CONVERGED, reached, s.status),
         xp.where(looked, chance[:2], 0).max(),
-        t.asymmetry,
+        s.asymmetry,
         hidden,
         xp.where(looked, chance[2:], xp.nan),
         t.scale,
@@ -156,10 +157,28 @@ def noise_of(s: State, n: int, xp: Any) -> Any:
     for the spread. Besides, each restart rounds the basis, as Gram-Schmidt does: independent errors of a few eps·‖A‖. Measured on 150
     random matrices of n = 10 to 1600, float32, 10 to 2300 products: what the residual lacked was at most 0.9 of this.
     """
-    total, pairs = s.tally.defects
+    total, pairs = s.defects
     scale = s.tally.scale
     product = 3 * xp.sqrt(n * total / xp.maximum(pairs, 1))
     return scale * (product + 5 * xp.finfo(scale.dtype).eps * xp.sqrt(1.0 + s.restarts).astype(scale.dtype))
+
+
+def _multiplied(s: State, t: Tally, wanted: Wanted, xp: Any) -> State:
+    """The state with what the last products say: T, and how far it is from symmetric."""
+    rows, columns = xp.arange(wanted.size)[:, None], xp.arange(wanted.size)[None, :]
+    above = rows < columns
+    upper = xp.where(above, xp.where(columns < t.done, t.columns, t.columns.T), 0)
+    matrix = upper + upper.T + xp.where(rows == columns, t.columns, 0)
+    known = above & (columns >= s.tally.done) & (columns < t.done) & (rows >= s.unknown(wanted))
+    defects = xp.where(known, xp.abs(t.columns - t.columns.T), 0)
+    relative = defects / xp.where(t.scale > 0, t.scale, 1).astype(defects.dtype)
+    return s._replace(
+        tally=t,
+        matrix=matrix,
+        asymmetry=xp.maximum(s.asymmetry, xp.max(defects)),
+        defects=s.defects + xp.stack([xp.sum(xp.square(relative)), xp.sum(known).astype(relative.dtype)]),
+        products=s.products + t.done - s.tally.done,
+    )
 
 
 def _checked(s: State, wanted: Wanted, xp: Any) -> State:
@@ -169,9 +188,9 @@ def _checked(s: State, wanted: Wanted, xp: Any) -> State:
 
     def take(j: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         polynomial, passed = carry
-        beta = xp.where(j + 1 < t.rows, t.matrix[xp.minimum(j + 1, wanted.size - 1), j], 0)
+        beta = xp.where(j + 1 < t.rows, s.matrix[xp.minimum(j + 1, wanted.size - 1), j], 0)
         divisor = xp.where(beta > 0, beta, nothing_left(t.scale, xp) + 1e-30)
-        p = ((s.levels - t.matrix[j, j]) * polynomial[1] - t.matrix[j - 1, j] * polynomial[0]) / divisor
+        p = ((s.levels - s.matrix[j, j]) * polynomial[1] - s.matrix[j - 1, j] * polynomial[0]) / divisor
         return xp.where(passed, polynomial, xp.stack([polynomial[1], p])), passed | (xp.abs(p) >= target)
 
     last = xp.where(s.checking, t.done, s.taken)
@@ -189,12 +208,12 @@ def _looked(limits: Limits, wanted: Wanted, s: State, xp: Any) -> Seen:
     """Ritz pairs of all processed rows; in the check those of its own rows, against its levels."""
     k, t = wanted.k, s.tally
     first = xp.where(s.checking, k, 0)
-    theta, y, order, off = ritz_pairs(t.matrix, first, t.done, wanted, xp)
+    theta, y, order, off = ritz_pairs(s.matrix, first, t.done, wanted, xp)
     low, high = wanted_ends(wanted)
     bottom, top = theta[0], theta[xp.maximum(t.done - first - 1, 0)]
     beyond = s.checking & (t.done > first) & ((low & (bottom < s.levels[0])) | (high & (top > s.levels[1])))
     largest = xp.maximum(xp.abs(theta[0]), xp.abs(theta[xp.maximum(t.done - 1, 0)]))
-    residual = _residuals(t, y, t.done, xp)
+    residual = _residuals(s, y, xp)
     there = xp.arange(k) < t.done
     values = xp.where(there, theta[order[:k]], xp.nan)
     residuals = xp.where(there, residual[order[:k]], xp.inf)
@@ -221,17 +240,17 @@ def _missing(worst: Any, limit: Any, xp: Any) -> Any:
     return xp.clip(xp.where(xp.isfinite(products), products, 0), 0, MOST).astype(xp.int32)
 
 
-def _all_vectors(t: Tally, wanted: Wanted, xp: Any) -> Any:
+def _all_vectors(s: State, wanted: Wanted, xp: Any) -> Any:
     """Eigenvectors of T (size, size), in order of wish."""
-    _, y, order, _ = ritz_pairs(t.matrix, 0, t.done, wanted, xp)
+    _, y, order, _ = ritz_pairs(s.matrix, 0, s.tally.done, wanted, xp)
     return y[:, order]
 
 
-def _residuals(t: Tally, y: Any, done: Any, xp: Any) -> Any:
-    """‖Ax − θx‖ of the Ritz vectors V'y of the first `done` rows, (size,)."""
-    index = xp.arange(len(t.matrix))
-    waiting = (index >= done) & (index < t.rows)
-    return norm(xp.where(waiting[:, None], t.matrix, 0) @ y, xp)
+def _residuals(s: State, y: Any, xp: Any) -> Any:
+    """‖Ax − θx‖ of the Ritz vectors V'y, (size,)."""
+    index = xp.arange(len(y))
+    waiting = (index >= s.tally.done) & (index < s.tally.rows)
+    return norm(xp.where(waiting[:, None], s.matrix, 0) @ y, xp)
 
 
 def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State, xp: Any) -> tuple[Any, State]:
@@ -282,10 +301,10 @@ def _plan(event: Any, seen: Seen, wanted: Wanted, s: State, xp: Any) -> tuple[Pl
     restarted = xp.minimum(k + xp.maximum(size - k - waiting, 2) // 2, xp.minimum(j, size - waiting - 1))
     kept = _first_true([stays, slides, event == RESTART, event == DROP], [j, k + 1, restarted, 0], k, xp)
     tail = xp.where((event == RESTART) | stays, waiting, 0)
-    identity = xp.eye(size, dtype=t.matrix.dtype)
+    identity = xp.eye(size, dtype=s.matrix.dtype)
     sliding = xp.where(index[None, :] < k, identity, identity[:, xp.minimum(j - 1, size - 1)][:, None])
     # the check's Ritz pairs are those of its own rows: where it found what was missed, those of all rows are to go on
-    all_vectors, own = lambda: _all_vectors(t, wanted, xp), lambda: seen.vectors
+    all_vectors, own = lambda: _all_vectors(s, wanted, xp), lambda: seen.vectors
     cond = _cond if xp is np else jax.lax.cond
     vectors = cond(seen.beyond, all_vectors, own)
     heads = xp.where(stays, identity, xp.where(slides, sliding, vectors))
@@ -316,15 +335,15 @@ def _cond(condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
 def _after(event: Any, plan: Plan, kept: Any, rows: Any, limits: Limits, wanted: Wanted, s: State, xp: Any) -> State:
     """The state after what was planned."""
     t = s.tally
-    matrix = plan.turn.T @ t.matrix @ plan.turn
+    matrix = plan.turn.T @ s.matrix @ plan.turn
     matrix = xp.where(event == MISSED, 0, (matrix + matrix.T) / 2)
     enters, leaves, drops = event == CHECK, event == MISSED, event == DROP
     margin = _tolerance(limits, xp) * xp.max(xp.abs(s.values)) + nothing_left(t.scale, xp)
-    dtype = t.matrix.dtype
+    dtype = s.matrix.dtype
     done = xp.where(leaves, 0, kept).astype(xp.int32)
     stays = ~plan.turns
     return s._replace(
-        tally=t._replace(matrix=xp.where(stays, t.matrix, matrix), done=done, rows=rows.astype(xp.int32)),
+        tally=t._replace(columns=xp.where(stays, t.columns, matrix), done=done, rows=rows.astype(xp.int32)),
         drawn=(s.drawn + plan.adds).astype(xp.int32),
         restarts=(s.restarts + plan.turns).astype(xp.int32),
         checking=(s.checking | enters) & ~leaves,
@@ -370,6 +389,6 @@ def _until(s: State, limits: Limits, wanted: Wanted, missing: Any, xp: Any) -> A
     missing = xp.maximum(wanted.k - s.tally.done, xp.maximum(missing, 1))
     until = -(-(made + missing) // wanted.stride) * wanted.stride
     until = xp.where(made < least, least, until)
-    judged = s.trial & ~s.judged & (made <= s.started)
-    until = xp.where(judged, s.started + 1, until)
+    if not wanted.known:
+        until = xp.where(s.trial & ~s.judged & (made <= s.started), s.started + 1, until)
     return xp.minimum(until, _most(s, limits, wanted, xp)).astype(xp.int32)

@@ -31,7 +31,8 @@ CONFIDENCE = SURE  # probability, each end, of a missed eigenvalue that the chec
 
 class Wanted(NamedTuple):
     """Which eigenvalues: static. k of them; which: LA, SA, LM, BE; size: rows of the basis; stride: products between two looks; layout: of
-    its vectors; known: whether a loop has to be of known length, as on an accelerator, which waits for the host at each turn of another."""
+    its vectors; known: whether a loop has to be of known length, as on an accelerator, which waits for the host at each turn of another:
+    then the stride is that length."""
 
     k: int
     which: str
@@ -78,15 +79,13 @@ class Tally(NamedTuple):
     """What a stretch changes beside the basis.
 
     Attributes:
-        matrix: T (size, size). scale: largest ‖Av‖ seen. asymmetry: largest |u'Av − v'Au| seen.
-        defects: sum of the squares of u'Av − v'Au over ‖A‖², and their number, (2,).
-        done: rows multiplied. rows: rows there are. finite: whether all images were.
+        columns: (size, size), column j the coefficients of row j's image on the basis, with that on the row that it added; of columns not
+            yet multiplied what is known of them. scale: largest ‖Av‖ seen. done: rows multiplied. rows: rows there are. finite: whether
+            all images were.
     """
 
-    matrix: Any
+    columns: Any
     scale: Any
-    asymmetry: Any
-    defects: Any
     done: Any
     rows: Any
     finite: Any
@@ -96,7 +95,9 @@ class State(NamedTuple):
     """All that is decided by, without a vector.
 
     Attributes:
-        tally: what the stretches left. products: made. drawn: random rows. restarts: times that the basis was turned.
+        tally: what the stretches left. matrix: T (size, size), symmetric, zero where nothing is known.
+        asymmetry: largest |u'Av − v'Au| seen. defects: sum of the squares of u'Av − v'Au over ‖A‖², and their number, (2,).
+        products: made. drawn: random rows. restarts: times that the basis was turned.
         until: products at which the next look is due; most: that are not to be exceeded before it. status: a number of this file.
         values, residuals: of the wanted pairs as last looked at, (k,).
         checking: whether the check goes on. levels, polynomial, passed: of the check, (4,), (2, 4), (4,), see `levels_of`.
@@ -107,6 +108,9 @@ class State(NamedTuple):
     """
 
     tally: Tally
+    matrix: Any
+    asymmetry: Any
+    defects: Any
     products: Any
     drawn: Any
     restarts: Any

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from curvexp.linalg.gram_schmidt import norm, orthogonalized
+from curvexp.linalg.gram_schmidt import largest_entry, orthogonalized
 from curvexp.linalg.krylov_state import FLOOR, Tally, Wanted
 
 PASSES = (
@@ -14,16 +14,13 @@ PASSES = (
 )
 
 
-def stretch(
-    product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tally, last: Any, unknown: Any
-) -> tuple[Any, Tally]:
+def stretch(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tally, last: Any) -> tuple[Any, Tally]:
     """The basis (size, n) and the tally after the rows up to `last` were multiplied by A, fewer where no row waits or none can be added.
 
     With wanted.known, wanted.stride products are made, those beyond the last one for nothing: an accelerator then never waits.
 
     Args:
-        last: rows multiplied at its end. unknown: rows whose images are not known, the first of the basis; of a check's first row the
-            neighbour before it may be gone.
+        last: rows multiplied at its end.
     """
     size, n = wanted.size, wanted.layout.size
 
@@ -33,57 +30,48 @@ def stretch(
 
     def step(carry: tuple[Any, Tally]) -> tuple[Any, Tally]:
         basis, tally = carry
-        return _grown(product, wanted, basis, tally, goes_on(tally), unknown)
+        return _grown(product, wanted, basis, tally, goes_on(tally))
 
     if wanted.known:
         return jax.lax.scan(lambda carry, _: (step(carry), None), (basis, tally), length=wanted.stride)[0]
     return jax.lax.while_loop(lambda carry: goes_on(carry[1]), step, (basis, tally))
 
 
-def _grown(
-    product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tally, on: Any, unknown: Any
-) -> tuple[Any, Tally]:
+def _grown(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tally, on: Any) -> tuple[Any, Tally]:
     """Basis and tally after row `done` was multiplied by A, its image orthogonalised against all rows; as they were where it is not on."""
     layout, size = wanted.layout, wanted.size
-    index = jnp.arange(size)
     j = jnp.minimum(tally.done, size - 1)
     image = layout.parted(product(layout.whole(basis[j])))
-    length = norm(image)
+    unit = largest_entry(image)
+    before = jnp.where(j > 0, j - 1, 0)
+    coupling = jnp.where(j > 0, tally.columns[j, before] / unit, 0)
+    rest, c = _beside(basis, image / unit, j, before, coupling, wanted)
+    square = jnp.vdot(rest, rest)
+    length = unit * jnp.sqrt(jnp.vdot(c, c) + square)  # of the image, as the rows are orthonormal
     finite = jnp.isfinite(length)
-    image = jnp.where(finite, image, 0)
-    scale = jnp.maximum(tally.scale, jnp.where(finite, length, 0))
-    rest, c = _beside(basis, image, j, tally.matrix, wanted)
-
-    known = on & (index < j) & (index >= unknown)
-    defects = jnp.where(known, jnp.abs(c - tally.matrix[:, j]), 0)
-    relative = defects / jnp.where(scale > 0, scale, 1)
-    beta = norm(rest)
-    grows = on & (beta > nothing_left(scale)) & (tally.rows < min(size, layout.size))
+    scale = jnp.maximum(tally.scale, jnp.where(on & finite, length, 0))
+    beta = unit * jnp.sqrt(square)
+    grows = on & (beta > nothing_left(scale)) & (tally.rows < min(size, layout.size))  # what is not finite is not more
     row = jnp.where(grows, tally.rows, 0)
-    new = jnp.where(grows, rest / jnp.where(beta > 0, beta, 1), basis[row])
-    matrix = tally.matrix.at[:, j].set(c).at[j, :].set(c)
-    coupling = jnp.where(grows, beta, matrix[row, j])
-    matrix = matrix.at[row, j].set(coupling).at[j, row].set(coupling)
+    new = jnp.where(grows, rest * (unit / jnp.where(grows, beta, 1)), basis[row])
+    column = jnp.where(grows & (jnp.arange(size) == row), beta, unit * c)
     return layout.parted(basis.at[row].set(new)), Tally(
-        matrix=jnp.where(on, matrix, tally.matrix),
-        scale=jnp.where(on, scale, tally.scale),
-        asymmetry=jnp.maximum(tally.asymmetry, jnp.max(defects)),
-        defects=tally.defects + jnp.stack([jnp.sum(jnp.square(relative)), jnp.sum(known).astype(scale.dtype)]),
+        columns=tally.columns.at[:, j].set(jnp.where(on & finite, column, tally.columns[:, j])),
+        scale=scale,
         done=tally.done + on,
         rows=tally.rows + grows,
         finite=tally.finite & (finite | ~on),
     )
 
 
-def _beside(basis: Any, image: Any, j: Any, matrix: Any, wanted: Wanted) -> tuple[Any, Any]:
-    """What is left of row j's image beside the basis, and its coefficients."""
+def _beside(basis: Any, image: Any, j: Any, before: Any, coupling: Any, wanted: Wanted) -> tuple[Any, Any]:
+    """What is left of row j's image beside the basis, and its coefficients; coupling: what is known of that on the row before."""
     if wanted.known:
         return orthogonalized(basis, image, passes=PASSES)
     # the two neighbours first: what is then left for the whole basis is rounding, and one pass does
-    before = jnp.where(j > 0, j - 1, 0)
-    a, b = jnp.vdot(basis[j], image), jnp.where(j > 0, matrix[before, j], 0)
-    rest, c = orthogonalized(basis, image - a * basis[j] - b * basis[before])
-    return rest, c.at[j].add(a).at[before].add(b)
+    own = jnp.vdot(basis[j], image)
+    rest, c = orthogonalized(basis, image - own * basis[j] - coupling * basis[before])
+    return rest, c.at[j].add(own).at[before].add(coupling)
 
 
 def nothing_left(scale: Any, xp: Any = jnp) -> Any:
