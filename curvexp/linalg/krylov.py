@@ -65,11 +65,8 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
 
     def round_(carry: tuple[Any, Any, State]) -> tuple[Any, Any, State]:
         basis, scout, state = carry
-        ahead = (
-            jnp.minimum(wanted.stride, state.most - state.products) if wanted.known else state.until - state.products
-        )
-        last = state.tally.done + ahead
-        basis, tally = stretch(product, wanted, basis, state.tally, last)
+        until = jnp.minimum(state.products + wanted.stride, state.most) if wanted.known else state.until
+        basis, tally = stretch(product, wanted, basis, state.tally, state.tally.done + until - state.products)
         state, plan = decide(state, tally, limits, wanted, jnp)
         scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
         few = lambda: jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))  # noqa: E731
@@ -89,7 +86,8 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
 def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limits, key: Any, wanted: Wanted) -> Found:
     """As `solve`, with pytrees for vectors and scout, and numbers that lie on the host.
 
-    The device makes the next stretch while the host looks at the last one; where that one ends something, the next one is looked at too.
+    In a large space the device makes the next stretch while the host looks at the last one; where that one ends something, the next one is
+    looked at too.
 
     Args:
         op: of `domain`. start: None where there are no rows to start from.
@@ -103,12 +101,11 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     with one_thread(True):  # small eigenproblems
         while state.status == RUNNING:
             basis, state, plan = _until_an_event(product, basis, state, limits, wanted)
-            if plan.takes_scout:
-                scout = _scout(basis, plan.scout)
             if (plan.turns or plan.adds) and state.status == RUNNING:
-                basis = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
+                basis, waiting = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
+                scout = waiting if plan.takes_scout else scout
     numbers, order = outcome(state, limits, wanted, np)
-    vectors, scout = _ended(basis, plan.turn[:, order], scout, space=space, wanted=wanted)
+    vectors, scout = _ended(basis, plan, order, scout, space=space, wanted=wanted)
     return Found(_of_dtype(numbers, space.dtype), vectors, scout)
 
 
@@ -204,22 +201,22 @@ def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, wanted: Wan
 
 @functools.partial(compiled, static=("wanted",), donate=(0,))
 @full_precision
-def _rebuilt(basis: Any, plan: Any, key: Any, number: Any, *, wanted: Wanted) -> Any:
+def _rebuilt(basis: Any, plan: Plan, key: Any, number: Any, *, wanted: Wanted) -> tuple[Any, Any]:
+    """The basis as it is planned, and the row that the next solution's scout may be."""
+    waiting = _waiting(basis, plan.scout)
     basis = wanted.layout.parted(_combined(plan.turn, basis))
     row = jnp.where(plan.adds, _random_row(basis, key, number, wanted), basis[plan.row])
-    return wanted.layout.parted(basis.at[plan.row].set(row))
-
-
-@compiled
-def _scout(basis: Any, row: Any) -> Any:
-    return _waiting(basis, row)
+    return wanted.layout.parted(basis.at[plan.row].set(row)), waiting
 
 
 @functools.partial(compiled, static=("space", "wanted"))
 @full_precision
-def _ended(basis: Any, turn: Any, scout: Any, *, space: Space, wanted: Wanted) -> Any:
-    scout = jnp.zeros_like(basis[0]) if scout is None else scout
-    return tuple(space.trees(rows, wanted.layout) for rows in (_combined(turn, basis), scout[None]))
+def _ended(basis: Any, plan: Plan, order: Any, scout: Any, *, space: Space, wanted: Wanted) -> tuple[Any, Any]:
+    """The k vectors and the scout as pytrees."""
+    vectors = _combined(plan.turn[:, : wanted.k][:, order], basis)
+    before = jnp.zeros_like(basis[0]) if scout is None else scout
+    scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), before)
+    return space.trees(vectors, wanted.layout), space.trees(scout[None], wanted.layout)
 
 
 # ---- vectors -----------------------------------------------------------------------------------------------------------------------

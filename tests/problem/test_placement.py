@@ -74,13 +74,10 @@ def operator(values):
 def temporary(op):
     op, space = domain(op, like)
     layout = layout_of(op, n)
-    rows, count = eigenpairs._start_rows(None, space, k, np.dtype(float), layout)
+    rows, count = eigenpairs._start_rows(None, space, k, np.dtype(float), layout, host=False)
     limits = krylov_state.Limits(np.float64(1e-8), np.int32(500), np.int32(-1), np.int32(-1))
     wanted = krylov_state.Wanted(k, "LA", 28, 1, layout)
-    floor, below = np.float64(1e-15), np.bool_(False)
-    lowered = eigenpairs._solve.lower(
-        op, rows, count, limits, jax.random.key(0), floor, below, space=space, wanted=wanted
-    )
+    lowered = eigenpairs._solve.lower(op, rows, count, limits, jax.random.key(0), space=space, wanted=wanted)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 like = {"a": jnp.zeros(20_000), "b": jnp.zeros(1)}
