@@ -125,7 +125,7 @@ def test_the_krylov_bases_stay_semiorthogonal(dtype, always):
     values = jnp.asarray(np.r_[np.linspace(-0.1, 0.3, 490), np.geomspace(1, 100, 10)], dtype)
     keys, known = jax.random.split(jax.random.key(0), 2), jnp.eye(500, dtype=dtype)[-1:]
     run = functools.partial(lanczos, lambda v: values * v, layout=Layout(500), steps=60, always=always)
-    basis = np.asarray(jax.jit(run)(known, keys).basis, np.float64)
+    basis = np.asarray(jax.jit(run)(known, keys).basis, np.float64)[:, :60]
     overlap = np.abs(basis @ basis.transpose(0, 2, 1) - np.eye(60)).max()
     eps = jnp.finfo(dtype).eps
     assert overlap <= (
