@@ -130,8 +130,11 @@ def timed(function: Callable[[], Any], repeats: int) -> float:
 
 
 def in_float64(params: Any, inputs: Any, targets: Any, v: Any) -> np.ndarray:
-    """The product in float64, on the CPU."""
-    host = jax.local_devices(backend="cpu")[0]
+    """The product in float64, on the CPU where JAX has loaded one."""
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS=cuda
+        host = jax.local_devices()[0]
     with jax.enable_x64(True), jax.default_device(host):
         params, inputs, v = jax.tree.map(lambda a: jax.device_put(np.asarray(a, np.float64), host), (params, inputs, v))
         targets = jax.device_put(np.asarray(targets), host)

@@ -112,6 +112,8 @@ def sweeps(setting: Setting) -> Iterator[Figure]:
         typed = ["-m", *bench_sweep.COMMON, *words, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), contextlib.suppress(SystemExit):
             curvexp(typed)
+        if not any(folder.glob("*/summary.json")):
+            raise RuntimeError(quiet.getvalue()[-2000:])
         return bench_sweep.times_of(folder)["sweep"]
 
     before = {name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_compilation_cache_dir")}
