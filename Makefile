@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow faults lint picture bench pins audit clean
+.PHONY: run test test-slow faults lint picture bench bench-gpu pins audit clean
 
 run: .venv/.ready
 	$(BIN)/python -m curvexp problem=mlp optim=momentum
@@ -30,6 +30,11 @@ picture: .venv/.ready
 bench: .venv/.ready
 	$(BIN)/python scripts/bench_runner.py
 	$(BIN)/python scripts/bench_spectrum.py
+
+# All that the project promises about speed, on the device at hand, in under 6 minutes on one GPU: ROWS="pairs density" for some of it, JSON=file to
+# keep the figures. No environment is set up: the one in .venv where it is there, else $(PYTHON) with what it has.
+bench-gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/bench_gpu.py $(ROWS) $(if $(JSON),--json $(JSON))
 
 # Pins for reproduction: every package at the version that the tests ran with, each file by its hash; one file for what packages are built with.
 # The peers of the benchmark are left free: it is of their newest. So is Ray, whose tests are run by hand.

@@ -10,18 +10,16 @@ seconds = c·n^p fitted to it by least squares of the logarithms, and what the l
 import argparse
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import bench_host
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
 DENSE = 4000  # most parameters of a dense Hessian, as probe=exact has it
 DENSITY = 3e6  # most parameters of the density here
 PARTS = ("hvp", "top5", "density", "dense")
@@ -91,7 +89,8 @@ def main() -> None:
     if options.part:
         print(json.dumps(measure(options.parameters[0], options.examples, options.part)))
         return
-    print(f"{os.cpu_count()} cores, {options.examples} examples, float32; seconds (MB beyond data and parameters)")
+    print(bench_host.headline_of_children())
+    print(f"{options.examples} examples, float32; seconds (MB beyond data and parameters)")
     print("parameters |" + " | ".join(f"{part:>18}" for part in PARTS))
     found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for size in options.parameters:
@@ -106,7 +105,7 @@ def main() -> None:
                 capture_output=True,
                 text=True,
                 check=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env=bench_host.environment(),
             )
             row = json.loads(made.stdout)
             found[part].append(row)

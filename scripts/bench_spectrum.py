@@ -15,8 +15,8 @@ memory    what the compiled program of `eigsh` allocates, as XLA plans it, besid
 """
 
 import argparse
+import functools
 import itertools
-import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import bench_host
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def main() -> None:
     options.parts = options.parts or list(PARTS)
     if options.first_call:
         return first_call(options.first_call, options.k, options.tol)
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    print(bench_host.headline())
     for name in options.networks:
         op, _ = trained(name)
         print(f"{name}: {op.size} parameters")
@@ -95,8 +96,10 @@ def density(op: Operator, repeats: int) -> None:
     """Stochastic Lanczos quadrature beside as many products."""
     like = unit(op)
     runs: dict[str, Callable[[], Any]] = {"unit": lambda: products(op, like, 800)}
-    for batch in (1, 2, 5):
-        runs[f"batch {batch}"] = lambda batch=batch: spectral_density(op, probes=10, steps=80, batch=batch)
+    for batch in (None, 1, 2, 5, 10):
+        runs[f"batch {batch or 'as chosen'}"] = lambda batch=batch: spectral_density(
+            op, probes=10, steps=80, batch=batch
+        )
     times = in_turn(runs, repeats)
     for name in runs:
         if name != "unit":
@@ -107,11 +110,23 @@ def density(op: Operator, repeats: int) -> None:
 
 def tracking(repeats: int) -> None:
     """Products a probe, and what probing costs a run, at the edge of stability."""
+    run = at_the_edge()
+    times = in_turn({"plain": lambda: run(0), "top 1": lambda: run(1), "top 5": lambda: run(5)}, repeats)
+    for k in (1, 5):
+        made = run(k)[1][1:]
+        print(
+            f"  top {k}: {statistics.mean(made):.1f} products a probe (most {max(made)}); "
+            f"the run costs {ratio(times, f'top {k}', 'plain'):.2f} of one without"
+        )
+
+
+def at_the_edge(stretches: int = 100) -> Callable[[int], tuple[Any, list[int]]]:
+    """A run of `stretches` times ten steps from there: k, the pairs that are read every ten steps, 0 for none -> its end, and the products
+    of each reading."""
     digits = load_digits()
     inputs = standardized(digits.data)
     targets = jax.nn.one_hot(jnp.asarray(digits.target), 10)
     data, lr, every = (inputs, targets), 0.2, 10
-    params = network([64, 64, 64, 10], seed=0)
 
     @jax.jit
     def stretch(params: Any) -> Any:
@@ -120,12 +135,11 @@ def tracking(repeats: int) -> None:
 
         return jax.lax.fori_loop(0, every, step, params)
 
-    edge = params
+    edge = network([64, 64, 64, 10], seed=0)
     for _ in range(200):
         edge = stretch(edge)
     sharpness = eigsh(hessian(squared_error, edge, *data), k=1).eigenvalues[-1]
     print(f"tracking: gradient descent, lr {lr}, sharpness {float(sharpness) * lr / 2:.3f} of 2/lr after 2000 steps")
-    stretches = 100
 
     def run(k: int) -> tuple[Any, list[int]]:
         params, start, made = edge, None, []
@@ -137,13 +151,7 @@ def tracking(repeats: int) -> None:
                 made.append(start.matvecs)
         return jax.block_until_ready(params), [int(m) for m in made]
 
-    times = in_turn({"plain": lambda: run(0), "top 1": lambda: run(1), "top 5": lambda: run(5)}, repeats)
-    for k in (1, 5):
-        made = run(k)[1][1:]
-        print(
-            f"  top {k}: {statistics.mean(made):.1f} products a probe (most {max(made)}); "
-            f"the run costs {ratio(times, f'top {k}', 'plain'):.2f} of one without"
-        )
+    return run
 
 
 def memory(op: Operator, k: int) -> None:
@@ -162,11 +170,11 @@ def memory(op: Operator, k: int) -> None:
 def compile_time(name: str) -> None:
     """First calls in fresh processes."""
     with tempfile.TemporaryDirectory() as cache:
-        environment = {
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        environment = bench_host.environment(
+            JAX_COMPILATION_CACHE_DIR=cache,
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            XLA_PYTHON_CLIENT_PREALLOCATE="false",  # this process holds a part of the GPU's memory
+        )
         command = [sys.executable, __file__, "--first-call", name]
         seconds = [
             float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
@@ -260,8 +268,8 @@ def heavy_ball(params: Any, inputs: Any, targets: Any, steps: Any) -> Any:
 # ---- the unit -------------------------------------------------------------------------------------------------------------------
 
 
-@jax.jit
-def products(op: Any, v: Any, count: Any) -> Any:
+@functools.partial(jax.jit, static_argnames="count")  # a loop of unknown trip count waits for the host on a GPU
+def products(op: Any, v: Any, count: int) -> Any:
     """`count` products, each of a unit vector made from the one before, in one loop."""
 
     def step(_: Any, v: Any) -> Any:

@@ -11,7 +11,6 @@ started when its first record, of step 0 with its reading, is in its folder: col
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -20,8 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import bench_host
+
 HYDRAS = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-ROOT = Path(__file__).parents[1]
 COMMON = ["steps=500", "probe=top", "probe.k=2", "probe.every=100", "track=off"]
 SWEEPS = {
     "quadratic": ["problem=quadratic", "problem.dimension=100", "seed=range(16)", "optim.lr=0.005,0.01,0.015,0.018"],
@@ -37,15 +37,23 @@ def sweep(launcher: str, arguments: list[str], folder: Path) -> dict[str, float]
     """One sweep, into a new folder: `wall` and `cpu` of the process, `sweep` of its jobs, `training` summed over them, `jobs`."""
     chosen = HYDRAS if launcher == "hydra" else f"hydra/launcher={launcher}"
     typed = ["-m", *COMMON, *arguments, chosen, f"hydra.sweep.dir={folder}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     begun, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     found = subprocess.run(
-        [sys.executable, "-m", "curvexp", *typed], cwd=folder.parent, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "curvexp", *typed],
+        cwd=folder.parent,
+        env=bench_host.environment(),
+        capture_output=True,
+        text=True,
     )
     if found.returncode:
         sys.exit(found.stderr)
     wall, after = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu, **times_of(folder)}
+
+
+def times_of(folder: Path) -> dict[str, float]:
+    """Of a sweep's folder: `sweep`, seconds from its first job's start to its last one's end; `training`, summed over the jobs; `jobs`."""
     jobs = [path.parent for path in folder.glob("*/summary.json")]
     first = min((job / ".hydra" / "config.yaml").stat().st_mtime for job in jobs)
     last = max((job / "summary.json").stat().st_mtime for job in jobs)
@@ -53,13 +61,14 @@ def sweep(launcher: str, arguments: list[str], folder: Path) -> dict[str, float]
     for job in jobs:
         seconds = [json.loads(line)["seconds"] for line in (job / "metrics.jsonl").read_text().splitlines()]
         training += seconds[-1] - seconds[0]
-    return {"wall": wall, "sweep": last - first, "cpu": cpu, "training": training, "jobs": float(len(jobs))}
+    return {"sweep": last - first, "training": training, "jobs": float(len(jobs))}
 
 
 def start(arguments: list[str], folder: Path) -> float:
     """Seconds from the start of a run's process to its first record; the cache of compiled programs lies beside the run's folder."""
     command = [sys.executable, "-m", "curvexp", *arguments, "steps=10", "track=off", f"hydra.run.dir={folder}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder.parent / "cache")}
+    environment = bench_host.environment(XDG_CACHE_HOME=str(folder.parent / "cache"))
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would take that one's place
     records, begun = folder / "metrics.jsonl", time.monotonic()
     with subprocess.Popen(
         command, cwd=folder.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -86,7 +95,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """Measure and print, with the sweeps in this folder."""
-    print(f"{os.cpu_count()} cores")
+    print(bench_host.headline_of_children())
     for name in options.sweeps:
         (folder / f"start-{name}").mkdir()
         places = [folder / f"start-{name}" / str(turn) for turn in range(options.repeats + 1)]

@@ -2,6 +2,8 @@
 
 import sys
 
+import jax
+
 from curvexp.__main__ import main
 
 
@@ -16,3 +18,10 @@ def call(*arguments: str) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def waits(compiled: jax.stages.Compiled) -> list[str]:
+    """Lines of a compiled program at which a GPU would wait for its host: loops of unknown trip count, and branches."""
+    lines = [line.strip() for line in compiled.as_text().splitlines()]
+    loops = [line for line in lines if " while(" in line and "known_trip_count" not in line]
+    return loops + [line for line in lines if " conditional(" in line]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -95,6 +96,14 @@ def test_dense_does_not_depend_on_how_many_columns_are_made_at_once(case, width)
     params, x, y = case
     op = hessian(loss, params, x, y)
     close(op.dense(chunk=width), op.dense())
+
+
+def test_on_a_gpu_a_product_in_chunks_waits_for_nothing(case):
+    params, x, y = case
+    op = hessian(loss, params, x, y, chunk=4)
+    program = jax.jit(lambda op, v: op(v)).lower(op, params).compile()
+    assert " while(" in program.as_text()
+    assert waits(program) == []
 
 
 @pytest.mark.parametrize("chunk", [None, 4])

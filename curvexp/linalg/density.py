@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.batches import platform_of, vectors_at_once
 from curvexp.linalg.eigenpairs import Eigenpairs
-from curvexp.linalg.gram_schmidt import norm, orthogonalized
+from curvexp.linalg.lanczos import Lanczos, lanczos
+from curvexp.linalg.lapack import threads
 from curvexp.linalg.layout import Layout, layout_of
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
-
-MEMORY = 2**26  # bytes of the bases that are filled at once, where nothing else is said
-NOISE = 4  # rounding of a product, in units of eps times its length
 
 
 class Density(NamedTuple):
@@ -81,8 +80,10 @@ def spectral_density(
         probes: random vectors, at least 2. steps: Lanczos steps each; at most n are taken.
         width: deviation of the smoothing; default: the range of the nodes over `steps`, the resolution that Lanczos has inside. Where
             the range is rounding, under 1e4·eps of the largest |node|, that node takes its place; 1 where all are zero.
-        batch: probes multiplied at once; memory is batch·steps·n entries, shared out over devices as `eigsh` has it. Default: as many as
-            keep that within 64 MB, from 1 to 5.
+        batch: most probes multiplied at once; memory is batch·steps·n entries, shared out over devices as `eigsh` has it. Default: a few
+            within the memory, as many as the device is quickest with where that is worth a measurement, once in a process for an
+            operator's function and shapes (`curvexp.linalg.batches`). Results depend on it to rounding: give it where another
+            process is to repeat them bit for bit.
         spikes: eigenpairs, from `eigsh`, to be shown one by one: the probes are taken orthogonal to them, which also takes their share
             out of the variance.
         key: of the probes; default jax.random.key(0).
@@ -109,12 +110,18 @@ def spectral_density(
         )
     width = 0.0 if width is None else width
     steps = min(steps, left)
-    if batch is None:
-        batch = max(1, min(5, MEMORY // (steps * space.size * dtype.itemsize)))
     layout = layout_of(op, space.size)
-    return _density(
-        op, key, width, known, space=space, probes=probes, steps=steps, points=points, batch=batch, layout=layout
-    )
+    if batch is None:
+        batch = vectors_at_once(op, space, vectors=probes, steps=steps, layout=layout)
+    sizes = {"probes": probes, "steps": steps, "points": points, "batch": batch}
+    on_cpu = platform_of(op) == "cpu"
+    call = functools.partial(_density, op, key, width, known, space=space, layout=layout, always=not on_cpu, **sizes)
+    if not on_cpu:
+        return call()
+    with threads(
+        steps
+    ):  # of LAPACK's within the program: ten matrices of 80 rows take 8 ms, with XLA's threads beside them up to 1 s
+        return jax.block_until_ready(call())
 
 
 class _Known(NamedTuple):
@@ -125,7 +132,7 @@ class _Known(NamedTuple):
     vectors: Any
 
 
-@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout"), tells=True)
+@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout", "always"), tells=True)
 @full_precision
 def _density(
     op: Any,
@@ -139,13 +146,20 @@ def _density(
     points: int,
     batch: int,
     layout: Layout,
+    always: bool,
 ) -> Density:
-    vectors = layout.parted(known.vectors)
-    quadrature = functools.partial(_quadrature, flat_product(op, space), vectors, layout=layout, steps=steps)
-    batched = (
-        min(batch, probes) if batch > 1 else None
-    )  # a batch of one would be vmapped too, and then every vector orthogonalised
-    nodes, weights, made, ended = jax.lax.map(quadrature, jax.random.split(key, probes), batch_size=batched)
+    product, vectors = flat_product(op, space), layout.parted(known.vectors)
+    # equal parts, filled up with the first probes once more: a smaller last one would be compiled apart
+    parts = -(-probes // batch)
+    rows = -(-probes // parts)
+    keys = jax.random.split(key, probes)[np.arange(parts * rows) % probes].reshape(parts, rows)
+
+    def quadrature(keys: Any) -> tuple[Any, ...]:
+        end = lanczos(product, vectors, keys, layout=layout, steps=steps, always=always)
+        return *_quadrature(end), end.made, ~end.alive
+
+    found = jax.lax.map(quadrature, keys)
+    nodes, weights, made, ended = (part.reshape(parts * rows, *part.shape[2:])[:probes] for part in found)
     n, m = space.size, len(known.values)
     weights = weights * ((n - m) / n)
     low, high = nodes.min(), nodes.max()
@@ -189,104 +203,19 @@ def _density(
     )
 
 
-def _quadrature(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) -> tuple[Any, ...]:
-    """Nodes (steps,), weights (steps,) and products of Lanczos from one random unit vector orthogonal to the rows known, (m, n); and
-    whether its Krylov space ended."""
-    end = _lanczos(product, known, key, layout=layout, steps=steps)
-    off = jnp.diag(end.betas[:-1], 1)
+def _quadrature(end: Lanczos) -> tuple[Any, Any]:
+    """Nodes and weights (b, steps) of the runs of Lanczos."""
+    steps = end.alphas.shape[1]
     # rows after an early end are no part of the Krylov space: told by a value of their own, they get weight 0 and a node inside the range
-    inside = jnp.arange(steps) < end.made
-    theta, y = jnp.linalg.eigh(jnp.diag(jnp.where(inside, end.alphas, 3 * end.scale + 1)) + off + off.T)
-    weights = jnp.where(jnp.sum(jnp.where(inside[:, None], y, 0) ** 2, axis=0) > 0.5, y[0] ** 2, 0)
-    return jnp.where(weights > 0, theta, end.alphas[0]), weights, end.made, ~end.alive
-
-
-class _Lanczos(NamedTuple):
-    """Basis (steps, n), coefficients (steps,), q'q_last and q'q_before as estimated (steps,), whether the next vector is mended too."""
-
-    basis: Any
-    alphas: Any
-    betas: Any
-    omega: Any
-    omega_before: Any
-    again: Any
-    alive: Any
-    scale: Any
-    made: Any
-
-
-def _lanczos(product: Any, known: Any, key: Any, *, layout: Layout, steps: int) -> _Lanczos:
-    """Lanczos from one random unit vector, semiorthogonal.
-
-    A vector and the one after it are orthogonalised against all before once a recurrence says that the loss of orthogonality passes √eps;
-    until there the tridiagonal matrix is a projection of A to rounding, without copies of what has converged (Simon 1984, sec. 4 and 5).
-
-    Args:
-        known: (m, layout.length) orthonormal rows that the Krylov space stays orthogonal to.
-    """
-    v = layout.parted(jax.random.normal(key, (layout.size,), known.dtype))
-    eps, index = jnp.finfo(v.dtype).eps, jnp.arange(steps)
-    v, _ = orthogonalized(known, v)
-    basis = layout.parted(jnp.zeros((steps, layout.length), v.dtype)).at[0].set(v / norm(v))
-    zeros = jnp.zeros(steps, v.dtype)
-
-    def step(i: Any, s: _Lanczos) -> _Lanczos:
-        image = layout.parted(product(layout.whole(s.basis[i])))
-        scale = jnp.maximum(s.scale, norm(image))
-        before = jnp.maximum(i - 1, 0)
-        last = jnp.where(i > 0, s.betas[before], 0)
-        rest = image - last * s.basis[before]
-        alpha = jnp.vdot(s.basis[i], rest)
-        rest = rest - alpha * s.basis[i]
-        rest = rest - jnp.matmul(jnp.matmul(known, rest, precision="highest"), known, precision="highest")
-        beta = norm(rest)
-
-        # what is lost: the recurrence of ω_k = q_k'q_next, k < i
-        alphas = s.alphas.at[i].set(alpha)
-        here, up = s.omega, jnp.roll(s.omega, -1)
-        down = jnp.where(index > 0, jnp.roll(s.omega, 1), 0)
-        left = jnp.where(index > 0, jnp.roll(s.betas, 1), 0)
-        raised = s.betas * up + (s.alphas - alpha) * here + left * down - last * s.omega_before
-        noise = NOISE * eps * norm(image)
-        raised = (raised + jnp.where(raised < 0, -noise, noise)) / jnp.where(beta > 0, beta, 1)
-        omega = jnp.where(index < i, raised, jnp.where(index == i, noise / jnp.where(beta > 0, beta, 1), 0))
-        lost = jnp.max(jnp.abs(omega)) > jnp.sqrt(eps)
-        mends = lost | s.again
-
-        rest, beta = jax.lax.cond(mends, lambda: _apart(known, s.basis, i, rest), lambda: (rest, beta))
-        omega = jnp.where(mends & (index <= i), NOISE * eps, omega)
-        goes = s.alive & (beta > 10 * eps * scale)
-        row = jnp.where(goes & (i + 1 < steps), i + 1, 0)
-        basis = layout.parted(
-            s.basis.at[row].set(jnp.where(row > 0, rest / jnp.where(beta > 0, beta, 1), s.basis[row]))
-        )
-        return _Lanczos(
-            basis=basis,
-            alphas=jnp.where(s.alive, alphas, s.alphas),
-            betas=s.betas.at[i].set(jnp.where(goes, beta, 0)),
-            omega=omega.at[jnp.minimum(i + 1, steps - 1)].set(1.0),
-            omega_before=s.omega,
-            again=lost & ~s.again,
-            alive=goes,
-            scale=scale,
-            made=s.made + s.alive,
-        )
-
-    start = _Lanczos(
-        basis, zeros, zeros, zeros.at[0].set(1.0), zeros, jnp.array(False), jnp.array(True), zeros[0], jnp.int32(0)
+    inside = jnp.arange(steps) < end.made[:, None]
+    diagonal = jnp.where(inside, end.alphas, 3 * end.scale[:, None] + 1)
+    matrix = jax.vmap(jnp.diag)(diagonal) + jax.vmap(lambda beta: jnp.diag(beta, 1) + jnp.diag(beta, -1))(
+        end.betas[:, :-1]
     )
-    return jax.lax.fori_loop(0, steps, step, start)
-
-
-def _apart(known: Any, basis: Any, i: Any, rest: Any) -> tuple[Any, Any]:
-    """What is left of a vector beside the known and the rows 0 to i of the basis, and its length."""
-    ends = sorted(
-        {-(-len(basis) * quarter // 4) for quarter in (1, 2, 3, 4)}
-    )  # rows above i are zero: not all of them are read
-    branches = [lambda end=end: orthogonalized(basis[:end], rest)[0] for end in ends]
-    rest = jax.lax.switch(jnp.searchsorted(np.array(ends), i + 1), branches)
-    rest, _ = orthogonalized(known, rest)
-    return rest, norm(rest)
+    theta, y = jnp.linalg.eigh(matrix)
+    own = jnp.sum(jnp.where(inside[:, :, None], y, 0) ** 2, axis=1) > 0.5
+    weights = jnp.where(own, y[:, 0] ** 2, 0)
+    return jnp.where(weights > 0, theta, end.alphas[:, :1]), weights
 
 
 def _mean(samples: Any) -> tuple[Any, Any]:
