@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp import memory
-from curvexp.linalg.layout import LARGE, Layout
+from curvexp.linalg.layout import LARGE, Layout, waits_for_host
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product
 from curvexp.programs import compiled
@@ -27,15 +27,6 @@ GAIN = 0.9  # of the time a vector, at which a size is better than the one befor
 _chosen: dict[Any, int] = {}
 
 
-def platform_of(op: Any) -> str:
-    """Kind of device that an operator's arrays lie on: cpu, gpu, tpu; the default device's where they do not say it."""
-    for leaf in jax.tree.leaves(op):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-            return next(iter(leaf.devices())).platform
-    device = jax.config.values["jax_default_device"]
-    return getattr(device, "platform", None) or (device if isinstance(device, str) else jax.default_backend())
-
-
 def vectors_at_once(op: Any, space: Space, *, vectors: int, steps: int, layout: Layout) -> int:
     """A batch for `vectors` runs of `steps` products, each with a basis of as many rows.
 
@@ -46,13 +37,13 @@ def vectors_at_once(op: Any, space: Space, *, vectors: int, steps: int, layout: 
     """
     leaves, structure = jax.tree.flatten(op)
     shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
-    platform = platform_of(op)
-    key = (hash(structure), shapes, space, vectors, steps, platform)  # the hash: a function is not kept alive
+    on_cpu = not waits_for_host(op)
+    key = (hash(structure), shapes, space, vectors, steps, on_cpu)  # the hash: a function is not kept alive
     if key in _chosen:
         return _chosen[key]
     basis = steps * space.size * space.dtype.itemsize
     most = int(min(memory.device() / SHARE / basis, vectors))
-    rule = max(1, min(ON_CPU, CACHED // basis, vectors) if platform == "cpu" else min(ON_OTHERS, most))
+    rule = max(1, min(ON_CPU, CACHED // basis, vectors) if on_cpu else min(ON_OTHERS, most))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return rule
     if space.size > LARGE and layout.mesh is None:

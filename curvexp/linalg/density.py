@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curvexp.linalg.batches import platform_of, vectors_at_once
+from curvexp.linalg.batches import vectors_at_once
 from curvexp.linalg.eigenpairs import Eigenpairs
 from curvexp.linalg.lanczos import Lanczos, lanczos
 from curvexp.linalg.lapack import threads
-from curvexp.linalg.layout import Layout, layout_of
+from curvexp.linalg.layout import Layout, layout_of, waits_for_host
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import Space, domain, flat_product, random_key
+from curvexp.linalg.vectors import Space, domain, flat_product, linearized, random_key
 from curvexp.programs import compiled
 
 
@@ -114,13 +114,12 @@ def spectral_density(
     if batch is None:
         batch = vectors_at_once(op, space, vectors=probes, steps=steps, layout=layout)
     sizes = {"probes": probes, "steps": steps, "points": points, "batch": batch}
-    on_cpu = platform_of(op) == "cpu"
+    on_cpu = not waits_for_host(op)
     call = functools.partial(_density, op, key, width, known, space=space, layout=layout, always=not on_cpu, **sizes)
     if not on_cpu:
         return call()
-    with threads(
-        steps
-    ):  # of LAPACK's within the program: ten matrices of 80 rows take 8 ms, with XLA's threads beside them up to 1 s
+    # threads of LAPACK's within the program: ten matrices of 80 rows take 8 ms, with XLA's threads beside them up to 1 s
+    with threads(steps):
         return jax.block_until_ready(call())
 
 
@@ -148,7 +147,8 @@ def _density(
     layout: Layout,
     always: bool,
 ) -> Density:
-    product, vectors = flat_product(op, space), layout.parted(known.vectors)
+    product = (linearized(op, space) if always else None) or flat_product(op, space)
+    vectors = layout.parted(known.vectors)
     # equal parts, filled up with the first probes once more: a smaller last one would be compiled apart
     parts = -(-probes // batch)
     rows = -(-probes // parts)

@@ -142,10 +142,10 @@ def eigsh(
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
 
-    On a CPU, and under jit, it is one compiled program, which is compiled anew only for another operator function, shape, k, which or basis.
-    On an accelerator it is a few, of known length, between which the host decides by one small matrix (see `krylov`); the numbers
-    then lie on the host. Under jit nothing is warned of. `jax.jvp` and `jax.grad` give the derivatives of simple eigenvalues,
-    λ' = v'A'v; eigenvectors and residuals have those of `jax.jvp` alone.
+    On a CPU, and under jit, it is one compiled program, which is compiled anew only for another operator function, shape, k, which or
+    basis. On an accelerator it is a few, of known length, between which the host decides by one small matrix (see `krylov`); the
+    numbers then lie on the host. Under jit nothing is warned of. `jax.jvp` and `jax.grad` give the derivatives of simple
+    eigenvalues, λ' = v'A'v; eigenvectors and residuals have those of `jax.jvp` alone.
 
     Args:
         op: an Operator, or a function v -> Av of a pytree, linear and symmetric.

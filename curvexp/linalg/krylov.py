@@ -30,7 +30,6 @@ program, with loops of unknown length, which cost nothing on a CPU. An accelerat
 small array.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -46,10 +45,8 @@ from curvexp.linalg.krylov_stretch import PASSES, stretch
 from curvexp.linalg.lapack import one_thread
 from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import Space, flat_product
+from curvexp.linalg.vectors import Space, flat_product, linearized
 from curvexp.programs import compiled
-
-HELD = 2**31  # bytes of what is computed once for all products of a solution
 
 
 def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
@@ -174,17 +171,8 @@ def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> Any:
 @functools.partial(compiled, static=("space",), tells=True)
 @full_precision
 def _hoisted(op: Any, *, space: Space) -> Any:
-    """x -> Ax on flat vectors, as a pytree that can be called: what does not depend on x is computed here, once, and held.
-
-    An accelerator's compiler leaves it in the loop: a product of networks of 9 000 and 300 000 parameters takes twice as long there. Where
-    it would take more than HELD bytes, or `op` cannot be linearized, all is computed in each product.
-    """
-    product = flat_product(op, space)
-    with contextlib.suppress(Exception):  # a function of a person's may have no rule for forward mode
-        held = jax.linearize(product, jnp.ones(space.size, space.dtype))[1]
-        if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held)) <= HELD:
-            return held
-    return jax.tree_util.Partial(functools.partial(_whole_product, space), op)
+    """x -> Ax on flat vectors, as a pytree that can be called, with what does not depend on x computed here, see `linearized`."""
+    return linearized(op, space) or jax.tree_util.Partial(functools.partial(_whole_product, space), op)
 
 
 def _whole_product(space: Space, op: Any, x: Any) -> Any:

@@ -246,7 +246,9 @@ def test_a_product_that_differs_from_call_to_call_does_not_converge():
         )
         return values * v + 0.3 * noise
 
-    if jax.default_backend() != "cpu":  # there what does not depend on v is computed once: the noise is a constant, which is no part of A
+    if (
+        jax.default_backend() != "cpu"
+    ):  # there what does not depend on v is computed once: the noise is a constant, which is no part of A
         found = eigsh(product, jnp.zeros(100), k=3, tol=1e-3)
         np.testing.assert_allclose(found.eigenvalues, values[-3:], atol=1e-2)
         return

@@ -149,7 +149,7 @@ def test_on_a_gpu_a_density_waits_for_nothing(matrix, batch, monkeypatch):
         )
 
     assert any("conditional" in line for line in waits(program().compile()))  # of a CPU
-    monkeypatch.setattr(density, "platform_of", lambda op: "gpu")
+    monkeypatch.setattr(density, "waits_for_host", lambda tree: True)
     assert waits(program().compile()) == []
 
 
