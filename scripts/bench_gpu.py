@@ -48,19 +48,22 @@ ROWS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "eigh": bench_linalg.eigh,
 }
 
+NETWORKS = ("small", "medium", "large")
+
 
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="row", choices=[[], *ROWS])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller networks and sweeps")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default: all, with --quick the first")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seconds", type=float, default=340, help="no row begins after these")
     options = parser.parse_args()
     begun = time.perf_counter()
     head = bench_host.headline()
     print(head, flush=True)
-    networks = ("small",) if options.quick else ("small", "medium", "large")
+    networks = tuple(options.networks or (NETWORKS[:1] if options.quick else NETWORKS))
     setting = Setting(2 if options.quick else 5, networks, options.quick, jax.default_backend() != "cpu")
     figures: list[Figure] = []
     took: dict[str, float] = {}
