@@ -38,6 +38,7 @@ MATMUL_PRECISIONS = (
 )  # JAX's names: all bits, or fewer where the device has them
 
 
+CALL = (1e-4, 1e-3)  # seconds that a call of a program takes beside its work, on a CPU and on an accelerator
 NOT_FINITE = Stop(-math.inf, math.inf, -math.inf)  # stops where the loss is not finite, and only there
 
 
@@ -150,7 +151,7 @@ class Account:
         return f"no sharpness and no ledger: the probe measures operator={measured}, and the Hessian decides stability"
 
     def seconds(self) -> float | None:
-        """What the loss, its gradient and the scalars of a record take, with the call: no less than a step; None of a resumed run."""
+        """What a step takes in a loop, about, by the loss, its gradient and the scalars of a record in a call; None of a resumed run."""
         again, self.again = self.again, None  # the parameters of the start are kept no longer
         if again is None:
             return None
@@ -159,7 +160,8 @@ class Account:
             begun = time.perf_counter()
             jax.block_until_ready(again())
             took.append(time.perf_counter() - begun)
-        return min(took)
+        call = CALL[jax.default_backend() != "cpu"]
+        return max(min(took) - call, min(took) / 10)
 
     def follow(self, losses: np.ndarray, loss: np.ndarray, ends: Sequence[int], *, recorded: bool) -> int | None:
         """Judges the losses of a block, before its records are made; the step at which the run stops in it, or None.

@@ -218,7 +218,8 @@ def unpacked(shown: dict[str, Any], like: Carry) -> Callable[[dict[str, np.ndarr
     ends = collections.Counter({name: array.shape[-1] for name, array in shown.items()})
     found = []
     for leaf in leaves:
-        form = jax.eval_shape(_plain, leaf)
+        random = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        form = jax.eval_shape(jax.random.key_data, leaf) if random else leaf
         name = str(form.dtype)
         begin = ends[name]
         ends[name] += math.prod(form.shape)

@@ -109,7 +109,7 @@ class Pace:
             return False
         size = self._size(self.quickest)
         left = (self.steps - span.until) / self.lengths[-1]
-        if size <= self.size or left * (1 / self.records - 1 / self._balanced(size)) < VISITS:
+        if size <= self.size or left * (1 / self.records - 1 / size) < VISITS:
             return False
         self.resize(size)
         return True
@@ -119,9 +119,12 @@ class Pace:
         return max(size for size in SIZES if size == 1 or size * seconds <= TARGET)
 
     def _balanced(self, size: int) -> int:
-        """Records of blocks of about `size`, of which a stretch is made without a short one at its end."""
+        """Records of blocks of about `size`, such that a stretch leaves little of its last block over."""
         size = max(min(size, self.most), self.least)
-        return max(-(-self.stretch // -(-self.stretch // size)), self.least)
+        even = max(-(-self.stretch // -(-self.stretch // size)), self.least)  # of as few blocks as with `size`
+        return min(
+            range(even, max(even // 2, even - 64, self.least - 1), -1), key=lambda records: -self.stretch % records
+        )
 
 
 def block_lengths(record_every: int, probe_every: int | None, *, most: int) -> tuple[int, ...]:

@@ -258,21 +258,28 @@ class Rows(Iterator[list[Record]]):
 
     def _each(self, task: Callable[..., Any], arguments: list[tuple[Any, ...]], pool: Executor) -> list[Any]:
         """What the task gives for each account and its further arguments, side by side where that pays; what one raises ends its run."""
-        if len(arguments) > 1 and self._side_by_side(arguments):
-            here = thread_settings()
+        results = []
+        if len(arguments) == 1 or not self._side_by_side(arguments):
+            for given in arguments:
+                try:
+                    results.append(task(*given))
+                except (Exception, SystemExit) as error:  # a person's own code may exit
+                    self._fail(given[0], error)
+            return results
+        here = thread_settings()
 
-            def there(given: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
-                with here():
-                    return _tried(task, given)
+        def there(given: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+            with here():
+                return _tried(task, given)
 
-            with one_thread(True):  # the first compiles what all need
-                found = [_tried(task, arguments[0]), *pool.map(there, arguments[1:])]
-        else:
-            found = [_tried(task, given) for given in arguments]
-        for given, (_, error) in zip(arguments, found, strict=True):
-            if error is not None:
-                self._fail(given[0], error)
-        return [result for result, error in found if error is None]
+        with one_thread(True):  # the first compiles what all need
+            found = [_tried(task, arguments[0]), *pool.map(there, arguments[1:])]
+        for given, (result, raised) in zip(arguments, found, strict=True):
+            if raised is not None:
+                self._fail(given[0], raised)
+            else:
+                results.append(result)
+        return results
 
     def _side_by_side(self, arguments: list[tuple[Any, ...]]) -> bool:
         """Whether the host's cores share the accounts: where they are read, and a reading leaves a core free."""
@@ -297,7 +304,7 @@ def _recorded(account: Account, state: Any, shown: dict[str, Any], due: bool) ->
 def _tried(task: Callable[..., Any], given: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
     try:
         return task(*given), None
-    except (Exception, SystemExit) as error:  # a person's own code may exit
+    except (Exception, SystemExit) as error:
         return None, error
 
 

@@ -1,5 +1,6 @@
 """The state of a training at a record, and what a run goes on from."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,14 +57,14 @@ class Records:
     """The states of a block's records, on the device until one is asked for. Small ones then come to the host together."""
 
     def __init__(self, packed: dict[str, Any], shown: dict[str, Any], like: Any) -> None:
-        self.packed, self.one = packed, unpacked(shown, like)
+        self.packed, self.one = packed, functools.cache(lambda: unpacked(shown, like))
         self.together = jax.default_backend() == "cpu" or sum(array.nbytes for array in packed.values()) <= SMALL
 
     def part(self, name: str, at: tuple[int, ...]) -> Any:
         """An attribute of one of the states: numpy arrays, which on a CPU are views."""
         if self.together:
             self.packed = fetch(self.packed)
-        return getattr(self.one({kind: np.asarray(array[at]) for kind, array in self.packed.items()}), name)
+        return getattr(self.one()({kind: np.asarray(array[at]) for kind, array in self.packed.items()}), name)
 
 
 class Orders(NamedTuple):

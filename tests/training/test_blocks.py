@@ -226,17 +226,17 @@ def test_a_block_of_a_stretch_is_not_short_at_its_end():
 def test_a_longer_program_is_compiled_only_where_it_saves_enough_visits():
     def grown(steps):
         blocks, done = pace(steps=steps, record_every=10), 0
-        blocks.start(0.02)  # 8 records
-        assert blocks.records == 8
+        blocks.start(0.02)
+        assert blocks.size == 8
         for _ in range(3):
             span = blocks.span(done)
-            blocks.took(span, 8e-4)  # they turn out quicker
+            blocks.took(span, 1e-4 * span.records)  # they turn out quicker
             done = span.until
-        return blocks.records
+        return blocks.size
 
     visits = VISITS / (1 / 8 - 1 / 512) * 10
-    assert grown(int(1.1 * visits)) > 64
-    assert grown(int(0.9 * visits)) == 8
+    assert grown(int(1.2 * visits)) == 512
+    assert grown(int(0.8 * visits)) == 8
 
 
 def test_a_resumed_run_begins_with_one_record_a_block_and_learns():
@@ -247,7 +247,8 @@ def test_a_resumed_run_begins_with_one_record_a_block_and_learns():
         assert span.ends == (done + 10,)
         blocks.took(span, 1e-4)
         done = span.until
-    assert blocks.records > 500
+    assert blocks.size == 512
+    assert len(blocks.span(done).ends) > 256
 
 
 # ---- structure of the device program ------------------------------------------------------------------------------------------------
