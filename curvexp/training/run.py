@@ -204,14 +204,16 @@ class Rows(Iterator[list[Record]]):
         first, rows = going[0], len(going)
         starts, kind = [account.begun for account in going], first.kind
         together = math.ceil(rows / side_by_side(rows, starts[0].data))
-        bytes_of = sum(leaf.nbytes for leaf in jax.tree.leaves(starts[0].carry))
+        most = MOST_STATES // (together * sum(leaf.nbytes for leaf in jax.tree.leaves(starts[0].carry)))
+        if jax.process_count() > 1:  # the programs of all hosts are the same, and their clocks are not
+            most = 1
         pace = Pace(
             steps=self.steps,
             done=first.done,
             record_every=self.record_every,
             probe_every=first.probe.every if first.probe.measure else None,
             most_steps=_most_steps(kind),
-            most_records=int(MOST_STATES // (together * bytes_of)),
+            most_records=most,
         )
         length = pace.lengths[-1]
         shapes = tuple([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(starts[0])])

@@ -154,6 +154,22 @@ def test_the_state_before_a_reading_is_had_without_making_it_again(monkeypatch):
     assert len(made) == 3
 
 
+@pytest.mark.usefixtures("quick")
+def test_no_clock_parts_the_programs_of_several_hosts(monkeypatch):
+    made = []
+
+    def count(*args, **options):
+        made.append(options["records"])
+        return advance(*args, **options)
+
+    monkeypatch.setattr("curvexp.training.rows.advance", count)
+    list(run(bowl(jnp.float32), optim.sgd(lr=0.01), steps=40, record_every=10, key=0))
+    assert made == [4]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    list(run(bowl(jnp.float32), optim.sgd(lr=0.01), steps=40, record_every=10, key=0))
+    assert made == [4, 1, 1, 1, 1]
+
+
 # ---- how long a block is --------------------------------------------------------------------------------------------------------------
 
 
