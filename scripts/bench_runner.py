@@ -1,9 +1,10 @@
 """What the framework costs: training beside a bare loop, a second start, a job of a sweep. Prints ratios and seconds, medians.
 
-python scripts/bench_runner.py [--repeats 5]
+python scripts/bench_runner.py [--repeats 5] [--quick]
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -12,13 +13,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
 
-def bare_loop_ratio(repeats: int) -> tuple[float, float, float]:
-    """(steps a second of run(), of a bare jitted lax.scan of the same loss and optax update, their ratio), in alternation."""
+SECONDS = {False: 2.0, True: 0.7}  # of each timed training, by whether it is to be quick
+RECORDS = {  # name: (record_every, whether a record has the accuracy and the test loss)
+    "record_every=10": (10, True),
+    "record_every=1": (1, True),
+    "record_every=1, no accuracy and no test loss": (1, False),
+}
+
+
+def bare_loop_ratios(repeats: int, *, quick: bool) -> dict[str, tuple[float, float]]:
+    """{name: (steps a second, beside those of the bare loop)} of the bare loop and of run() for each of RECORDS.
+
+    The bare loop is a jitted lax.scan of the same loss and optax update, which keeps the loss of each step. All are timed in alternation,
+    after a first run that compiles; medians.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -26,12 +40,11 @@ def bare_loop_ratio(repeats: int) -> tuple[float, float, float]:
     from curvexp import optim, preprocess, training
     from curvexp import problem as problems
 
-    steps = 2000
     problem = problems.mlp(preprocess=preprocess.raw(), dtype=jnp.float32, data=problems.data.digits(), hidden=[32])
     plain = optax.sgd(0.05, 0.9)
 
-    @jax.jit
-    def scan(params, state, data):
+    @functools.partial(jax.jit, static_argnames="steps")
+    def scan(params, state, data, steps):
         def body(carry, _):
             params, state = carry
             loss, gradient = jax.value_and_grad(problem.loss)(params, data)
@@ -40,31 +53,52 @@ def bare_loop_ratio(repeats: int) -> tuple[float, float, float]:
 
         return jax.lax.scan(body, (params, state), length=steps)
 
-    def framework() -> float:
+    def framework(every: int, evaluates: bool, steps: int) -> float:
+        chosen = problem if evaluates else problem._replace(evaluate=None)
         begun = time.perf_counter()
         for record in training.run(
-            problem, optim.momentum(lr=0.05, momentum=0.9), None, steps=steps, key=jax.random.key(0)
+            chosen, optim.momentum(lr=0.05, momentum=0.9), None, steps=steps, record_every=every, key=0
         ):
             last = record
         jax.block_until_ready(last.state.params)
         return time.perf_counter() - begun
 
-    def bare() -> float:
+    def bare(steps: int) -> float:
         params = jax.jit(problem.init)(jax.random.key(0))
+        state = plain.init(params)
+        jax.block_until_ready((params, state))
         begun = time.perf_counter()
-        jax.block_until_ready(scan(params, plain.init(params), problem.data))
+        jax.block_until_ready(scan(params, state, problem.data, steps))
         return time.perf_counter() - begun
 
-    framework(), bare()
-    pairs = [(framework(), bare()) for _ in range(repeats)]
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return steps / ours, steps / theirs, statistics.median(b / a for a, b in pairs)
+    bare(200)
+    steps = max(2000, round(200 * SECONDS[quick] / bare(200), -3))
+    calls = {"bare lax.scan": bare, **{name: functools.partial(framework, *given) for name, given in RECORDS.items()}}
+    for call in calls.values():
+        call(steps=steps)
+    took = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            took[name].append(call(steps=steps))
+    base = took["bare lax.scan"]
+    ratios = {name: statistics.median(b / a for a, b in zip(each, base, strict=True)) for name, each in took.items()}
+    print(f"training, MLP on digits, probe off, {steps} steps:")
+    return {name: (steps / statistics.median(each), ratios[name]) for name, each in took.items()}
+
+
+def where() -> str:
+    """The device and the versions that the figures are of."""
+    import jax
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "optax", "numpy"))
+    return f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {os.cpu_count()} cores, {packages}"
 
 
 def command(*arguments: str, cwd: str) -> float:
     """Wall seconds of one command line, from the start of the process to its end."""
     begun = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
     subprocess.run(
         [sys.executable, "-m", "curvexp", *arguments], cwd=cwd, env=environment, check=True, capture_output=True
     )
@@ -87,9 +121,14 @@ def sweep(cwd: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    ours, bare, ratio = bare_loop_ratio(repeats)
-    print(f"training, MLP on digits, probe off: {ours:.0f} steps/s, bare scan {bare:.0f} steps/s, ratio {ratio:.3f}")
+    parser.add_argument("--quick", action="store_true", help="the training alone, in under a minute on a GPU")
+    chosen = parser.parse_args()
+    repeats = chosen.repeats
+    print(where())
+    for name, (rate, ratio) in bare_loop_ratios(repeats, quick=chosen.quick).items():
+        print(f"  {name}: {rate:.0f} steps/s, ratio {ratio:.3f}", flush=True)
+    if chosen.quick:
+        return
     with tempfile.TemporaryDirectory() as folder:
         first = command("problem=mlp", "optim=momentum", cwd=folder)
         second = statistics.median(command("problem=mlp", "optim=momentum", cwd=folder) for _ in range(repeats))

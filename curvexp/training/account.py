@@ -1,8 +1,10 @@
 """What the host keeps of one run while the device trains it: its bounds, its losses, its records."""
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,25 +16,30 @@ from curvexp import optim, theory
 from curvexp import probe as probes
 from curvexp.errors import ConfigError
 from curvexp.linalg.lapack import fetch
-from curvexp.linalg.precision import at_least_float32, full_precision, is_half
+from curvexp.linalg.precision import full_precision
 from curvexp.numeric import is_number
 from curvexp.optim import Optimizer
-from curvexp.probe import Probe, ledger
+from curvexp.probe import Probe
 from curvexp.problem import Problem
 from curvexp.quantities import check_own
 from curvexp.record import Outcome, Reading, Record
 from curvexp.training.ending import Bounds, Stop, bounds, crossings, measured_rate, stop_of, verdict
-from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, folded, initial, look, run_keys, seen_of
+from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, initial, look, run_keys, seen_of
+from curvexp.training.meter import Meter
 from curvexp.training.rows import Start
 from curvexp.training.state import Snapshot, State, state_of
 from curvexp.training.structure import kind_of, parameters
-from curvexp.training.tune import over_all_data, tune
+from curvexp.training.tune import tune
 
 MATMUL_PRECISIONS = (
     "highest",
     "tensorfloat32",
     "bfloat16",
 )  # JAX's names: all bits, or fewer where the device has them
+
+
+CALL = (1e-4, 1e-3)  # seconds that a call of a program takes beside its work, on a CPU and on an accelerator
+NOT_FINITE = Stop(-math.inf, math.inf, -math.inf)  # stops where the loss is not finite, and only there
 
 
 class Run(NamedTuple):
@@ -59,7 +66,7 @@ class Run(NamedTuple):
 
 
 class Account:
-    """One run: `start`, then `record` after every block that ends at a record, with `follow` before it for every block."""
+    """One run: `start`; then for every block `follow`, and `passes` and `record` for each of its records."""
 
     def __init__(
         self,
@@ -78,6 +85,9 @@ class Account:
         self.kind = kind_of(self.problem, self.optimizer, batch_size, matmul_precision)
         self.ended: tuple[Literal["completed", "diverged"], str] | None = None
         self.done, self.alive = 0, True
+        self.last: int | None = None  # the step at which it stops, once that is known
+        self.reaches: int | None = None  # the step that reaches the target, which may be ahead of the record at hand
+        self.again: Callable[[], Any] | None = None
 
     def start(self) -> Record | None:
         """Makes the state before the first step, and its record; a resumed run has had that record: None."""
@@ -92,6 +102,9 @@ class Account:
             )
             self.seen = seen_of(shown)
             shown = fetch(shown)
+            self.again = functools.partial(
+                begin, params, carry.opt_state, self.problem.data, self.problem.test, orders, kind=kind
+            )
             self.first = float(shown["loss"])
             state = state_of(carry, orders[0] if self.minibatch else (), order_key)
         else:
@@ -108,13 +121,12 @@ class Account:
             diverge_at=run.diverge_at,
         )
         self.stop = stop_of(self.limits, at_target=run.target not in ("auto", None), dtype=carry.loss.dtype)
-        # of a minibatch only what is not finite tells of the whole loss, which a record judges
-        in_block = Stop(*np.array([-math.inf, math.inf, -math.inf], carry.loss.dtype)) if self.minibatch else self.stop
-        self.begun = Start(carry, self.problem.data, self.problem.test, state.key, in_block)
+        self.begun = Start(carry, self.problem.data, self.problem.test, state.key)
         self.meter = Meter(self.problem, self.optimizer, self.probe, probe_key, self.batch_size, self.clock)
         self.keeps = not self.minibatch and self.limits.minimum is not None and math.isfinite(self.limits.minimum)
         self.losses = [np.array([self.first])] if self.keeps else []  # for the rate
         self.reached = 0 if self.first <= self.limits.target else None
+        self.counted = len(self.losses)
         if taken_up is None:
             scalars, reading = self.meter(state, shown, probed=True)
             choice = "; ".join(filter(None, (choice, self._absent(reading)))) or None
@@ -123,6 +135,7 @@ class Account:
         self.meter.since = taken_up.since
         self.losses, self.done = list(taken_up.losses[: taken_up.blocks]), int(state.step)
         self.reached = taken_up.reached if taken_up.reached is not None else self.reached
+        self.counted = len(self.losses)
         return None
 
     def _absent(self, reading: Reading | None) -> str | None:
@@ -137,29 +150,63 @@ class Account:
             return None
         return f"no sharpness and no ledger: the probe measures operator={measured}, and the Hessian decides stability"
 
-    def follow(self, losses: np.ndarray, shown: dict[str, Any], *, recorded: bool) -> None:
-        """Counts the steps of a block and judges its end.
+    def seconds(self) -> float | None:
+        """What a step takes in a loop, about, by the loss, its gradient and the scalars of a record in a call; None of a resumed run."""
+        again, self.again = self.again, None  # the parameters of the start are kept no longer
+        if again is None:
+            return None
+        took: list[float] = []
+        while len(took) < 5 and sum(took) < 0.01:  # the quickest: the first call after others is slower
+            begun = time.perf_counter()
+            jax.block_until_ready(again())
+            took.append(time.perf_counter() - begun)
+        call = CALL[jax.default_backend() != "cpu"]
+        return max(min(took) - call, min(took) / 10)
+
+    def follow(self, losses: np.ndarray, loss: np.ndarray, ends: Sequence[int], *, recorded: bool) -> int | None:
+        """Judges the losses of a block, before its records are made; the step at which the run stops in it, or None.
 
         Args:
-            losses: after each step of the block, in the run's precision. shown: of its last state, numbers.
-            recorded: whether a record is due at its end; else it has one only where the run ends in it.
+            losses: after each step of the block. loss: on all data, at each of `ends`, the steps of its records. Both in the run's
+                precision. recorded: whether a record is due at the last of them.
         """
-        broken = np.logical_or.reduce(crossings(losses, self.begun.stop))
-        made = 1 + int(broken.argmax()) if broken.any() else len(losses)
-        loss = shown["loss"]
-        judged = np.array([loss]) if self.minibatch else losses[:made].astype(np.float64)
+        begun, wide = self.done, (loss if self.minibatch else losses).astype(np.float64)
+        # of a minibatch only what is not finite tells of the whole loss, which a record judges
+        broken = np.logical_or.reduce(crossings(losses, NOT_FINITE if self.minibatch else self.stop))
+        self.last = begun + 1 + int(broken.argmax()) if broken.any() else None
+        if self.minibatch:
+            judged = np.logical_or.reduce(crossings(loss, self.stop))[: None if recorded else -1]
+            if judged.any():
+                self.last = min(self.last or self.steps, ends[int(judged.argmax())])
+        reached = wide <= self.limits.target
+        if self.reached is None and reached.any():
+            first = int(reached.argmax())
+            self.reaches = ends[first] if self.minibatch else begun + 1 + first
+        self.blocks = len(self.losses)
         if self.keeps:
-            self.losses.append(judged)
-        if self.reached is None and (judged <= self.limits.target).any():
-            self.reached = self.done + (made if self.minibatch else 1 + int((judged <= self.limits.target).argmax()))
-        self.done += made
-        if recorded or broken.any():
-            self.ended = verdict(loss, self.limits, self.stop, step=self.done)
-        if self.ended is None and not math.isfinite(shown["batch_loss"]):
-            self.ended = "diverged", f"the loss of a minibatch is {shown['batch_loss']} at step {self.done}"
+            places = [0, *(end - begun for end in ends)]
+            kept = wide if self.last is None else wide[: self.last - begun]
+            self.losses += [kept[a:b] for a, b in itertools.pairwise(places) if a < len(kept)]
+        return self.last
+
+    def passes(self, number: int, step: int) -> None:
+        """Comes to record `number` of the block, at this step."""
+        self.done = step
+        self.counted = self.blocks + number + 1 if self.keeps else 0
+        if self.reached is None and self.reaches is not None and self.reaches <= step:
+            self.reached = self.reaches
+
+    def stops(self, shown: dict[str, Any]) -> None:
+        """Ends the run at the step that it stands at, for what the record there shows."""
+        loss, step = shown["loss"], self.done
+        self.ended = verdict(loss, self.limits, self.stop, step=step)
+        if self.reached is None and loss <= self.limits.target:
+            self.reached = step
+        if self.ended is None:
+            self.ended = "diverged", f"the loss of a minibatch is {shown['batch_loss']} at step {step}"
 
     def record(self, state: Any, shown: dict[str, Any], *, due: bool) -> Record:
-        """The record of a block's end. due: whether the probe is; at the run's end it always is."""
+        """The record of the step that the run stands at. due: whether the probe is; at the run's end it always is."""
         last = self.ended is not None or self.done == self.steps
         scalars, reading = self.meter(state, shown, probed=last or due, last=last)
         outcome = self._outcome(state, shown) if last else None
@@ -169,7 +216,7 @@ class Account:
 
     def snapshot(self, state: Any) -> Snapshot:
         """What the run goes on from after a record."""
-        meter, hyper, blocks = self.meter, dict(self.optimizer.hyper), len(self.losses)
+        meter, hyper, blocks = self.meter, dict(self.optimizer.hyper), self.counted
         return Snapshot(
             state, hyper, meter.probe_state, meter.read, self.losses, blocks, self.first, self.reached, meter.since
         )
@@ -192,76 +239,6 @@ class Account:
             steps_to_target=None if self.reached is None else int(self.reached),
             **_rates(self.problem, self.optimizer, state, shown["numbers"], losses, self.limits),
         )
-
-
-class Meter:
-    """What a record holds: it keeps the probe's warm starts between readings."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        optimizer: Optimizer,
-        probe: Probe,
-        key: Any,
-        batch_size: int | None,
-        clock: Callable[[], float] | None,
-    ) -> None:
-        self.problem, self.optimizer, self.probe, self.key = problem, optimizer, probe, key
-        self.batch_size, self.clock = batch_size, clock
-        self.whole, self.base = over_all_data(problem), _base(problem)
-        self.probe_state, self.read = probe.state, ledger.Past()
-        self.since: Callable[[ledger.Past], ledger.Past] | None = None
-
-    def __call__(
-        self, state: Any, shown: dict[str, Any], *, probed: bool, last: bool = False
-    ) -> tuple[dict[str, Any], Reading | None]:
-        """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
-        hyper = {name: float(value) for name, value in shown["numbers"].items()}
-        scalars: dict[str, Any] = {"loss": float(shown["loss"]), "grad_norm": float(shown["grad_norm"])}
-        names = (("lr", self.optimizer.lr_name), ("momentum", "momentum"))
-        scalars |= {name: hyper[key] for name, key in names if key in hyper}
-        scalars |= {name: float(value) for name, value in shown["metrics"].items()}
-        if self.optimizer.threshold is not None:
-            with np.errstate(divide="ignore"):  # a schedule that ends at 0 leaves every curvature stable
-                scalars["threshold"] = float(self.optimizer.threshold(hyper))
-        if self.probe.measure is None:
-            return scalars, None
-        if not probed or not math.isfinite(scalars["loss"]):
-            if self.batch_size is None:  # else the state's gradient is that of a minibatch
-                self.since = functools.partial(_since, self.optimizer, state)
-            return scalars, None
-        begun = self.clock() if self.clock else 0.0
-        key = folded(self.key, state.step)
-        params, past = at_least_float32(state.params), self.since(self.read) if self.since else self.read
-        measure = self.probe.measure_last if last and self.probe.measure_last else self.probe.measure
-        reading, self.probe_state = measure(self.whole, params, self.probe_state, key)
-        half = sorted({leaf.dtype.name for leaf in jax.tree.leaves(state.params) if is_half(leaf)})
-        if half:
-            reading = reading._replace(extra={**reading.extra, "upcast": f"{', '.join(half)} measured in float32"})
-        if self.problem.batchnorm:
-            reading = reading._replace(extra={**reading.extra, "batchnorm": str(self.problem.batchnorm)})
-        found, reading, self.read = ledger.enter(
-            self.whole,
-            self.optimizer,
-            reading,
-            past,
-            ledger.Now(state, hyper, scalars["loss"], self.base, self.problem.known.optimum),
-            batch_size=self.batch_size,
-            tol=self.probe.tol,
-            full=last or past.readings % self.probe.check_every == 0,
-            key=key,
-        )
-        self.since = None
-        scalars |= {**reading.scalars, **found}
-        if self.clock:
-            scalars["probe_seconds"] = round(self.clock() - begun, 6)
-        return scalars, reading
-
-
-def _since(optimizer: Optimizer, state: Any, read: ledger.Past) -> ledger.Past:
-    """What a reading looks back at: this state of the record before, and the last reading."""
-    momentum = ledger.momentum(optimizer, state)
-    return read._replace(step=state.step, gradient=state.gradient, momentum=momentum)
 
 
 def start(problem: Problem, key: Any) -> Any:
@@ -360,14 +337,6 @@ def _shapes_seen(carry: Carry, problem: Problem, kind: Kind) -> Seen:
     return seen_of(
         jax.eval_shape(full_precision(functools.partial(look, kind=kind)), carry, problem.data, problem.test)
     )
-
-
-def _base(problem: Problem) -> float | None:
-    """The minimum of the loss, else what it cannot go below, else None."""
-    minimum = problem.known.minimum
-    if minimum is not None:
-        return minimum if math.isfinite(minimum) else None
-    return problem.lower_bound
 
 
 def _rates(

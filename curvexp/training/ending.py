@@ -1,6 +1,6 @@
 """How a run ends and how fast it converged, judged from its losses.
 
-The stop rule stands here once: `crossings` compares losses with the same numbers in the same precision on the device and on the host.
+The stop rule stands here once: `crossings` compares losses with the same numbers, in the run's precision.
 """
 
 import math
@@ -89,13 +89,9 @@ def stop_of(limits: Bounds, *, at_target: bool, dtype: Any = np.float64) -> Stop
         return Stop(*(np.asarray(value, dtype) for value in values))
 
 
-def crossings(loss: Any, stop: Stop, *, xp: Any = np) -> tuple[Any, Any, Any, Any]:
-    """Whether a loss is not finite, above the ceiling, below the floor, at the target: a run stops at any of the four.
-
-    Args:
-        loss: scalar or array, of numpy or of a trace of JAX. xp: numpy or jax.numpy.
-    """
-    return ~xp.isfinite(loss), loss > stop.ceiling, loss < stop.floor, loss <= stop.target
+def crossings(loss: Any, stop: Stop) -> tuple[Any, Any, Any, Any]:
+    """Whether a loss, or each of an array, is not finite, above the ceiling, below the floor, at the target: a run stops at any."""
+    return ~np.isfinite(loss), loss > stop.ceiling, loss < stop.floor, loss <= stop.target
 
 
 def verdict(

@@ -1,12 +1,15 @@
 """The training's device programs: a block makes a known number of steps, for one run or for several as rows of one program.
 
-An accelerator waits for the host at every iteration of a loop of unknown length, and at every branch. So a block's length is static, and a
-run that stops within it is frozen by a mask; the epochs' orders are drawn beforehand. The state carries loss and gradient at its own
-parameters, so that a step costs one gradient. What the host reads of a block comes back as one small array.
+An accelerator waits for the host at every iteration of a loop of unknown length, and at every branch. So a block's records and their steps
+are static, and fewer steps are made by a mask; the epochs' orders are drawn beforehand. The state carries loss and gradient at its own
+parameters, so that a step costs one gradient. What the host reads of all records of a block comes back as one small array; their states
+stay on the device.
 """
 
+import collections
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +19,6 @@ import optax
 
 from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
-from curvexp.training.ending import Stop, crossings
 
 
 class Kind(NamedTuple):
@@ -53,10 +55,16 @@ class Carry(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """How to read what a block shows of its last state: the structure of its scalars and the dtype of each."""
+    """How to read what a record shows: the structure of its scalars, and for each the array, by dtype, and the column where it stands.
+
+    Attributes:
+        loss: array and column of the loss on all data. losses: those of the first of the losses after each step.
+    """
 
     structure: Any
-    dtypes: tuple[str, ...]
+    columns: tuple[tuple[str, int], ...]
+    loss: tuple[str, int]
+    losses: tuple[str, int]
 
 
 def _in_its_precision(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,50 +107,46 @@ def begin(params: Any, opt_state: Any, data: Any, test: Any, orders: Any, *, kin
     return carry, look(carry, data, test, kind)
 
 
-@functools.partial(compiled, static=("kind", "length"))
+@functools.partial(compiled, static=("kind", "records", "length"))
 @_in_its_precision
 def advance(
-    carry: Carry,
-    data: Any,
-    test: Any,
-    orders: Any,
-    stop: Stop,
-    alive: Any,
-    begun: Any,
-    steps: Any,
-    *,
-    kind: Kind,
-    length: int,
-) -> tuple[Carry, dict[str, Any]]:
-    """A block: the state after `steps` <= length updates, fewer where the loss stops the run, and what the host reads of it.
+    carry: Carry, data: Any, test: Any, orders: Any, first: Any, until: Any, *, kind: Kind, records: int, length: int
+) -> tuple[Carry, dict[str, Any], dict[str, Any]]:
+    """A block: the state after records * length updates, or at step `until` where that comes first, and what the host reads of it.
+
+    Beyond `until` the steps are made for nothing: parameters and optimizer stay, and loss and gradient are the same again. So a state
+    within a block is had from the same program, and with the same bits. A run that is to stop goes on to the end of its block: the host
+    finds it in the losses. To judge each loss on the device took a kernel a step, of the 20 of a small network.
 
     Args:
-        orders: of the epochs from that of step begun + 1 on, see `draw_orders`; () without minibatches.
-        stop: the losses that stop the run. alive: whether it goes on at all, (). begun: steps made before, int32.
-        length: of the loop, static.
+        orders: of the epochs from `first` on, see `draw_orders`; () without minibatches. until: (), int32.
+        records, length: how many times what a record shows is kept, and updates before each; static.
 
     Returns:
-        the state; what `read` takes: the state's scalars and the loss after each of `length` steps.
+        the state; what `read` takes: for each record its scalars and the loss after each of its updates; the records' states, which
+        `unpacked` takes, where there are several. Each as one array for each dtype, of which there mostly is one.
     """
-    first = (begun + 1) // kind.batches if kind.batch_size else jnp.int32(0)
 
-    def step(now: tuple[Carry, Any], number: Any) -> tuple[tuple[Carry, Any], Any]:
-        carry, alive = now
-        after = _step(carry, data, orders, number, first, kind)
-        carry = jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, carry)
-        stopped = functools.reduce(jnp.logical_or, crossings(carry.loss, stop, xp=jnp))
-        return (carry, alive & ~stopped & (number < begun + steps)), carry.loss
+    def step(carry: Carry, _: None) -> tuple[Carry, Any]:
+        carry = _step(carry, data, orders, first, until, kind)
+        return carry, carry.loss
 
-    (carry, _), losses = jax.lax.scan(
-        step, (carry, alive & (steps > 0)), begun + 1 + jnp.arange(length, dtype=jnp.int32)
-    )
-    return carry, _packed(look(carry, data, test, kind), losses)
+    ends: collections.Counter[str] = collections.Counter()
+
+    def record(carry: Carry, _: None) -> tuple[Carry, dict[str, Any]]:
+        carry, losses = jax.lax.scan(step, carry, length=length)
+        shown = look(carry, data, test, kind), losses
+        ends.update(_sizes(shown) - ends)  # known once this is traced
+        return carry, _packed(shown, carry if records > 1 else ())
+
+    carry, rows = jax.lax.scan(record, carry, length=records)
+    return carry, {name: rows[name][:, :end] for name, end in ends.items()}, rows if records > 1 else {}
 
 
-def advance_rows(kind: Kind, length: int, data_axes: Any, test_axes: Any) -> Callable[..., Any]:
+def advance_rows(kind: Kind, records: int, length: int, data_axes: Any, test_axes: Any) -> Callable[..., Any]:
     """`advance` for several runs that stand at one step: leaves of the data have a leading axis where their axes are 0."""
-    one = functools.partial(advance.function, kind=kind, length=length)
-    return jax.vmap(one, in_axes=(0, data_axes, test_axes, 0, 0, 0, None, None))
+    one = functools.partial(advance.function, kind=kind, records=records, length=length)
+    return jax.vmap(one, in_axes=(0, data_axes, test_axes, 0, None, 0))
 
 
 @functools.partial(compiled, static=("examples", "count"))
@@ -169,24 +173,63 @@ def look(carry: Carry, data: Any, test: Any, kind: Kind) -> dict[str, Any]:
 def seen_of(shown: Any) -> Seen:
     """How to read a block, from what `look` gives, arrays or shapes."""
     leaves, structure = jax.tree.flatten(shown)
-    return Seen(structure, tuple(str(jnp.result_type(leaf)) for leaf in leaves))
+    ends: collections.Counter[str] = collections.Counter()
+    columns = []
+    for leaf in leaves:
+        name = str(jnp.result_type(leaf))
+        columns.append((name, ends[name]))
+        ends[name] += 1
+    numbers = jax.tree.unflatten(structure, range(len(leaves)))
+    name, _ = columns[numbers["batch_loss"]]
+    return Seen(structure, tuple(columns), columns[numbers["loss"]], (name, ends[name]))
 
 
-def read(packed: dict[str, np.ndarray], seen: Seen, loss_dtype: str) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """What blocks of several rows show: the scalars of each row's last state, and the losses after each step, (rows, length).
+class Shown:
+    """What blocks of several rows show, on the host, converted to Python's numbers at once.
+
+    Attributes:
+        loss: on all data at each record, (rows, records). losses: after each step, (rows, steps). Both in the run's precision.
+    """
+
+    def __init__(self, packed: dict[str, np.ndarray], seen: Seen) -> None:
+        """Args: packed: as `advance` gives it, with a leading axis of rows."""
+        (name, place), (losses, first) = seen.loss, seen.losses
+        self.seen = seen
+        self.loss = packed[name][:, :, place]
+        self.losses = packed[losses][:, :, first:].reshape(len(self.loss), -1)
+        firsts = {name: 1 + max(place for kind, place in seen.columns if kind == name) for name, _ in seen.columns}
+        self.lists = {name: _wide(packed[name][:, :, :end]).tolist() for name, end in firsts.items()}
+
+    def of(self, row: int, record: int) -> dict[str, Any]:
+        """The scalars of one record of one row, as `look` gives them."""
+        lists = self.lists
+        return jax.tree.unflatten(
+            self.seen.structure, [lists[name][row][record][place] for name, place in self.seen.columns]
+        )
+
+
+def unpacked(shown: dict[str, Any], like: Carry) -> Callable[[dict[str, np.ndarray]], Carry]:
+    """What makes a state of what `advance` keeps of one record, on the host: numpy arrays that are views.
 
     Args:
-        packed: as `advance` gives it, with a leading axis of rows.
+        shown: what the records of the block show, or its shapes. like: shapes of a state.
     """
-    places = {name: 0 for name in packed}
-    columns = []
-    for name in seen.dtypes:
-        columns.append((name, places[name]))
-        places[name] += 1
-    lists = {name: _wide(array[:, : places[name]]).tolist() for name, array in packed.items()}
-    rows = range(len(packed[loss_dtype]))
-    shown = [jax.tree.unflatten(seen.structure, [lists[name][row][place] for name, place in columns]) for row in rows]
-    return shown, packed[loss_dtype][:, places[loss_dtype] :]
+    leaves, structure = jax.tree.flatten(like)
+    ends = collections.Counter({name: array.shape[-1] for name, array in shown.items()})
+    found = []
+    for leaf in leaves:
+        random = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        form = jax.eval_shape(jax.random.key_data, leaf) if random else leaf
+        name = str(form.dtype)
+        begin = ends[name]
+        ends[name] += math.prod(form.shape)
+        found.append((name, slice(begin, ends[name]), form.shape, leaf))
+
+    def one(packed: dict[str, np.ndarray]) -> Carry:
+        parts = [_like(packed[name][place].reshape(shape), leaf) for name, place, shape, leaf in found]
+        return jax.tree.unflatten(structure, parts)
+
+    return one
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -194,22 +237,47 @@ def _wide(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.kind in "biuf" else array.astype(np.float64)
 
 
-def _packed(shown: Any, losses: Any) -> dict[str, Any]:
-    """Scalars and losses as one vector for each dtype, of which there mostly is one."""
+def _packed(*trees: Any) -> dict[str, Any]:
+    """The leaves as one vector for each dtype, in their order."""
     found: dict[str, list[Any]] = {}
-    for leaf in jax.tree.leaves(shown):
-        array = jnp.asarray(leaf)
-        found.setdefault(str(array.dtype), []).append(array.reshape(1))
-    found.setdefault(str(losses.dtype), []).append(losses)
+    for leaf in jax.tree.leaves(trees):
+        array = _plain(leaf)
+        found.setdefault(str(array.dtype), []).append(array.reshape(-1))
     return {name: jnp.concatenate(parts) for name, parts in found.items()}
 
 
-def _step(carry: Carry, data: Any, orders: Any, number: Any, first: Any, kind: Kind) -> Carry:
-    """The state after update `number`."""
+def _sizes(*trees: Any) -> "collections.Counter[str]":
+    """Numbers of the leaves, for each dtype."""
+    found: collections.Counter[str] = collections.Counter()
+    for leaf in map(_plain, jax.tree.leaves(trees)):
+        found[str(leaf.dtype)] += leaf.size
+    return found
+
+
+def _plain(leaf: Any) -> Any:
+    """An array, which a random key is none of."""
+    leaf = jnp.asarray(leaf)
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _like(array: np.ndarray, leaf: Any) -> Any:
+    """The array, as a random key where the leaf is one."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+    return array
+
+
+def _step(carry: Carry, data: Any, orders: Any, first: Any, until: Any, kind: Kind) -> Carry:
+    """The state after one update more, or the same one at step `until`."""
     updates, opt_state = kind.update(carry.gradient, carry.opt_state, carry.params)
     params = optax.apply_updates(carry.params, updates)
-    loss, gradient = jax.value_and_grad(kind.loss)(params, _batch(data, orders, number, first, kind))
-    return Carry(params, opt_state, number, loss, gradient)
+    # XLA fuses the choice with the update: it costs no kernel. Loss and gradient need none, of the same parameters they are the same
+    params, opt_state = jax.tree.map(
+        functools.partial(jnp.where, carry.step < until), (params, opt_state), (carry.params, carry.opt_state)
+    )
+    step = jnp.minimum(carry.step + 1, until)
+    loss, gradient = jax.value_and_grad(kind.loss)(params, _batch(data, orders, step, first, kind))
+    return Carry(params, opt_state, step, loss, gradient)
 
 
 def _batch(data: Any, orders: Any, step: Any, first: Any, kind: Kind) -> Any:
@@ -219,46 +287,3 @@ def _batch(data: Any, orders: Any, step: Any, first: Any, kind: Kind) -> Any:
     epoch, position = jnp.divmod(step, kind.batches)
     chosen = jax.lax.dynamic_slice(orders, (epoch - first, position * kind.batch_size), (1, kind.batch_size))[0]
     return jax.tree.map(lambda leaf: leaf[chosen], data)
-
-
-# ---- how long a block is ----------------------------------------------------------------------------------------------------------
-
-MOST_LENGTHS = 4  # programs of one training
-WASTE = 0.1  # of the steps that a block may make for nothing before a shorter program is compiled
-GAPS = 256  # between records that are looked at for it
-
-
-def block_lengths(record_every: int, probe_every: int | None, *, most: int) -> tuple[int, ...]:
-    """Lengths of the blocks that a training is compiled for, ascending; a stretch between records goes with the next longer one.
-
-    They do not depend on the steps of the run, unless these are fewer than the longest: a run that goes on meets the same programs.
-
-    Args:
-        record_every, probe_every: steps between records, and between readings, which have one too. most: no longer than this.
-
-    >>> block_lengths(10, 100, most=1000), block_lengths(10, 97, most=1000), block_lengths(5, 7, most=1000)
-    ((10,), (10,), (1, 2, 3, 5))
-    """
-    probe_every = probe_every or record_every
-    longest = min(record_every, probe_every, most)
-    done = 0
-    gaps: list[int] = []
-    while len(gaps) < GAPS:
-        until = next_record(done, record_every, probe_every)
-        gaps.append(min(until - done, longest))
-        done = until
-        if done % record_every == done % probe_every == 0:
-            break
-
-    def waste(lengths: Sequence[int]) -> int:
-        return sum(min(length for length in lengths if length >= gap) - gap for gap in gaps)
-
-    found: tuple[int, ...] = (longest,)
-    while len(found) < MOST_LENGTHS and waste(found) > WASTE * sum(gaps):
-        found = min((tuple(sorted({*found, gap})) for gap in set(gaps) - set(found)), key=waste)
-    return found
-
-
-def next_record(done: int, *every: int) -> int:
-    """The next step that is a multiple of one of these."""
-    return min((done // number + 1) * number for number in every)

@@ -4,7 +4,6 @@ On a CPU the cores share the rows, each with a program of some of them: XLA's lo
 rows that would not fit the memory together, one after the other.
 """
 
-import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -18,40 +17,53 @@ import numpy as np
 from curvexp.linalg.lapack import thread_settings, x64
 from curvexp.linalg.layout import devices_of
 from curvexp.programs import kept
-from curvexp.training.ending import Stop
 from curvexp.training.loop import Carry, Kind, advance, advance_rows, draw_orders
-from curvexp.training.state import Held, RowState, state_of
+from curvexp.training.pace import Span
+from curvexp.training.state import Held, LateState, Orders, Records, state_of
 
 LEAST_ROWS = 4  # of a program that a core has for itself: fewer are not worth its call
 
 
 class Start(NamedTuple):
-    """What a block of one run is made of. key: of the epochs' orders. stop: the losses that end the run."""
+    """What a block of one run is made of. key: of the epochs' orders."""
 
     carry: Carry
     data: Any
     test: Any
     key: Any
-    stop: Stop
 
 
-class Block(NamedTuple):
-    """A block of one part of the runs, under way or made."""
+class Block:
+    """A block of one part of the runs, under way or made.
 
-    part: "Part"
-    carry: Carry
-    packed: dict[str, Any]
-    orders: Any
-    epoch: int
+    Attributes:
+        carry: the state at its end. shown, states: of its records, see `advance`.
+    """
 
-    def states(self) -> list[Callable[[int], Any]]:
-        """For each run of the part, what gives its state after so many steps in all, at which it stands."""
-        part = self.part
-        if part.axes is None:
-            order = () if isinstance(self.orders, tuple) else self.orders[self.epoch]
-            return [lambda step: state_of(self.carry, order, part.keys[0])]
-        held = Held(self.carry, self.orders, self.epoch)
-        return [functools.partial(RowState, held, row, part.keys[row]) for row in range(len(part.numbers))]
+    def __init__(self, part: "Part", span: Span, before: Carry, orders: Orders, found: tuple[Any, Any, Any]) -> None:
+        self.part, self.span, self.before, self.orders = part, span, before, orders
+        self.carry, self.shown, self.states = found
+        self.held: Held | None = None
+        self.records: Records | None = None
+
+    def state(self, row: int, record: int, step: int) -> Any:
+        """The state of a run of the part at a record, at which it stands after so many steps in all."""
+        part, key = self.part, self.part.keys[row]
+        alone = part.axes is None
+        place = None if alone else row
+        if record < len(self.span.ends) - 1:
+            self.records = self.records or Records(self.states, self.shown, part.like)
+            at = (record,) if alone else (row, record)
+            return LateState(self.records, at, step, self.orders, place, key)
+        if alone:
+            return state_of(self.carry, self.orders.at(step, None), key)
+        self.held = self.held or Held(self.carry)
+        return LateState(self.held, (row,), step, self.orders, place, key)
+
+    def again(self, kind: Kind, until: dict[int, int]) -> "Block":
+        """The same block with the step at which it ends for some of the rows, within it."""
+        steps = [until.get(row, self.span.until) for row in range(self.part.size)]
+        return self.part.made(kind, self.span, self.before, self.orders, np.array(steps, np.int32))
 
 
 class Axes(NamedTuple):
@@ -65,7 +77,8 @@ class Part:
     """Some of the runs: one as it is, or several whose arrays have a leading axis.
 
     Attributes:
-        numbers: of the runs. axes: of several, else None. size: rows; those beyond `numbers` are nobody's, and never alive.
+        numbers: of the runs. axes: of several, else None. size: rows; those beyond `numbers` are nobody's.
+        like: shapes of one run's state.
     """
 
     def __init__(self, numbers: Sequence[int], starts: Sequence[Start], axes: Axes | None, size: int) -> None:
@@ -73,41 +86,43 @@ class Part:
         full = [*starts, *[starts[0]] * (size - len(starts))]
         self.keys = [start.key for start in full]
         if axes is None:
-            self.carry, self.data, self.test, _, self.stop = starts[0]
+            self.carry, self.data, self.test, _ = starts[0]
         else:
             self.carry = _stacked([start.carry for start in full])
             self.data = _with_axes([start.data for start in full], axes.data)
             self.test = _with_axes([start.test for start in full], axes.test)
-            self.stop = _stacked([start.stop for start in full])
+        self.like = jax.eval_shape(lambda carry: carry, starts[0].carry)
         self._orders: tuple[Any, Any] = (None, ())
 
-    def orders(self, kind: Kind, begun: int, length: int) -> tuple[Any, int]:
-        """The orders of the epochs of a block of this length, and the number of its first epoch."""
+    def orders(self, kind: Kind, begun: int, length: int) -> Orders:
+        """The orders of the epochs of a block of this length."""
         if not kind.batch_size:
-            return (), 0
+            return Orders((), 0, 0)
         first, count = (begun + 1) // kind.batches, kind.epochs(length)
         if self._orders[0] != (first, count):
             options = {"examples": kind.examples, "count": count}
             drawn = [draw_orders(key, np.int32(first), **options) for key in self.keys]
             self._orders = (first, count), drawn[0] if self.axes is None else _stack(drawn)
-        return self._orders[1], first
+        return Orders(self._orders[1], first, kind.batches)
 
-    def arguments(self, orders: Any, begun: int, steps: int, alive: Any) -> tuple[Any, ...]:
-        """Of a block's program."""
-        return self.carry, self.data, self.test, orders, self.stop, alive, np.int32(begun), np.int32(steps)
+    def arguments(self, carry: Carry, orders: Orders, until: np.ndarray) -> tuple[Any, ...]:
+        """Of a block's program. until: the step at which each row's block ends, (size,) int32."""
+        steps = until[0] if self.axes is None else until
+        return carry, self.data, self.test, orders.drawn, np.int32(orders.first), steps
 
-    def advance(self, kind: Kind, length: int, begun: int, steps: int, alive: np.ndarray) -> Block:
+    def advance(self, kind: Kind, span: Span) -> Block:
         """A block; what it makes is not yet the part's own."""
-        orders, first = self.orders(kind, begun, length)
-        epoch = (begun + steps) // kind.batches - first if kind.batch_size else 0
+        orders = self.orders(kind, span.begun, span.records * span.length)
+        return self.made(kind, span, self.carry, orders, np.full(self.size, span.until, np.int32))
+
+    def made(self, kind: Kind, span: Span, carry: Carry, orders: Orders, until: np.ndarray) -> Block:
+        """A block from this state on."""
+        arguments = self.arguments(carry, orders, until)
         if self.axes is None:
-            found = advance(*self.arguments(orders, begun, steps, np.bool_(alive[0])), kind=kind, length=length)
+            found = advance(*arguments, kind=kind, records=span.records, length=span.length)
         else:
-            padded = np.concatenate([alive, np.zeros(self.size - len(alive), bool)])
-            arguments = self.arguments(orders, begun, steps, padded)
-            found = _program(kind, length, self.axes, arguments)(*arguments)
-        carry, packed = found
-        return Block(self, carry, packed, orders, epoch)
+            found = _program(kind, span.records, span.length, self.axes, arguments)(*arguments)
+        return Block(self, span, carry, orders, found)
 
 
 Launched = tuple[Part, Callable[[], Block]]  # a part, and a call that waits for its block
@@ -121,9 +136,18 @@ class Parts:
     """
 
     def __init__(
-        self, starts: Sequence[Start], kind: Kind, lengths: Sequence[int], *, pool: Executor, memory: float, begun: int
+        self,
+        starts: Sequence[Start],
+        kind: Kind,
+        *,
+        records: int,
+        length: int,
+        pool: Executor,
+        memory: float,
+        begun: int,
     ) -> None:
-        self.kind, self.lengths = kind, lengths
+        """Args: records, length: of the longest block that is to fit the memory."""
+        self.kind, self.records, self.length = kind, records, length
         self.alone: str | None = None
         self.pool: Executor | None = None
         self.parts = [Part([number], [start], None, 1) for number, start in enumerate(starts)]
@@ -145,20 +169,19 @@ class Parts:
         """Rows of a part: `size`, halved until the program fits the memory, by the compiler's own account."""
         while size > 1:
             part = Part(range(size), starts[:size], axes, size)
-            orders, _ = part.orders(self.kind, begun, self.lengths[-1])
-            arguments = part.arguments(orders, begun, 1, np.ones(size, bool))
-            if _bytes(_program(self.kind, self.lengths[-1], axes, arguments)) <= memory:
+            orders = part.orders(self.kind, begun, self.records * self.length)
+            arguments = part.arguments(part.carry, orders, np.ones(size, np.int32))
+            if _bytes(_program(self.kind, self.records, self.length, axes, arguments)) <= memory:
                 break
             size = math.ceil(size / 2)
         return size
 
-    def launch(self, begun: int, steps: int, alive: np.ndarray) -> "list[Launched]":
+    def launch(self, span: Span, alive: Sequence[bool]) -> "list[Launched]":
         """Starts a block of every part that has a run alive."""
-        length = next(length for length in self.lengths if length >= steps)
-        going = [part for part in self.parts if alive[list(part.numbers)].any()]
+        going = [part for part in self.parts if any(alive[number] for number in part.numbers)]
 
         def made(part: Part) -> Block:
-            return part.advance(self.kind, length, begun, steps, alive[list(part.numbers)])
+            return part.advance(self.kind, span)
 
         if self.pool is None:
             return [(part, _held(made, part)) for part in going]
@@ -240,17 +263,17 @@ def _plain(leaf: Any) -> bool:
 # ---- programs ---------------------------------------------------------------------------------------------------------------------
 
 
-def _program(kind: Kind, length: int, axes: Axes, arguments: tuple[Any, ...]) -> Any:
+def _program(kind: Kind, records: int, length: int, axes: Axes, arguments: tuple[Any, ...]) -> Any:
     """The compiled block of several runs, for arguments of these shapes."""
     leaves, structure = jax.tree.flatten(arguments)
-    key = ("rows", kind, length, axes, structure, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), x64())
+    key = ("rows", kind, records, length, axes, structure, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), x64())
 
     def make() -> Any:
         trees = (
             jax.tree.unflatten(jax.tree.structure(tree), wanted)
             for tree, wanted in ((arguments[1], axes.data), (arguments[2], axes.test))
         )
-        return jax.jit(advance_rows(kind, length, *trees)).lower(*arguments).compile()
+        return jax.jit(advance_rows(kind, records, length, *trees)).lower(*arguments).compile()
 
     return kept(key, make)
 

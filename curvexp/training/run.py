@@ -1,15 +1,18 @@
-"""The training loop: yields records. It sees no file, no W&B, no config and no clock.
+"""The training loop: yields records. It sees no file, no W&B and no config, and a clock for the length of its blocks alone.
 
 A run is a row: `run_many` carries runs of equal structure through one compiled program, and `run` is `run_many` of one. Between two
-visits of the host all rows make a known number of steps on the device; while the host reads a block, the device makes the next one.
+visits of the host all rows make a known number of steps on the device, with as many records as take about 0.2 s; while the host reads a
+block, the device makes the next one.
 """
 
+import functools
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 
 from curvexp import memory as memories
@@ -20,12 +23,15 @@ from curvexp.probe import Probe
 from curvexp.problem import Problem
 from curvexp.record import Record
 from curvexp.training.account import Account, Run, check_run
-from curvexp.training.loop import Kind, block_lengths, next_record, read
-from curvexp.training.rows import Block, Launched, Parts, cores
+from curvexp.training.loop import Kind
+from curvexp.training.pace import Pace, Span, remembered
+from curvexp.training.rows import Block, Launched, Parts, cores, side_by_side
 from curvexp.training.state import Snapshot
 from curvexp.training.structure import check_equal, parameters
+from curvexp.training.visit import Visit
 
 MOST_ORDERS = 2**24  # examples in the orders that a block draws beforehand, 64 MB
+MOST_STATES = 2**26  # bytes of the states that a block keeps for its records, where these are several
 
 
 def run(
@@ -173,33 +179,70 @@ class Rows(Iterator[list[Record]]):
 
     def _advanced(self, going: list[Account], pool: Executor) -> Iterator[list[Record]]:
         """The records after the first ones, of the runs that go on."""
-        first = going[0]
-        every = (self.record_every, first.probe.every) if first.probe.measure else (self.record_every,)
-        done, kind = first.done, first.kind
-        lengths = block_lengths(every[0], every[-1], most=min(self.steps, _most_steps(kind)))
-        memory = memories.device() / 2 if self.memory is None else self.memory
-        parts = Parts([account.begun for account in going], kind, lengths, pool=pool, memory=memory, begun=done)
+        pace, parts, remember = self._planned(going, pool)
         self.alone = parts.alone
 
-        def launch(done: int) -> tuple[int, list[Launched]]:
-            until = min(self.steps, next_record(done, *every), done + lengths[-1])
-            return until, parts.launch(done, until - done, np.array([account.alive for account in going]))
+        def launch(done: int) -> tuple[Span, float, list[Launched]]:
+            span = pace.span(done)
+            return span, time.perf_counter(), parts.launch(span, [account.alive for account in going])
 
-        ahead = None
+        done, ahead, read = going[0].done, None, 0.0
         while done < self.steps and any(account.alive for account in going):
-            begun, (done, launched) = done, ahead or launch(done)
-            recorded = done == self.steps or any(done % number == 0 for number in every)
-            due = first.probe.measure is not None and done % first.probe.every == 0
+            span, begun, launched = ahead or launch(done)
+            done = span.until
             blocks = self._blocks(launched, going)
             # the device goes on while the host reads this block; of runs that turn out to have ended in it, that work is dropped
-            ahead = None if due or done == self.steps else launch(done)
-            tasks = []
-            for account, losses, shown, state in self._read(blocks, going, done - begun):
-                account.follow(losses, shown, recorded=recorded)
-                if recorded or account.ended:
-                    tasks.append((account, state(account.done), shown, due))
+            ahead = None if span.due or done == self.steps else launch(done)
+            found = [Visit(block, going) for block in blocks]
+            begun, read = max(begun, read), time.perf_counter()
+            if pace.took(span, read - begun):
+                remember(pace.size)
+            yield from self._recorded(span, found, pool)
+
+    def _planned(self, going: list[Account], pool: Executor) -> tuple[Pace, Parts, Callable[[int], None]]:
+        """How long the blocks are, the parts that make them, and what remembers the size of blocks for runs to come."""
+        first, rows = going[0], len(going)
+        starts, kind = [account.begun for account in going], first.kind
+        together = math.ceil(rows / side_by_side(rows, starts[0].data))
+        most = MOST_STATES // (together * sum(leaf.nbytes for leaf in jax.tree.leaves(starts[0].carry)))
+        if jax.process_count() > 1:  # the programs of all hosts are the same, and their clocks are not
+            most = 1
+        pace = Pace(
+            steps=self.steps,
+            done=first.done,
+            record_every=self.record_every,
+            probe_every=first.probe.every if first.probe.measure else None,
+            most_steps=_most_steps(kind),
+            most_records=most,
+        )
+        length = pace.lengths[-1]
+        shapes = tuple([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(starts[0])])
+        found, form = remembered(kind.loss), (kind.batch_size, length, together, shapes)
+        if pace.most > 1:
+            if form in found:
+                pace.resize(found[form])
+            elif (seconds := first.seconds()) is not None:
+                pace.start(seconds * length * together)
+                found[form] = pace.size
+        for account in going:
+            account.again = None
+        memory = memories.device() / 2 if self.memory is None else self.memory
+        settings: dict[str, Any] = {"records": pace.records, "length": length, "begun": first.done}
+        parts = Parts(starts, kind, pool=pool, memory=memory, **settings)
+        return pace, parts, functools.partial(found.__setitem__, form)
+
+    def _recorded(self, span: Span, found: list[Visit], pool: Executor) -> Iterator[list[Record]]:
+        """The records of a block."""
+        for visit in found:
+            visit.follow(span)
+        begun = span.begun
+        for number, end in enumerate(span.ends):
+            tasks: list[tuple[Any, ...]] = []
+            for visit in found:
+                tasks += visit.records(number, begun, end, due=span.due and end == span.until, recorded=span.recorded)
             if tasks and (records := self._each(_recorded, tasks, pool)):
                 yield records
+            begun = end
 
     def _blocks(self, launched: list[Launched], going: list[Account]) -> list[Block]:
         """The blocks, waited for; their states become the parts' own."""
@@ -215,38 +258,30 @@ class Rows(Iterator[list[Record]]):
             blocks.append(block)
         return blocks
 
-    def _read(
-        self, blocks: list[Block], going: list[Account], steps: int
-    ) -> Iterator[tuple[Account, np.ndarray, dict[str, Any], Callable[[int], Any]]]:
-        """Of each run that is alive: the loss after each step of its block, what its last state shows, what gives that state."""
-        for block in blocks:
-            packed = jax.device_get(block.packed)
-            if block.part.axes is None:
-                packed = {name: array[None] for name, array in packed.items()}
-            seen = going[block.part.numbers[0]].seen
-            shown, losses = read(packed, seen, str(block.carry.loss.dtype))
-            for row, (number, state) in enumerate(zip(block.part.numbers, block.states(), strict=True)):
-                account = going[number]
-                if account.alive:
-                    yield account, losses[row, :steps], shown[row], state
-
     def _each(self, task: Callable[..., Any], arguments: list[tuple[Any, ...]], pool: Executor) -> list[Any]:
         """What the task gives for each account and its further arguments, side by side where that pays; what one raises ends its run."""
-        if len(arguments) > 1 and self._side_by_side(arguments):
-            here = thread_settings()
+        results = []
+        if len(arguments) == 1 or not self._side_by_side(arguments):
+            for given in arguments:
+                try:
+                    results.append(task(*given))
+                except (Exception, SystemExit) as error:  # a person's own code may exit
+                    self._fail(given[0], error)
+            return results
+        here = thread_settings()
 
-            def there(given: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
-                with here():
-                    return _tried(task, given)
+        def there(given: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+            with here():
+                return _tried(task, given)
 
-            with one_thread(True):  # the first compiles what all need
-                found = [_tried(task, arguments[0]), *pool.map(there, arguments[1:])]
-        else:
-            found = [_tried(task, given) for given in arguments]
-        for given, (_, error) in zip(arguments, found, strict=True):
-            if error is not None:
-                self._fail(given[0], error)
-        return [result for result, error in found if error is None]
+        with one_thread(True):  # the first compiles what all need
+            found = [_tried(task, arguments[0]), *pool.map(there, arguments[1:])]
+        for given, (result, raised) in zip(arguments, found, strict=True):
+            if raised is not None:
+                self._fail(given[0], raised)
+            else:
+                results.append(result)
+        return results
 
     def _side_by_side(self, arguments: list[tuple[Any, ...]]) -> bool:
         """Whether the host's cores share the accounts: where they are read, and a reading leaves a core free."""
@@ -271,7 +306,7 @@ def _recorded(account: Account, state: Any, shown: dict[str, Any], due: bool) ->
 def _tried(task: Callable[..., Any], given: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
     try:
         return task(*given), None
-    except (Exception, SystemExit) as error:  # a person's own code may exit
+    except (Exception, SystemExit) as error:
         return None, error
 
 

@@ -1,5 +1,6 @@
 """The state of a training at a record, and what a run goes on from."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from curvexp.linalg.lapack import fetch
 from curvexp.probe import ledger
+from curvexp.training.loop import unpacked
+
+SMALL = 2**20  # bytes of the states of a block, up to which a copy of all takes no longer than a call
 
 
 class State(NamedTuple):
@@ -37,32 +42,63 @@ class Held:
     """A state of several runs, each array with a leading axis of rows. An attribute comes to the host for all rows at once, when it is
     first asked for."""
 
-    def __init__(self, stacked: Any, orders: Any, epoch: int) -> None:
-        self.stacked, self.orders, self.epoch = stacked, orders, epoch
+    def __init__(self, stacked: Any) -> None:
+        self.stacked = stacked
         self.fetched: dict[str, Any] = {}
 
-    def row(self, name: str, row: int) -> Any:
+    def part(self, name: str, at: tuple[int, ...]) -> Any:
         """An attribute of the state of one row: numpy arrays, which on a CPU are views."""
         if name not in self.fetched:
             self.fetched[name] = jax.tree.map(_on_host, getattr(self.stacked, name))
-        return jax.tree.map(lambda leaf: leaf[row], self.fetched[name])
-
-    def order(self, row: int) -> Any:
-        """The order of the examples in the epoch of the state."""
-        return () if isinstance(self.orders, tuple) else np.asarray(self.orders[row, self.epoch])
+        return jax.tree.map(lambda leaf: leaf[at], self.fetched[name])
 
 
-class RowState:
-    """The state of one row of several, with the attributes of `State`, which are read from the device when they are asked for."""
+class Records:
+    """The states of a block's records, on the device until one is asked for. Small ones then come to the host together."""
 
-    def __init__(self, held: Held, row: int, key: Any, step: int) -> None:
-        self.held, self.row, self.step, self.key = held, row, np.int32(step), key
+    def __init__(self, packed: dict[str, Any], shown: dict[str, Any], like: Any) -> None:
+        self.packed, self.one = packed, functools.cache(lambda: unpacked(shown, like))
+        self.together = jax.default_backend() == "cpu" or sum(array.nbytes for array in packed.values()) <= SMALL
+
+    def part(self, name: str, at: tuple[int, ...]) -> Any:
+        """An attribute of one of the states: numpy arrays, which on a CPU are views."""
+        if self.together:
+            self.packed = fetch(self.packed)
+        return getattr(self.one()({kind: np.asarray(array[at]) for kind, array in self.packed.items()}), name)
+
+
+class Orders(NamedTuple):
+    """The orders of the examples in the epochs of a block, of each row where there are several; () without minibatches.
+
+    Attributes:
+        first: the number of the first epoch. batches: of an epoch, 0 without minibatches.
+    """
+
+    drawn: Any
+    first: int
+    batches: int
+
+    def at(self, step: int, row: int | None) -> Any:
+        """The order of the epoch of a step."""
+        if not self.batches:
+            return ()
+        epoch = step // self.batches - self.first
+        return self.drawn[epoch] if row is None else np.asarray(self.drawn[row, epoch])
+
+
+class LateState:
+    """A state with the attributes of `State`, which are read from the device when they are asked for."""
+
+    def __init__(
+        self, held: Held | Records, at: tuple[int, ...], step: int, orders: Orders, row: int | None, key: Any
+    ) -> None:
+        self.held, self.at, self.step, self.orders, self.row, self.key = held, at, np.int32(step), orders, row, key
 
     def __getattr__(self, name: str) -> Any:
         if name in ("params", "opt_state", "loss", "gradient"):
-            return self.held.row(name, self.row)
+            return self.held.part(name, self.at)
         if name == "order":
-            return self.held.order(self.row)
+            return self.orders.at(int(self.step), self.row)
         raise AttributeError(f"a training state has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ import curvexp
 from curvexp import Run, optim, preprocess, probe, run, run_many, training
 from curvexp import problem as problems
 from curvexp.training.account import Account
-from curvexp.training.rows import Part, Parts, side_by_side
+from curvexp.training.rows import Parts, side_by_side
 
 
 def quadratic(**options):
@@ -113,7 +113,8 @@ def parts(runs, *, memory=np.inf, length=10):
     ]
     for account in accounts:
         account.start()
-    return Parts([a.begun for a in accounts], accounts[0].kind, (length,), pool=None, memory=memory, begun=0)
+    settings = {"records": 1, "length": length, "pool": None, "memory": memory, "begun": 0}
+    return Parts([a.begun for a in accounts], accounts[0].kind, **settings)
 
 
 def test_runs_that_do_not_fit_the_memory_go_in_parts():
@@ -228,36 +229,3 @@ def test_settings_of_the_caller_hold_in_the_threads_that_share_the_work():
         for row in range(9):
             assert found[row][-1].state.params.dtype == np.float64
             np.testing.assert_allclose(found[row][-1].reading.eigenvalues, one.known.eigenvalues, rtol=1e-12)
-
-
-# ---- structure of the device programs -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("batch_size", [None, 7])
-def test_a_block_has_no_loop_of_unknown_length_and_no_branch(rows, batch_size):
-    """An accelerator waits for the host at each of them. 60 examples in batches of 7: a block of 10 steps begins one or two epochs."""
-    from curvexp.training.loop import advance, advance_rows
-
-    runs = [Run(network(), optim.adam(lr=0.01), jax.random.key(row)) for row in range(rows)]
-    accounts = [
-        Account(row, one, steps=20, batch_size=batch_size, matmul_precision="highest", clock=None)
-        for row, one in enumerate(runs)
-    ]
-    for account in accounts:
-        account.start()
-    starts, kind = [account.begun for account in accounts], accounts[0].kind
-    if rows == 1:
-        part, alive = Part([0], starts, None, 1), np.bool_(True)
-        block = functools.partial(advance.function, kind=kind, length=10)
-    else:
-        axes = Parts(starts, kind, (10,), pool=None, memory=np.inf, begun=0).parts[0].axes
-        part, alive = Part(range(rows), starts, axes, rows), np.ones(rows, bool)
-        none = jax.tree.map(lambda leaf: None, runs[0].problem.data)
-        block = advance_rows(kind, 10, none, None)
-    orders, _ = part.orders(kind, 0, 10)
-    text = jax.jit(block).lower(*part.arguments(orders, 0, 10, alive)).compile().as_text()
-    loops = [line for line in text.splitlines() if " while(" in line]
-    assert loops
-    assert all("known_trip_count" in line for line in loops)
-    assert " conditional(" not in text
