@@ -57,7 +57,7 @@ class Pace:
     def __init__(
         self, *, steps: int, done: int, record_every: int, probe_every: int | None, most_steps: int, most_records: int
     ) -> None:
-        """The pace of a run that stands at step `done`, with one record a block.
+        """The pace of a run that stands at step `done`, with as few records a block as may be.
 
         Args:
             steps: of the whole run. record_every, probe_every: steps between records, and between readings; None: there are none.
@@ -69,9 +69,11 @@ class Pace:
         even = length == record_every and (probe_every is None or probe_every % record_every == 0)
         # records in a row that no reading parts; of a run with readings the same wherever it stands
         self.stretch = (probe_every // length if probe_every else -(-(steps - done) // length)) if even else 1
-        # a loop of one iteration is no loop to XLA, which may then fuse a step with what shows it: other bits than in a longer block
-        self.least = 2 if even and length == 1 and (self.stretch > 1 or not probe_every) else 1
         self.most = min(self.stretch, max(most_records, 1), max(most_steps // length, 1))
+        # a loop of one iteration is no loop to XLA, which may then fuse what is around it otherwise: other bits than in a longer block.
+        # So a block has two records at least, wherever one of the same training may have: no clock decides between one and more
+        several = even and min(most_records, most_steps // length) > 1
+        self.least = 2 if several and (self.stretch > 1 or (not probe_every and (done > 0 or length == 1))) else 1
         self.size, self.quickest, self.timed = 1, math.inf, 0
         self.records = self._balanced(1)
 

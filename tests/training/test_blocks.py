@@ -69,22 +69,23 @@ def records(monkeypatch, size, problem, optimizer, batch_size, record_every, tar
 @pytest.mark.parametrize(
     "problem, optimizer, batch_size, record_every, target, precision, sizes",
     [
-        *((*case, (1, 2, 16)) for case in QUICK),
-        *(pytest.param(*case, (1, 2, 5, 16), marks=pytest.mark.slow) for case in SLOW),
+        *((*case, (2, 16)) for case in QUICK),
+        *(pytest.param(*case, (2, 3, 5, 16), marks=pytest.mark.slow) for case in SLOW),
     ],
 )
 def test_no_bit_depends_on_the_records_of_a_block(
     problem, optimizer, batch_size, record_every, target, precision, sizes, monkeypatch
 ):
-    """Nor where a run goes on from a record within a block, stops within a block, or has states read within one."""
+    """Nor where a run goes on from a record within a block, stops within a block, or has states read within one.
+
+    A block has two at least: a loop of one iteration is none to XLA.
+    """
     with jax.enable_x64(precision == "float64"):
         settings = (OPTIMIZERS[optimizer], batch_size, record_every, target, 16 * record_every + record_every // 2)
         made = PROBLEMS[problem](jnp.dtype(precision))
         trained = functools.partial(records, monkeypatch, problem=made)
         names = ("optimizer", "batch_size", "record_every", "target", "steps")
         settings = dict(zip(names, settings, strict=True))
-        # with a record at each step a block has at least two: a loop of one iteration is none to XLA
-        sizes = [size for size in sizes if size > 1 or record_every > 1]
         whole = {size: trained(size=size, **settings) for size in sizes}
         wanted = [bits(record) for record in whole[sizes[0]]]
         assert len(wanted) > 2
@@ -105,14 +106,14 @@ def test_rows_stop_within_a_block_where_they_do_alone(monkeypatch):
         for row in range(5)
     ]
     found = {}
-    for size in (1, 16):
+    for size in (2, 16):
         monkeypatch.setattr(Pace, "_balanced", lambda self, wanted, size=size: size)
         for records in run_many(runs, steps=60, record_every=4):
             for record in records:
                 found.setdefault((size, record.row), []).append(bits(record))
     for row in range(5):
-        assert found[1, row] == found[16, row]  # of the same rows the sums are in the same order
-    ends = [found[1, row][-1][0] for row in range(5)]
+        assert found[2, row] == found[16, row]  # of the same rows the sums are in the same order
+    ends = [found[2, row][-1][0] for row in range(5)]
     assert ends[0] == 60
     assert any(end % 4 for end in ends)
 
@@ -255,16 +256,27 @@ def test_a_longer_program_is_compiled_only_where_it_saves_enough_visits():
     assert grown(int(0.8 * visits)) == 8
 
 
-def test_a_resumed_run_begins_with_one_record_a_block_and_learns():
+def test_a_resumed_run_begins_with_few_records_a_block_and_learns():
     blocks, done = pace(steps=10**6, done=50, record_every=10), 50
-    assert blocks.records == 1
     for _ in range(3):
         span = blocks.span(done)
-        assert span.ends == (done + 10,)
-        blocks.took(span, 1e-4)
+        assert span.ends == (done + 10, done + 20)
+        blocks.took(span, 2e-4)
         done = span.until
     assert blocks.size == 512
     assert len(blocks.span(done).ends) > 256
+
+
+def test_one_record_a_block_is_no_matter_of_the_clock():
+    """Its bits may be others: a training has it always, or never."""
+    for settings in ({}, {"record_every": 1}, {"done": 990}, {"probe_every": 100}):
+        slow = pace(**settings)
+        slow.start(100.0)
+        assert slow.records == 2
+    for settings in ({"most_records": 1}, {"probe_every": 10}, {"probe_every": 7}):
+        quick = pace(**settings)
+        quick.start(1e-9)
+        assert quick.records == 1
 
 
 # ---- structure of the device program ------------------------------------------------------------------------------------------------
