@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp.linalg.gram_schmidt import orthogonalized
-from curvexp.linalg.krylov_decision import decide, first_state, outcome
+from curvexp.linalg.krylov_decision import decide, first_state, first_tally, outcome
 from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, Plan, State, Tally, Wanted
 from curvexp.linalg.krylov_stretch import PASSES, stretch
 from curvexp.linalg.lapack import one_thread
@@ -89,18 +89,26 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     Args:
         op: of `domain`. start: None where there are no rows to start from.
     """
+    plan, product, scout = None, None, None
     if start is None:
-        basis, rows, scout = _cold(key, dtype=space.dtype, wanted=wanted), 0, None
+        basis = _cold(key, dtype=space.dtype, wanted=wanted)
+        state = first_state(0, limits, wanted, space.dtype, np)
     else:
-        basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
-    product = _hoisted(op, space=space)
-    state = first_state(int(rows), limits, wanted, space.dtype, np)
+        basis, numbers, scout = _tracked(op, start, np.int32(count), key, space=space, wanted=wanted)
+        read = np.asarray(numbers)
+        state = first_state(int(read[-1]), limits, wanted, space.dtype, np)
+        state, plan = _looked(state, read[:-1], limits, wanted)
     with one_thread(True):  # small eigenproblems
-        while state.status == RUNNING:
-            basis, state, plan = _until_an_event(product, basis, state, limits, wanted)
-            if (plan.turns or plan.adds) and state.status == RUNNING:
+        while True:
+            if plan is None:
+                product = product or _hoisted(op, space=space)
+                basis, state, plan = _until_an_event(product, basis, state, limits, wanted)
+            if state.status != RUNNING:
+                break
+            if plan.turns or plan.adds:
                 basis, waiting = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
                 scout = waiting if plan.takes_scout else scout
+            plan = None
     numbers, order = outcome(state, limits, wanted, np)
     vectors, scout = _ended(basis, plan, order, scout, space=space, wanted=wanted)
     return Found(_of_dtype(numbers, space.dtype), vectors, scout)
@@ -162,10 +170,17 @@ def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> Any:
     return _begun(jnp.zeros((0, wanted.layout.length), dtype), 0, key, wanted)[0]
 
 
-@functools.partial(compiled, static=("wanted",))
+@functools.partial(compiled, static=("space", "wanted"), tells=True)
 @full_precision
-def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> Any:
-    return *_begun(start, count, key, wanted), start[-1]
+def _tracked(op: Any, start: Any, count: Any, key: Any, *, space: Space, wanted: Wanted) -> tuple[Any, Any, Any]:
+    """A warm start as far as a solution that has not moved far needs, in one program: basis; tally, and the rows that were begun with, as
+    one array; the start's scout."""
+    basis, rows = _begun(start, count, key, wanted)
+    tally = first_tally(wanted, start.dtype, jnp)._replace(rows=rows + 1)
+    least = 2 * len(start) - 1  # as `_least` has it where all of the start's rows are independent
+    product = linearized(op, space) or flat_product(op, space)
+    basis, tally = stretch(product, wanted._replace(stride=least), basis, tally, jnp.minimum(2 * rows + 1, least))
+    return basis, _packed(tally, rows, dtype=basis.dtype), start[-1]
 
 
 @functools.partial(compiled, static=("space",), tells=True)
@@ -184,7 +199,11 @@ def _whole_product(space: Space, op: Any, x: Any) -> Any:
 def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, wanted: Wanted) -> Any:
     """Basis, tally, and the tally as one array."""
     basis, tally = stretch(product, wanted, basis, tally, last)
-    return basis, tally, jnp.concatenate([jnp.ravel(part).astype(basis.dtype) for part in tally])
+    return basis, tally, _packed(tally, dtype=basis.dtype)
+
+
+def _packed(*tree: Any, dtype: Any) -> Any:
+    return jnp.concatenate([jnp.ravel(part).astype(dtype) for part in jax.tree.leaves(tree)])
 
 
 @functools.partial(compiled, static=("wanted",), donate=(0,))

@@ -61,21 +61,20 @@ class Seen(NamedTuple):
     missing: Any
 
 
+def first_tally(wanted: Wanted, dtype: Any, xp: Any) -> Tally:
+    """The tally of no row."""
+    nothing = xp.zeros((wanted.size, wanted.size), dtype)
+    return Tally(nothing, xp.zeros((), dtype), xp.int32(0), xp.int32(0), xp.array(True))
+
+
 def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any, xp: Any) -> State:
     """The state before the first product, with so many rows of a warm start, and one more, the scout or a random one."""
-    k, size = wanted.k, wanted.size
+    k = wanted.k
     zero, no = xp.zeros((), dtype), xp.array(False)
-    nothing = xp.zeros((size, size), dtype)
-    tally = Tally(
-        columns=nothing,
-        scale=zero,
-        done=xp.int32(0),
-        rows=xp.int32(rows + 1),
-        finite=xp.array(True),
-    )
+    tally = first_tally(wanted, dtype, xp)._replace(rows=xp.int32(rows + 1))
     state = State(
         tally=tally,
-        matrix=nothing,
+        matrix=tally.columns,
         asymmetry=zero,
         defects=xp.zeros(2, dtype),
         products=xp.int32(0),
