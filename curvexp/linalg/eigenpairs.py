@@ -142,10 +142,10 @@ def eigsh(
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
 
-    On a CPU, and under jit, it is one compiled program, which is compiled anew only for another operator function, shape, k, which or
-    basis. On an accelerator it is a few, of known length, between which the host decides by one small matrix (see `krylov`); the
-    numbers then lie on the host. Under jit nothing is warned of. `jax.jvp` and `jax.grad` give the derivatives of simple
-    eigenvalues, λ' = v'A'v; eigenvectors and residuals have those of `jax.jvp` alone.
+    The host decides by one small matrix between stretches of products, each a call of one compiled program; under jit, and on a CPU from
+    20 000 parameters on, all is one program. It is compiled anew only for another operator function, shape, k, which or basis. Under
+    jit nothing is warned of. `jax.jvp` and `jax.grad` give the derivatives of simple eigenvalues, λ' = v'A'v; eigenvectors and
+    residuals have those of `jax.jvp` alone.
 
     Args:
         op: an Operator, or a function v -> Av of a pytree, linear and symmetric.
@@ -200,11 +200,11 @@ def eigsh(
         most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
     limits = krylov_state.Limits(np.asarray(tol, dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = random_key(key)
-    waits = waits_for_host((op, start, key))
+    waits, traced = waits_for_host((op, start, key)), _traced((op, start, key))
     stride = _stretch(n) if waits else max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
-    if waits and not _traced((op, start, key)):
-        rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=False)
+    if not traced and (waits or n <= LARGE):
+        rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=not waits)
         found = krylov.solve_from_host(op, space, rows, int(count), limits, key, wanted)
         result, scale = _eigenpairs(found), found.numbers.scale
     else:

@@ -89,20 +89,23 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     Args:
         op: of `domain`. start: None where there are no rows to start from.
     """
-    plan, product, scout = None, None, None
+    plan, scout, call = None, None, None
     if start is None:
         basis = _cold(key, dtype=space.dtype, wanted=wanted)
         state = first_state(0, limits, wanted, space.dtype, np)
-    else:
+    elif wanted.known:
         basis, numbers, scout = _tracked(op, start, np.int32(count), key, space=space, wanted=wanted)
         read = np.asarray(numbers)
         state = first_state(int(read[-1]), limits, wanted, space.dtype, np)
         state, plan = _looked(state, read[:-1], limits, wanted)
+    else:  # no program with the product in it but the one that any solution has
+        basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
+        state = first_state(int(rows), limits, wanted, space.dtype, np)
     with one_thread(True):  # small eigenproblems
         while True:
             if plan is None:
-                product = product or _hoisted(op, space=space)
-                basis, state, plan = _until_an_event(product, basis, state, limits, wanted)
+                call = call or _calls(op, space, basis, wanted)
+                basis, state, plan = _until_an_event(call, basis, state, limits, wanted)
             if state.status != RUNNING:
                 break
             if plan.turns or plan.adds:
@@ -114,20 +117,35 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     return Found(_of_dtype(numbers, space.dtype), vectors, scout)
 
 
-def _until_an_event(product: Any, basis: Any, state: State, limits: Limits, wanted: Wanted) -> tuple[Any, State, Plan]:
-    """Basis, state and plan after as many stretches as change nothing else."""
-    tally: Any = jax.device_put(state.tally)
+def _calls(op: Any, space: Space, basis: Any, wanted: Wanted) -> Callable[..., Any]:
+    """A call of `_stretched` with this operator."""
+    held = _hoisted(op, space=space) if wanted.known else None
+    product, form = (op, space) if held is None else (held, None)
+    tally = first_tally(wanted, basis.dtype, np)
+    program = _stretched.program(product, basis, tally, np.int32(0), space=form, wanted=wanted)
     constants = jax.tree.leaves(product)
-    program = _stretched.program(product, basis, tally, np.int32(0), wanted=wanted)
+
+    def call(basis: Any, tally: Tally, last: Any) -> Any:
+        return program(*constants, basis, *tally, last)
+
+    return call
+
+
+def _until_an_event(
+    call: Callable[..., Any], basis: Any, state: State, limits: Limits, wanted: Wanted
+) -> tuple[Any, State, Plan]:
+    """Basis, state and plan after as many stretches as change nothing else."""
+    tally = state.tally
+    stride = wanted.stride if wanted.known else 2**31  # a stretch of unknown length ends where it is to
     flying = 0  # stretches that the device has yet to make
     while True:
         overlaps = _overlaps(state, wanted)
         last = np.int32(state.tally.done + (state.most if overlaps else state.until) - state.products)
-        for _ in range(-(-int(state.until - state.products) // wanted.stride) - flying):
-            basis, tally, numbers = program(*constants, basis, *tally, last)
+        for _ in range(-(-int(state.until - state.products) // stride) - flying):
+            basis, tally, numbers = call(basis, tally, last)
         latest = numbers
         if overlaps:
-            basis, tally, latest = program(*constants, basis, *tally, last)
+            basis, tally, latest = call(basis, tally, last)
         after, plan = _looked(state, numbers, limits, wanted)
         flying = int(overlaps)
         if overlaps and not plan.goes_on:  # then with all products that were made
@@ -148,7 +166,7 @@ def _of_dtype(numbers: Numbers, dtype: Any) -> Numbers:
 def _overlaps(state: State, wanted: Wanted) -> Any:
     """Whether the device makes the next stretch while the host looks: in a large space, where it takes longer than the look, and where it
     is not known when the stretches will come to something."""
-    return (wanted.layout.size > LARGE) & ~state.checking & ((state.started == 0) | state.dropped)
+    return wanted.known & (wanted.layout.size > LARGE) & ~state.checking & ((state.started == 0) | state.dropped)
 
 
 def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
@@ -170,6 +188,12 @@ def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> Any:
     return _begun(jnp.zeros((0, wanted.layout.length), dtype), 0, key, wanted)[0]
 
 
+@functools.partial(compiled, static=("wanted",))
+@full_precision
+def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> tuple[Any, Any, Any]:
+    return *_begun(start, count, key, wanted), start[-1]
+
+
 @functools.partial(compiled, static=("space", "wanted"), tells=True)
 @full_precision
 def _tracked(op: Any, start: Any, count: Any, key: Any, *, space: Space, wanted: Wanted) -> tuple[Any, Any, Any]:
@@ -186,19 +210,15 @@ def _tracked(op: Any, start: Any, count: Any, key: Any, *, space: Space, wanted:
 @functools.partial(compiled, static=("space",), tells=True)
 @full_precision
 def _hoisted(op: Any, *, space: Space) -> Any:
-    """x -> Ax on flat vectors, as a pytree that can be called, with what does not depend on x computed here, see `linearized`."""
-    return linearized(op, space) or jax.tree_util.Partial(functools.partial(_whole_product, space), op)
+    """`linearized`."""
+    return linearized(op, space)
 
 
-def _whole_product(space: Space, op: Any, x: Any) -> Any:
-    return flat_product(op, space)(x)
-
-
-@functools.partial(compiled, static=("wanted",), donate=(1,))
+@functools.partial(compiled, static=("space", "wanted"), donate=(1,), tells=True)
 @full_precision
-def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, wanted: Wanted) -> Any:
-    """Basis, tally, and the tally as one array."""
-    basis, tally = stretch(product, wanted, basis, tally, last)
+def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, space: Space | None, wanted: Wanted) -> Any:
+    """Basis, tally, and the tally as one array. space: of the product's pytrees, None where it takes flat vectors."""
+    basis, tally = stretch(product if space is None else flat_product(product, space), wanted, basis, tally, last)
     return basis, tally, _packed(tally, dtype=basis.dtype)
 
 

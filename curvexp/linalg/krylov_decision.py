@@ -98,7 +98,9 @@ def first_state(rows: Any, limits: Limits, wanted: Wanted, dtype: Any, xp: Any) 
         judged=no,
         dropped=no,
     )
-    return state._replace(until=_until(state, limits, wanted, 2 * k + 8, xp), most=xp.int32(limits.products))
+    return state._replace(
+        until=_until(state, limits, wanted, 2 * k + (8 if wanted.known else 4), xp), most=xp.int32(limits.products)
+    )
 
 
 def decide(s: State, tally: Tally, limits: Limits, wanted: Wanted, xp: Any) -> tuple[State, Plan]:
@@ -382,9 +384,10 @@ def _most(s: State, limits: Limits, wanted: Wanted, xp: Any) -> Any:
 
 def _until(s: State, limits: Limits, wanted: Wanted, missing: Any, xp: Any) -> Any:
     """Products at which the next look is due: a multiple of the stride; after a warm start when it can be judged, and when it can have
-    converged. Where a look costs the wait of an accelerator, not before so many are made as are missing at least."""
+    converged. On the host, where a look ends a call, not before so many are
+    made as are missing at least, or as are a sixteenth of all."""
     made, least = s.products, _least(s, xp)
-    missing = xp.where(s.checking, LEAST, missing) if wanted.known else 1
+    missing = xp.maximum(xp.where(s.checking, LEAST if wanted.known else 1, missing), made // 16) if xp is np else 1
     missing = xp.maximum(wanted.k - s.tally.done, xp.maximum(missing, 1))
     until = -(-(made + missing) // wanted.stride) * wanted.stride
     until = xp.where(made < least, least, until)
