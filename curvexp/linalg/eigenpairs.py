@@ -143,9 +143,9 @@ def eigsh(
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
 
     The host decides by one small matrix between stretches of products, each a call of one compiled program; under jit, and on a CPU from
-    20 000 parameters on, all is one program. It is compiled anew only for another operator function, shape, k, which or basis. Under
-    jit nothing is warned of. `jax.jvp` and `jax.grad` give the derivatives of simple eigenvalues, λ' = v'A'v; eigenvectors and
-    residuals have those of `jax.jvp` alone.
+    20 000 parameters on, all is one program. Numbers are numpy's arrays in the first case, JAX's in the second. A program is made anew
+    only for another operator function, shape, k, which or basis. Under jit nothing is warned of. `jax.jvp` and `jax.grad` give the
+    derivatives of simple eigenvalues, λ' = v'A'v; eigenvectors and residuals have those of `jax.jvp` alone.
 
     Args:
         op: an Operator, or a function v -> Av of a pytree, linear and symmetric.
