@@ -1,5 +1,6 @@
 """Eigenpairs of a symmetric operator that is known by its products only, each with its residual."""
 
+import contextlib
 import functools
 import warnings
 from typing import Any, Literal, NamedTuple
@@ -203,9 +204,12 @@ def eigsh(
     waits, traced = waits_for_host((op, start, key)), _traced((op, start, key))
     stride = _stretch(n) if waits else max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
+    found = None
     if not traced and (waits or n <= LARGE):
         rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=not waits)
-        found = krylov.solve_from_host(op, space, rows, int(count), limits, key, wanted)
+        with contextlib.suppress(krylov.UnderTraceError):
+            found = krylov.solve_from_host(op, space, rows, int(count), limits, key, wanted)
+    if found:
         result, scale = _eigenpairs(found), found.numbers.scale
     else:
         rows, count = _start_rows(start, space, k, dtype, layout, host=n <= LARGE and not waits)

@@ -81,6 +81,10 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
     return Found(numbers, basis[: wanted.k][order], scout)
 
 
+class UnderTraceError(Exception):
+    """What a function captured is traced: its products have no values that the host could decide by."""
+
+
 def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limits, key: Any, wanted: Wanted) -> Found:
     """As `solve`, with pytrees for vectors and scout, and numbers that lie on the host.
 
@@ -89,6 +93,9 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
 
     Args:
         op: of `domain`. start: None where there are no rows to start from.
+
+    Raises:
+        UnderTraceError: then `solve` is to be used.
     """
     plan, scout, call = None, None, None
     if start is None:
@@ -96,12 +103,12 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
         state = first_state(0, limits, wanted, space.dtype, np)
     elif wanted.known:
         basis, numbers, scout = _tracked(op, start, np.int32(count), key, space=space, wanted=wanted)
-        read = np.asarray(numbers)
+        read = _read(numbers)
         state = first_state(int(read[-1]), limits, wanted, space.dtype, np)
         state, plan = _looked(state, read[:-1], limits, wanted)
     else:  # no program with the product in it but the one that any solution has
         basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
-        state = first_state(int(rows), limits, wanted, space.dtype, np)
+        state = first_state(int(_read(rows)), limits, wanted, space.dtype, np)
     with one_thread(True):  # small eigenproblems
         while True:
             if plan is None:
@@ -123,7 +130,8 @@ def _calls(op: Any, space: Space, basis: Any, wanted: Wanted) -> Callable[..., A
     held = _hoisted(op, space=space) if wanted.known else None
     product, form = (op, space) if held is None else (held, None)
     tally = first_tally(wanted, basis.dtype, np)
-    program = _stretched.program(product, basis, tally, np.int32(0), space=form, wanted=wanted)
+    stretched = _stretched_in_place if wanted.known else _stretched_anew
+    program = stretched.program(product, basis, tally, np.int32(0), space=form, wanted=wanted)
     constants = jax.tree.leaves(product)
 
     def call(basis: Any, tally: Tally, last: Any) -> Any:
@@ -170,9 +178,16 @@ def _overlaps(state: State, wanted: Wanted) -> Any:
     return wanted.known & (wanted.layout.size > LARGE) & ~state.checking & ((state.started == 0) | state.dropped)
 
 
+def _read(array: Any) -> np.ndarray:
+    """An array of the device's, waited for."""
+    if isinstance(array, jax.core.Tracer):
+        raise UnderTraceError
+    return np.asarray(array)
+
+
 def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
     """What comes after a stretch, of whose tally one array is read."""
-    read, parts, begin = np.asarray(numbers), [], 0
+    read, parts, begin = _read(numbers), [], 0
     for part in state.tally:
         parts.append(read[begin : begin + part.size].reshape(part.shape).astype(part.dtype))
         begin += part.size
@@ -215,12 +230,17 @@ def _hoisted(op: Any, *, space: Space) -> Any:
     return linearized(op, space)
 
 
-@functools.partial(compiled, static=("space", "wanted"), donate=(1,), tells=True)
 @full_precision
 def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, space: Space | None, wanted: Wanted) -> Any:
     """Basis, tally, and the tally as one array. space: of the product's pytrees, None where it takes flat vectors."""
     basis, tally = stretch(product if space is None else flat_product(product, space), wanted, basis, tally, last)
     return basis, tally, _packed(tally, dtype=basis.dtype)
+
+
+_stretched_in_place = compiled(_stretched, static=("space", "wanted"), donate=(1,), tells=True)
+_stretched_anew = compiled(
+    _stretched, static=("space", "wanted"), tells=True
+)  # what is donated to a traced call is warned of
 
 
 def _packed(*tree: Any, dtype: Any) -> Any:

@@ -218,8 +218,9 @@ def _looked(limits: Limits, wanted: Wanted, s: State, xp: Any) -> Seen:
     there = xp.arange(k) < t.done
     values = xp.where(there, theta[order[:k]], xp.nan)
     residuals = xp.where(there, residual[order[:k]], xp.inf)
-    limit = _tolerance(limits, xp) * largest  # what is reported is to be under tol
-    limit = xp.maximum(limit - noise_of(s, wanted.layout.size, xp), xp.maximum(limit / 2, nothing_left(largest, xp)))
+    # what is reported, noise included, is to be under tol; of a residual that noise hides an eighth of it is small enough
+    limit, noise = _tolerance(limits, xp) * largest, noise_of(s, wanted.layout.size, xp)
+    limit = xp.maximum(xp.maximum(limit - noise, noise / 8), xp.maximum(limit / 2, nothing_left(largest, xp)))
     enough = (t.done == t.rows) | (s.products >= _least(s, xp))
     accurate = xp.all(residuals <= limit) & (t.done >= k) & enough
     return Seen(
@@ -268,7 +269,7 @@ def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State, xp: Any) -> tup
     event = _first_true(
         [
             ~t.finite,
-            seen.beyond,
+            seen.beyond & ~spent,
             ended,
             seen.accurate & (whole | (s.check == 0) | brief),
             seen.accurate & ~spent,
@@ -281,7 +282,7 @@ def _event(seen: Seen, limits: Limits, wanted: Wanted, s: State, xp: Any) -> tup
         EXTEND,
         xp,
     )
-    good = seen.accurate | s.checking
+    good = seen.accurate | (s.checking & ~seen.beyond)
     status = _first_true([~t.finite, good, spent], [NON_FINITE, CONVERGED, BUDGET], CONVERGED, xp)
     found_end = (s.checking & exhausted & (event == STOP)) | (seen.accurate & whole)
     return event, s._replace(

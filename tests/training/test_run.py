@@ -12,7 +12,7 @@ import curvexp
 from curvexp import optim, preprocess, probe, programs, training
 from curvexp import problem as problems
 from curvexp.errors import ConfigError
-from curvexp.linalg import eigenpairs
+from curvexp.linalg import krylov
 
 
 def quadratic(**options):
@@ -266,10 +266,10 @@ def test_auto_on_a_network_stands_at_the_stated_fraction_of_the_threshold():
 
 def test_auto_and_the_first_reading_share_a_compiled_program():
     problem = network()
-    eigenpairs._solve.clear_cache()
+    krylov._stretched_anew.clear_cache()
     records = train(problem, optim.sgd(fraction=0.5), probe.top(dense_below=0), steps=1)
     assert records[0].scalars["hvps"] > 0
-    assert eigenpairs._solve._cache_size() == 1
+    assert krylov._stretched_anew._cache_size() == 1
 
 
 def test_auto_does_not_depend_on_the_probe():
