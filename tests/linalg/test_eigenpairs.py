@@ -236,9 +236,8 @@ def test_k_grows_until_all_above_a_threshold_are_found(x64):
     op = operator(matrix)
     found = eigsh_above(op, 0.5, jnp.zeros(N), k=3, tol=1e-8)
     assert len(found.eigenvalues) == 12
-    assert (
-        programs.count() == 2 or jax.default_backend() != "cpu"
-    )  # 3, 12: the first three fall by 0.24 each, so that more than 6 lie above 0.5
+    # four programs each for k = 3 and 12, one of them with the product; the first three fall by 0.24 each: more than 6 lie above 0.5
+    assert programs.count() <= 2 * 4
     assert (np.asarray(found.eigenvalues) > 0.5).sum() == 11
     certified(matrix, found, k=12, which="LA", tol=1e-8)
     again = eigsh_above(operator(matrix), 0.5, jnp.zeros(N), k=3, tol=1e-8, start=found.eigenvectors)
