@@ -201,19 +201,10 @@ def eigsh(
         most = dropped = _whole("check", check, 0, 2**31 - 1, "2^31 - 1, or 'full'")
     limits = krylov_state.Limits(np.asarray(tol, dtype), np.int32(products), np.int32(most), np.int32(dropped))
     key = random_key(key)
-    waits, traced = waits_for_host((op, start, key)), _traced((op, start, key))
+    waits = waits_for_host((op, start, key))
     stride = _stretch(n) if waits else max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
-    found = None
-    if not traced and (waits or n <= LARGE):
-        rows, count = (None, 0) if start is None else _start_rows(start, space, k, dtype, layout, host=not waits)
-        with contextlib.suppress(krylov.UnderTraceError):
-            found = krylov.solve_from_host(op, space, rows, int(count), limits, key, wanted)
-    if found:
-        result, scale = _eigenpairs(found), found.numbers.scale
-    else:
-        rows, count = _start_rows(start, space, k, dtype, layout, host=n <= LARGE and not waits)
-        result, scale = _solve(op, rows, count, limits, key, space=space, wanted=wanted)
+    result, scale = _solution(op, space, start, limits, key, wanted)
     if not isinstance(scale, jax.core.Tracer):
         asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
@@ -295,6 +286,22 @@ def _more(values: np.ndarray, threshold: float) -> float:
 def _stretch(n: int) -> int:
     """Products of a stretch on an accelerator: as many as take it longer than the call of a program takes the host, 0.8 ms."""
     return 8 if n <= LARGE else 4 if n <= HUGE else 2
+
+
+def _solution(
+    op: Any, space: Space, start: Any, limits: krylov_state.Limits, key: Any, wanted: krylov_state.Wanted
+) -> tuple[Eigenpairs, Any]:
+    """The pairs, and the largest ‖Av‖ seen: from the host, or in one program."""
+    small = space.size <= LARGE
+    rows = functools.partial(_start_rows, start, space, wanted.k, limits.tol.dtype, wanted.layout)
+    if (wanted.known or small) and not _traced((op, start, key)):
+        vectors, count = (None, 0) if start is None else rows(host=not wanted.known)
+        with contextlib.suppress(krylov.UnderTraceError):
+            found = krylov.solve_from_host(op, space, vectors, int(count), limits, key, wanted)
+            return _eigenpairs(found), found.numbers.scale
+    vectors, count = rows(host=small and not wanted.known)
+    result: tuple[Eigenpairs, Any] = _solve(op, vectors, count, limits, key, space=space, wanted=wanted)
+    return result
 
 
 def _traced(tree: Any) -> bool:
