@@ -295,7 +295,7 @@ def _solution(
     small = space.size <= LARGE
     rows = functools.partial(_start_rows, start, space, wanted.k, limits.tol.dtype, wanted.layout)
     if (wanted.known or small) and not _traced((op, start, key)):
-        vectors, count = (None, 0) if start is None else rows(host=not wanted.known)
+        vectors, count = (None, 0) if wanted.known and start is None else rows(host=not wanted.known)
         with contextlib.suppress(krylov.UnderTraceError):
             found = krylov.solve_from_host(op, space, vectors, int(count), limits, key, wanted)
             return _eigenpairs(found), found.numbers.scale

@@ -67,9 +67,9 @@ def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits,
         basis, tally = stretch(product, wanted, basis, state.tally, state.tally.done + until - state.products)
         state, plan = decide(state, tally, limits, wanted, jnp)
         scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
-        few = lambda: jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))  # noqa: E731
         which = jnp.where(plan.turns, jnp.where(plan.few, 1, 2), 0)
-        basis = jax.lax.switch(which, [lambda: basis, few, lambda: _combined(plan.turn, basis)])
+        few, all_ = lambda: _first_rows(plan, basis, wanted), lambda: _combined(plan.turn, basis)
+        basis = jax.lax.switch(which, [lambda: basis, few, all_])
         row = functools.partial(_random_row, basis, key, state.drawn, wanted)
         basis = jax.lax.cond(plan.adds, lambda: basis.at[plan.row].set(row()), lambda: basis)
         return layout.parted(basis), scout, state
@@ -92,23 +92,23 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     one is looked at too.
 
     Args:
-        op: of `domain`. start: None where there are no rows to start from.
+        op: of `domain`. start: as for `solve`; on an accelerator None where there are no rows to start from.
 
     Raises:
         UnderTraceError: then `solve` is to be used.
     """
-    plan, scout, call = None, None, None
-    if start is None:
-        basis = _cold(key, dtype=space.dtype, wanted=wanted)
+    plan, call = None, None
+    if not wanted.known:  # no program with the product in it but the one that any solution has
+        basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
+        state = first_state(int(_read(rows)), limits, wanted, space.dtype, np)
+    elif start is None:
+        basis, scout = _cold(key, dtype=space.dtype, wanted=wanted)
         state = first_state(0, limits, wanted, space.dtype, np)
-    elif wanted.known:
+    else:
         basis, numbers, scout = _tracked(op, start, np.int32(count), key, space=space, wanted=wanted)
         read = _read(numbers)
         state = first_state(int(read[-1]), limits, wanted, space.dtype, np)
         state, plan = _looked(state, read[:-1], limits, wanted)
-    else:  # no program with the product in it but the one that any solution has
-        basis, rows, scout = _warm(start, np.int32(count), key, wanted=wanted)
-        state = first_state(int(_read(rows)), limits, wanted, space.dtype, np)
     with one_thread(True):  # small eigenproblems
         while True:
             if plan is None:
@@ -117,7 +117,7 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
             if state.status != RUNNING:
                 break
             if plan.turns or plan.adds:
-                basis, waiting = _rebuilt(basis, plan, key, state.drawn, wanted=wanted)
+                basis, waiting = _rebuilt(basis, plan, key, state.drawn, few=bool(plan.few), wanted=wanted)
                 scout = waiting if plan.takes_scout else scout
             plan = None
     numbers, order = outcome(state, limits, wanted, np)
@@ -200,8 +200,12 @@ def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple
 
 @functools.partial(compiled, static=("dtype", "wanted"))
 @full_precision
-def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> Any:
-    return _begun(jnp.zeros((0, wanted.layout.length), dtype), 0, key, wanted)[0]
+def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> tuple[Any, Any]:
+    """A basis of one random row, and no scout."""
+    layout = wanted.layout
+    row = layout.parted(_random(key, 0, wanted, dtype))
+    basis = layout.parted(jnp.zeros((wanted.size, layout.length), dtype))
+    return layout.parted(basis.at[0].set(row / jnp.linalg.norm(row))), jnp.zeros_like(row)
 
 
 @functools.partial(compiled, static=("wanted",))
@@ -247,12 +251,12 @@ def _packed(*tree: Any, dtype: Any) -> Any:
     return jnp.concatenate([jnp.ravel(part).astype(dtype) for part in jax.tree.leaves(tree)])
 
 
-@functools.partial(compiled, static=("wanted",), donate=(0,))
+@functools.partial(compiled, static=("few", "wanted"), donate=(0,))
 @full_precision
-def _rebuilt(basis: Any, plan: Plan, key: Any, number: Any, *, wanted: Wanted) -> tuple[Any, Any]:
+def _rebuilt(basis: Any, plan: Plan, key: Any, number: Any, *, few: bool, wanted: Wanted) -> tuple[Any, Any]:
     """The basis as it is planned, and the row that the next solution's scout may be."""
     waiting = _waiting(basis, plan.scout)
-    basis = wanted.layout.parted(_combined(plan.turn, basis))
+    basis = _first_rows(plan, basis, wanted) if few else _combined(plan.turn, basis)
     row = jnp.where(plan.adds, _random_row(basis, key, number, wanted), basis[plan.row])
     return wanted.layout.parted(basis.at[plan.row].set(row)), waiting
 
@@ -261,9 +265,9 @@ def _rebuilt(basis: Any, plan: Plan, key: Any, number: Any, *, wanted: Wanted) -
 @full_precision
 def _ended(basis: Any, plan: Plan, order: Any, scout: Any, *, space: Space, wanted: Wanted) -> tuple[Any, Any]:
     """The k vectors and the scout as pytrees."""
-    vectors = _combined(plan.turn[:, : wanted.k][:, order], basis)
-    before = jnp.zeros_like(basis[0]) if scout is None else scout
-    scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), before)
+    # put in order after the product, so that their bits are those of a solution whose check followed
+    vectors = _first_rows(plan, basis, wanted)[order]
+    scout = jnp.where(plan.takes_scout, _waiting(basis, plan.scout), scout)
     return space.trees(vectors, wanted.layout), space.trees(scout[None], wanted.layout)
 
 
@@ -275,9 +279,6 @@ def _begun(start: Any, count: Any, key: Any, wanted: Wanted) -> tuple[Any, Any]:
     where it is not zero and has a part outside of them, else a random one; and the number of rows but for that one."""
     dtype, size = start.dtype, wanted.size
     basis = wanted.layout.parted(jnp.zeros((size, wanted.layout.length), dtype))
-    if len(start) == 0:
-        row = wanted.layout.parted(_random(key, 0, wanted, dtype))
-        return basis.at[0].set(row / jnp.linalg.norm(row)), jnp.int32(0)
 
     def put(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         basis, rows = carry
@@ -323,6 +324,11 @@ def _passes(wanted: Wanted) -> int:
 def _combined(turn: Any, basis: Any) -> Any:
     """Q'V."""
     return jnp.matmul(turn.T, basis, precision="highest")
+
+
+def _first_rows(plan: Plan, basis: Any, wanted: Wanted) -> Any:
+    """Q'V where all but its first k rows are zero."""
+    return jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))
 
 
 def _waiting(basis: Any, row: Any) -> Any:
