@@ -1,4 +1,4 @@
-"""All that the project promises about speed, measured in one process on one device: a GPU in under 6 minutes, a CPU too.
+"""All that the project promises about speed, measured in one process on one device, a GPU or a CPU.
 
     python scripts/bench_gpu.py [rows ...] [--quick] [--json FILE] [--seconds 340]
 
