@@ -64,7 +64,7 @@ def release() -> None:
     gc.collect()  # what JAX holds of a program holds itself
 
 
-class compiled:  # noqa: N801: a decorator
+class compiled:
     """`jax.jit` with a bounded number of programs, none of which keeps a function alive that it was called with.
 
     A function among the arguments (in a jax.tree_util.Partial) or the static ones is held weakly where it is equal to itself alone, such

@@ -7,17 +7,14 @@ import argparse
 import functools
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-
+import bench_host
 
 SECONDS = {False: 2.0, True: 0.7}  # of each timed training, by whether it is to be quick
 RECORDS = {  # name: (record_every, whether a record has the accuracy and the test loss)
@@ -86,22 +83,11 @@ def bare_loop_ratios(repeats: int, *, quick: bool) -> dict[str, tuple[float, flo
     return {name: (steps / statistics.median(each), ratios[name]) for name, each in took.items()}
 
 
-def where() -> str:
-    """The device and the versions that the figures are of."""
-    import jax
-
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "optax", "numpy"))
-    return f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {os.cpu_count()} cores, {packages}"
-
-
 def command(*arguments: str, cwd: str) -> float:
     """Wall seconds of one command line, from the start of the process to its end."""
     begun = time.perf_counter()
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path}
-    subprocess.run(
-        [sys.executable, "-m", "curvexp", *arguments], cwd=cwd, env=environment, check=True, capture_output=True
-    )
+    typed = [sys.executable, "-m", "curvexp", *arguments]
+    subprocess.run(typed, cwd=cwd, env=bench_host.environment(), check=True, capture_output=True)
     return time.perf_counter() - begun
 
 
@@ -124,7 +110,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the training alone, in under a minute on a GPU")
     chosen = parser.parse_args()
     repeats = chosen.repeats
-    print(where())
+    print(bench_host.headline())
     for name, (rate, ratio) in bare_loop_ratios(repeats, quick=chosen.quick).items():
         print(f"  {name}: {rate:.0f} steps/s, ratio {ratio:.3f}", flush=True)
     if chosen.quick:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bench_runner
 import bench_spectrum as bench
 import bench_sweep
 import jax
@@ -17,48 +18,13 @@ from bench_figures import Figure, Setting, ms
 
 
 def training(setting: Setting) -> Iterator[Figure]:
-    import optax
-
-    from curvexp import optim, preprocess
-    from curvexp import problem as problems
-    from curvexp.training import run
-
-    steps = 20_000 if setting.gpu else 2000
-    problem = problems.mlp(preprocess=preprocess.raw(), dtype=jnp.float32, data=problems.data.digits(), hidden=[32])
-    plain, ours = optax.sgd(0.05, 0.9), optim.momentum(lr=0.05, momentum=0.9)
-
-    @jax.jit
-    def scan(params: Any, state: Any, data: Any) -> Any:
-        def body(carry: Any, _: Any) -> Any:
-            params, state = carry
-            loss, gradient = jax.value_and_grad(problem.loss)(params, data)
-            updates, state = plain.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), loss
-
-        return jax.lax.scan(body, (params, state), length=steps)
-
-    start = jax.jit(problem.init)(jax.random.key(0))
-
-    def framework(every: int) -> Any:
-        for record in run(problem, ours, None, steps=steps, key=jax.random.key(0), record_every=every):  # noqa: B007
-            pass
-        return record.state.params
-
-    with jax.default_matmul_precision("highest"):  # as run() has it
-        calls = {"bare": lambda: scan(start, plain.init(start), problem.data)}
-        calls |= {f"every {every}": lambda every=every: framework(every) for every in (10, 1)}
-        times = bench.in_turn(calls, min(3, setting.repeats))
-    for every, goals in ((10, ("≥ 0.9", "≥ 0.9")), (1, ("≥ 0.8", "≥ 0.8"))):
-        call = f"every {every}"
-        rate, bare = (steps / statistics.median(times[name]) for name in (call, "bare"))
-        more = f"{rate:.0f} of {bare:.0f} steps/s, {steps} steps"
-        yield Figure(
-            "training",
-            f"a bare scan over run(), record_every={every}",
-            bench.ratio(times, "bare", call),
-            setting.goal(*goals),
-            more,
-        )
+    goals = {"record_every=10": ("≥ 0.9", "≥ 0.9"), "record_every=1": ("≥ 0.8", "≥ 0.8")}
+    found = bench_runner.bare_loop_ratios(min(3, setting.repeats), quick=setting.quick)
+    bare, _ = found.pop("bare lax.scan")
+    for name, (rate, ratio) in found.items():
+        goal = setting.goal(*goals[name]) if name in goals else None
+        more = f"{rate:.0f} of {bare:.0f} steps/s"
+        yield Figure("training", f"run() as a share of a bare scan, {name}", ratio, goal, more)
 
 
 def tracking(setting: Setting) -> Iterator[Figure]:
