@@ -113,9 +113,10 @@ def spectral_density(
     layout = layout_of(op, space.size)
     if batch is None:
         batch = vectors_at_once(op, space, vectors=probes, steps=steps, layout=layout)
-    sizes = {"probes": probes, "steps": steps, "points": points, "batch": batch}
-    on_cpu = not waits_for_host(op)
-    call = functools.partial(_density, op, key, width, known, space=space, layout=layout, always=not on_cpu, **sizes)
+    sizes, on_cpu = _Sizes(probes, steps, points, batch), not waits_for_host(op)
+    call = functools.partial(
+        _density, op, key, width, known, space=space, layout=layout, sizes=sizes, always=not on_cpu
+    )
     if not on_cpu:
         return call()
     # threads of LAPACK's within the program: ten matrices of 80 rows take 8 ms, with XLA's threads beside them up to 1 s
@@ -131,7 +132,16 @@ class _Known(NamedTuple):
     vectors: Any
 
 
-@functools.partial(compiled, static=("space", "probes", "steps", "points", "batch", "layout", "always"), tells=True)
+class _Sizes(NamedTuple):
+    """Static: of `spectral_density`, each an integer."""
+
+    probes: int
+    steps: int
+    points: int
+    batch: int
+
+
+@functools.partial(compiled, static=("space", "layout", "sizes", "always"), tells=True)
 @full_precision
 def _density(
     op: Any,
@@ -140,13 +150,11 @@ def _density(
     known: _Known,
     *,
     space: Space,
-    probes: int,
-    steps: int,
-    points: int,
-    batch: int,
     layout: Layout,
+    sizes: _Sizes,
     always: bool,
 ) -> Density:
+    probes, steps, points, batch = sizes
     product = (linearized(op, space) if always else None) or flat_product(op, space)
     vectors = layout.parted(known.vectors)
     # equal parts, filled up with the first probes once more: a smaller last one would be compiled apart
