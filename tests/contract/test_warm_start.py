@@ -86,11 +86,12 @@ def test_the_probability_of_a_miss_is_true():
 
 
 @pytest.mark.slow
-def test_the_probability_of_a_miss_is_true_of_200_keys():
-    inner, outer = statements(KINDS, SIZES, (6, "full"), keys=200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_probability_of_a_miss_is_true_of_200_keys(kind):
+    inner, outer = statements([kind], SIZES, (6, "full"), keys=200)
     holds(inner)
     holds(outer)
-    assert sum(wrong for _, wrong in inner) > 100
+    assert sum(wrong for _, wrong in inner) >= 20  # the statement was put to the test
 
 
 def test_without_a_check_no_probability_is_stated():
