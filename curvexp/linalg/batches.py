@@ -2,17 +2,19 @@
 
 import functools
 import time
-from typing import Any
+from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from curvexp import memory
 from curvexp.linalg.layout import LARGE, Layout, waits_for_host
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product
 from curvexp.programs import compiled
+from curvexp.types import Matvec
 
 SIZES = (1, 2, 5, 10)
 ON_CPU, ON_OTHERS = (
@@ -24,16 +26,21 @@ SHARE = 8  # of the device's free memory, an eighth for the bases
 LONG = 2.0  # seconds of products, below which a measurement, a compilation for each size, would not pay
 GAIN = 0.9  # of the time a vector, at which a size is better than the one before
 
-_chosen: dict[Any, int] = {}
+_chosen: dict[Hashable, int] = {}
 
 
-def vectors_at_once(op: Any, space: Space, *, vectors: int, steps: int, layout: Layout) -> int:
+def vectors_at_once(op: Matvec, space: Space, *, vectors: int, steps: int, layout: Layout) -> int:
     """A batch for `vectors` runs of `steps` products, each with a basis of as many rows.
 
     By a rule: up to 5 on a CPU as long as their bases stay within 64 MB, up to 10 elsewhere, within an eighth of the free memory. In more
     than 20 000 dimensions, where one vector at a time would take 2 s or more, 1, 2, 5 and 10 are timed until a vector takes no tenth
     less, and the quickest is taken. What is chosen for an operator's function and shapes holds for the whole process. Under jit and vmap,
     and over several devices, the rule alone.
+
+    >>> from curvexp.linalg.vectors import space_of
+    >>> op = jax.tree_util.Partial(lambda v: v)
+    >>> vectors_at_once(op, space_of(jnp.zeros(3)), vectors=2, steps=1, layout=Layout(3))
+    2
     """
     leaves, structure = jax.tree.flatten(op)
     shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
@@ -51,7 +58,7 @@ def vectors_at_once(op: Any, space: Space, *, vectors: int, steps: int, layout: 
     return _chosen.setdefault(key, rule)
 
 
-def _quickest(op: Any, space: Space, sizes: list[int], rule: int, products: int) -> int:
+def _quickest(op: Matvec, space: Space, sizes: list[int], rule: int, products: int) -> int:
     """The size at which a vector takes least; the rule's where all products together are soon made."""
     best = sizes[0]
     least = _seconds(op, space, best)
@@ -65,7 +72,7 @@ def _quickest(op: Any, space: Space, sizes: list[int], rule: int, products: int)
     return best
 
 
-def _seconds(op: Any, space: Space, size: int) -> float:
+def _seconds(op: Matvec, space: Space, size: int) -> float:
     """Seconds a vector, in a loop of two products of so many."""
     taken = []
     for _ in range(3):  # the first compiles
@@ -77,12 +84,12 @@ def _seconds(op: Any, space: Space, size: int) -> float:
 
 @functools.partial(compiled, static=("space", "size"))
 @full_precision
-def _twice(op: Any, *, space: Space, size: int) -> Any:
+def _twice(op: Matvec, *, space: Space, size: int) -> Float[Array, "b n"]:
     product = flat_product(op, space)
     many = jax.vmap(product) if size > 1 else lambda rows: product(rows[0])[None]
     rows = jax.random.normal(jax.random.key(0), (size, space.size), jax.dtypes.canonicalize_dtype(space.dtype))
 
-    def step(_: Any, rows: Any) -> Any:
+    def step(_: Int[Array, ""], rows: Float[Array, "b n"]) -> Float[Array, "b n"]:
         images = many(rows)
         largest = jnp.max(jnp.abs(images))
         return images / jnp.where(largest > 0, largest, 1)

@@ -7,11 +7,12 @@ The mean over v uniform on the sphere is tr f(A)/n (Golub and Welsch 1969; Lin, 
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from curvexp.linalg.batches import vectors_at_once
 from curvexp.linalg.eigenpairs import Eigenpairs
@@ -21,46 +22,52 @@ from curvexp.linalg.layout import Layout, layout_of, waits_for_host
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, linearized, random_key
 from curvexp.programs import compiled
+from curvexp.types import AnyArray, KeyLike, Matvec, RandomKey, Scalar
 
 
 class Density(NamedTuple):
     """Distribution of a symmetric operator's eigenvalues, each with mass 1/n.
 
     Attributes:
-        spikes, spike_residuals: (m,) eigenvalues known one by one, each a mass of 1/n, and their residuals; m may be 0.
-        x: (points,) ascending. density: (points,) of the other eigenvalues, smoothed by a normal of deviation `width`; its integral is
-            1 − m/n.
-        stderr: (points,) standard error of `density` over the probe vectors.
-        nodes, weights: (probes, steps) the quadrature of each probe; weights of a row sum to 1 − m/n; zero where a Krylov space ended
+        spikes, spike_residuals: eigenvalues known one by one, each a mass of 1/n, and their residuals; k may be 0.
+        x: ascending. density: of the other eigenvalues, smoothed by a normal of deviation `width`; its integral is
+            1 − k/n.
+        stderr: standard error of `density` over the probe vectors.
+        nodes, weights: the quadrature of each probe; weights of a row sum to 1 − k/n; zero where a Krylov space ended
             early.
-        width: () deviation of the smoothing: a spike, of a multiple of the identity for instance, is a bell of this width.
-        mean, mean_stderr: () of all eigenvalues, tr A/n. square, square_stderr: () of their squares.
-        negative, negative_stderr: () mass below zero, counting nodes under −floor.
-        matvecs: () products made.
-        ended: (probes,) whether a probe's Krylov space ended: its nodes and weights are then the whole of what it sees, not a quadrature.
+        width: deviation of the smoothing: a spike, of a multiple of the identity for instance, is a bell of this width.
+        mean, mean_stderr: of all eigenvalues, tr A/n. square, square_stderr: of their squares.
+        negative, negative_stderr: mass below zero, counting nodes under −floor.
+        matvecs: products made.
+        ended: whether a probe's Krylov space ended: its nodes and weights are then the whole of what it sees, not a quadrature.
+
+    >>> measure = lambda key: spectral_density(lambda v: 3 * v, jnp.zeros(5), probes=2, steps=3, points=9, key=key)
+    >>> found = jax.eval_shape(measure, jax.random.key(0))
+    >>> found.x.shape, found.nodes.shape, found.mean.shape
+    ((9,), (2, 3), ())
     """
 
-    spikes: Any
-    spike_residuals: Any
-    x: Any
-    density: Any
-    stderr: Any
-    nodes: Any
-    weights: Any
-    width: Any
-    mean: Any
-    mean_stderr: Any
-    square: Any
-    square_stderr: Any
-    negative: Any
-    negative_stderr: Any
-    matvecs: Any
-    ended: Any
+    spikes: Float[AnyArray, "k"]
+    spike_residuals: Float[AnyArray, "k"]
+    x: Float[Array, "points"]
+    density: Float[Array, "points"]
+    stderr: Float[Array, "points"]
+    nodes: Float[Array, "m steps"]
+    weights: Float[Array, "m steps"]
+    width: Scalar
+    mean: Scalar
+    mean_stderr: Scalar
+    square: Scalar
+    square_stderr: Scalar
+    negative: Scalar
+    negative_stderr: Scalar
+    matvecs: Int[Array, ""]
+    ended: Bool[Array, "m"]
 
 
 def spectral_density(
-    op: Any,
-    like: Any = None,
+    op: Matvec,
+    like: PyTree | None = None,
     *,
     probes: int = 10,
     steps: int = 80,
@@ -68,7 +75,7 @@ def spectral_density(
     width: float | None = None,
     batch: int | None = None,
     spikes: Eigenpairs | None = None,
-    key: Any = None,
+    key: KeyLike = None,
 ) -> Density:
     """Density of the eigenvalues, with its standard error.
 
@@ -90,6 +97,10 @@ def spectral_density(
 
     Raises:
         ValueError: a count out of range; as many spikes as dimensions.
+
+    >>> found = spectral_density(lambda v: 3 * v, jnp.zeros(2), probes=2, steps=2, points=5)
+    >>> round(float(found.mean), 3), round(float(found.square), 3)
+    (3.0, 9.0)
     """
     op, space = domain(op, like)
     counts = [("probes", probes, 2), ("steps", steps, 1), ("points", points, 2)]
@@ -125,11 +136,11 @@ def spectral_density(
 
 
 class _Known(NamedTuple):
-    """Spikes as arrays: values (m,), residuals (m,), vectors (m, n)."""
+    """Spikes as arrays."""
 
-    values: Any
-    residuals: Any
-    vectors: Any
+    values: Float[AnyArray, "k"]
+    residuals: Float[AnyArray, "k"]
+    vectors: Float[Array, "k n"]
 
 
 class _Sizes(NamedTuple):
@@ -144,9 +155,9 @@ class _Sizes(NamedTuple):
 @functools.partial(compiled, static=("space", "layout", "sizes", "always"), tells=True)
 @full_precision
 def _density(
-    op: Any,
-    key: Any,
-    width: Any,
+    op: Matvec,
+    key: RandomKey,
+    width: float | Scalar,
     known: _Known,
     *,
     space: Space,
@@ -162,7 +173,7 @@ def _density(
     rows = -(-probes // parts)
     keys = jax.random.split(key, probes)[np.arange(parts * rows) % probes].reshape(parts, rows)
 
-    def quadrature(keys: Any) -> tuple[Any, ...]:
+    def quadrature(keys: Key[Array, "b"]) -> tuple[Array, ...]:
         end = lanczos(product, vectors, keys, layout=layout, steps=steps, always=always)
         return *_quadrature(end), end.made, ~end.alive
 
@@ -177,12 +188,12 @@ def _density(
     width = jnp.where(width > 0, width, jnp.where(wide > 0, wide, 1) / steps)
     x = jnp.linspace(low - 4 * width, high + 4 * width, points)
 
-    def smooth(probe: tuple[Any, Any]) -> Any:
+    def smooth(probe: tuple[Float[Array, "steps"], Float[Array, "steps"]]) -> Float[Array, "points"]:
         theta, tau = probe
         bells = jnp.exp(-0.5 * ((x[:, None] - theta[None, :]) / width) ** 2)
         return bells @ tau / np.sqrt(2 * np.pi)
 
-    def moment(function: Callable[[Any], Any]) -> tuple[Any, Any]:
+    def moment(function: Callable[[AnyArray], AnyArray]) -> tuple[Scalar, Scalar]:
         return _mean((function(nodes) * weights).sum(axis=1) + function(known.values).sum() / n)
 
     # a spread squares what it is taken of: in float32 that is to be near 1
@@ -211,8 +222,8 @@ def _density(
     )
 
 
-def _quadrature(end: Lanczos) -> tuple[Any, Any]:
-    """Nodes and weights (b, steps) of the runs of Lanczos."""
+def _quadrature(end: Lanczos) -> tuple[Float[Array, "b steps"], Float[Array, "b steps"]]:
+    """Nodes and weights of the runs of Lanczos."""
     steps = end.alphas.shape[1]
     # rows after an early end are no part of the Krylov space: told by a value of their own, they get weight 0 and a node inside the range
     inside = jnp.arange(steps) < end.made[:, None]
@@ -226,6 +237,6 @@ def _quadrature(end: Lanczos) -> tuple[Any, Any]:
     return jnp.where(weights > 0, theta, end.alphas[:, :1]), weights
 
 
-def _mean(samples: Any) -> tuple[Any, Any]:
+def _mean(samples: Float[Array, "m ..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Mean over the first axis and its standard error."""
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))

@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import warnings
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
 
 from curvexp.linalg import krylov, krylov_state
 from curvexp.linalg.krylov_state import BELOW_FLOOR, BUDGET, CONVERGED, NOISY, NON_FINITE
@@ -15,6 +17,7 @@ from curvexp.linalg.layout import LARGE, Layout, layout_of, waits_for_host
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, domain, flat_product, random_key
 from curvexp.programs import compiled
+from curvexp.types import AnyArray, AnyCount, AnyReal, Flat, KeyLike, Matvec, RandomKey, Scalar, Vector
 
 Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
@@ -24,52 +27,62 @@ HUGE = 1_000_000  # parameters, from which on two products take an accelerator l
 
 
 class Start(NamedTuple):
-    """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them."""
+    """What an `eigsh` of a nearby operator starts from: eigenvectors and scout of Eigenpairs, as it has them.
 
-    eigenvectors: Any
-    scout: Any
+    >>> pairs = eigsh(lambda v: jnp.array([1.0, 5.0]) * v, jnp.zeros(2), k=1)
+    >>> nearby = eigsh(lambda v: jnp.array([1.0, 5.1]) * v, jnp.zeros(2), k=1, start=pairs.start)
+    >>> round(float(nearby.eigenvalues[0]), 3)
+    5.1
+    """
+
+    eigenvectors: Vector
+    scout: Vector
 
 
 class Eigenpairs(NamedTuple):
     """Some eigenvalues of a symmetric operator A, with unit eigenvectors.
 
     Attributes:
-        eigenvalues: (k,) ascending.
+        eigenvalues: in ascending order.
         eigenvectors: pytree of the domain, each leaf with a leading axis k; orthonormal to rounding.
-        residuals: (k,) ‖Av − λv‖₂ from the Krylov relation, and what rounding adds to it: of the products, as measured by u'Av − v'Au
+        residuals: ‖Av − λv‖₂ from the Krylov relation, and what rounding adds to it: of the products, as measured by u'Av − v'Au
             between basis vectors, of the orthogonalization, and of the small eigenproblem. Some eigenvalue of A lies within it
             (Parlett 1998, thm 4.5.1).
-        matvecs: () products with A that it took.
-        status: () code: 1 converged; 2 out of products; 3 an entry was not finite; 4 converged, to the floor of the dtype, which lies
+        matvecs: products with A that it took.
+        status: 1 converged; 2 out of products; 3 an entry was not finite; 4 converged, to the floor of the dtype, which lies
             above the tolerance asked for; 5 not converged, because the products scatter by more than the tolerance and than any rounding
             of the dtype (√eps·‖A‖): a precision below that of the vectors, or a product that differs from call to call. `message` says
             it in words.
-        missed: () upper bound of the probability that an eigenvalue which belongs to the k was missed, by more than tol·‖A‖, because
+        missed: upper bound of the probability that an eigenvalue which belongs to the k was missed, by more than tol·‖A‖, because
             the start had no part of it (a copy of a multiple eigenvalue; after a warm start a newcomer): from a Lanczos run from a random
             vector in the complement of what was found. 0 where the whole space was searched; 1 where the check gained nothing; nan where
             there was none (a warm start without `check`, no convergence).
-        asymmetry: () largest |u'Av − v'Au| seen between basis vectors: rounding, if A is symmetric.
-        floor: () absolute residual below which rounding hides everything: 10·eps·‖A‖, or the measured rounding and noise of the
+        asymmetry: largest |u'Av − v'Au| seen between basis vectors: rounding, if A is symmetric.
+        floor: absolute residual below which rounding hides everything: 10·eps·‖A‖, or the measured rounding and noise of the
             products where that is more.
         missed_ends: (2,) the same for the ends alone: of an eigenvalue below all the found, and of one above them; nan at an end that was
             not looked at. A few products bound it where the k-th pair's neighbours ask for many.
         scout: pytree with a leading axis 1: a vector outside of what was searched, in which newcomers grow from solution to solution
             where `start` is the result before; zero where there is none.
+
+    >>> pairs = eigsh(lambda v: jnp.array([1.0, 2.0]) * v, jnp.zeros(2), k=1, max_matvecs=1)
+    >>> pairs.converged, pairs.message[:15]
+    (False, 'out of products')
     """
 
-    eigenvalues: Any
-    eigenvectors: Any
-    residuals: Any
-    matvecs: Any
-    status: Any
-    missed: Any
-    asymmetry: Any
-    floor: Any
-    missed_ends: Any
-    scout: Any
+    eigenvalues: Float[AnyArray, "k"]
+    eigenvectors: Vector
+    residuals: Float[AnyArray, "k"]
+    matvecs: AnyCount | int
+    status: AnyCount
+    missed: AnyReal
+    asymmetry: AnyReal
+    floor: AnyReal
+    missed_ends: Float[AnyArray, "2"]
+    scout: Vector
 
     @property
-    def converged(self) -> Any:
+    def converged(self) -> bool | Bool[Array, "..."]:
         """Whether every residual is under the tolerance, or under the floor where that is higher.
 
         A bool; an array of them for several solutions at once (`jax.vmap`), and under a trace.
@@ -129,17 +142,17 @@ class Eigenpairs(NamedTuple):
 
 
 def eigsh(
-    op: Any,
-    like: Any = None,
+    op: Matvec,
+    like: PyTree | None = None,
     *,
     k: int,
     which: Which = "LA",
     tol: float = 1e-3,
-    start: Any = None,
+    start: Eigenpairs | Start | Vector | None = None,
     basis: int | None = None,
     max_matvecs: int | None = None,
     check: int | Literal["full"] | None = None,
-    key: Any = None,
+    key: KeyLike = None,
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: block Krylov-Schur on the device, certified by residuals.
 
@@ -177,6 +190,11 @@ def eigsh(
     Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-12 and 1e18.
 
     Source: Stewart 2001 (Krylov-Schur); Wu and Simon 2000 (thick restart); van Dorsselaer et al. 2000 (the check).
+
+    >>> matrix = jnp.array([[2.0, 1.0], [1.0, 2.0]])
+    >>> pairs = eigsh(lambda v: matrix @ v, jnp.zeros(2), k=2)
+    >>> pairs.eigenvalues.round(3).tolist(), bool(pairs.converged)
+    ([1.0, 3.0], True)
     """
     op, space = domain(op, like)
     n = space.size
@@ -218,20 +236,24 @@ def eigsh(
 
 
 def basis_size(k: int, n: int) -> int:
-    """Vectors that `eigsh` holds by default for k eigenpairs of n; no more than n of them are needed."""
+    """Vectors that `eigsh` holds by default for k eigenpairs of n; no more than n of them are needed.
+
+    >>> basis_size(k=10, n=1000)
+    58
+    """
     return 2 * k + (38 if n <= LARGE else 22)
 
 
 def eigsh_above(
-    op: Any,
+    op: Matvec,
     threshold: float,
-    like: Any = None,
+    like: PyTree | None = None,
     *,
     k: int = 4,
     tol: float = 1e-3,
-    start: Any = None,
+    start: Eigenpairs | Start | Vector | None = None,
     most: int = 256,
-    key: Any = None,
+    key: KeyLike = None,
 ) -> Eigenpairs:
     """All eigenpairs above a threshold, and at least k: k grows twofold or fourfold while the smallest one found stands above it.
 
@@ -245,6 +267,10 @@ def eigsh_above(
     Returns:
         The largest k' >= k eigenpairs, `matvecs` those of all searches; the smallest stands above the threshold only where `most` or
         the dimension ended the search, or where it did not converge.
+
+    >>> pairs = eigsh_above(lambda v: jnp.array([4.0, 5.0]) * v, 3.0, jnp.zeros(2), k=1)
+    >>> pairs.eigenvalues.round(3).tolist()  # k has grown, as the largest stood above the threshold
+    [4.0, 5.0]
     """
     op, space = domain(op, like)
     if not isinstance(threshold, jax.core.Tracer) and np.isnan(threshold):
@@ -289,8 +315,13 @@ def _stretch(n: int) -> int:
 
 
 def _solution(
-    op: Any, space: Space, start: Any, limits: krylov_state.Limits, key: Any, wanted: krylov_state.Wanted
-) -> tuple[Eigenpairs, Any]:
+    op: Matvec,
+    space: Space,
+    start: Eigenpairs | Start | Vector | None,
+    limits: krylov_state.Limits,
+    key: RandomKey,
+    wanted: krylov_state.Wanted,
+) -> tuple[Eigenpairs, AnyReal]:
     """The pairs, and the largest ‖Av‖ seen: from the host, or in one program."""
     small = space.size <= LARGE
     rows = functools.partial(_start_rows, start, space, wanted.k, limits.tol.dtype, wanted.layout)
@@ -300,26 +331,26 @@ def _solution(
             found = krylov.solve_from_host(op, space, vectors, int(count), limits, key, wanted)
             return _eigenpairs(found), found.numbers.scale
     vectors, count = rows(host=small and not wanted.known)
-    result: tuple[Eigenpairs, Any] = _solve(op, vectors, count, limits, key, space=space, wanted=wanted)
+    result: tuple[Eigenpairs, AnyReal] = _solve(op, vectors, count, limits, key, space=space, wanted=wanted)
     return result
 
 
-def _traced(tree: Any) -> bool:
+def _traced(tree: PyTree) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @functools.partial(compiled, static=("space", "wanted"), tells=True)
 @full_precision
 def _solve(
-    op: Any,
-    rows: Any,
-    count: Any,
+    op: Matvec,
+    rows: Float[Array, "k+1 p"],
+    count: AnyCount,
     limits: krylov_state.Limits,
-    key: Any,
+    key: RandomKey,
     *,
     space: Space,
     wanted: krylov_state.Wanted,
-) -> tuple[Eigenpairs, Any]:
+) -> tuple[Eigenpairs, AnyReal]:
     """The pairs, and the largest ‖Av‖ seen."""
     product, operands = jax.closure_convert(flat_product(op, space), jnp.zeros(space.size, rows.dtype))
     found = _found(product, wanted, operands, rows, count, limits, key)
@@ -335,13 +366,13 @@ def _eigenpairs(found: krylov_state.Found) -> Eigenpairs:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _found(
-    product: Any,
+    product: Callable[..., Flat],
     wanted: krylov_state.Wanted,
-    operands: Any,
-    rows: Any,
-    count: Any,
+    operands: PyTree,
+    rows: Float[Array, "k+1 p"],
+    count: AnyCount,
     limits: krylov_state.Limits,
-    key: Any,
+    key: RandomKey,
 ) -> krylov_state.Found:
     """`krylov.solve` for x -> product(x, *operands)."""
     return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
@@ -350,17 +381,19 @@ def _found(
 @_found.defjvp
 @full_precision  # JAX calls the rule where it differentiates, outside of `_solve`
 def _found_jvp(
-    product: Any, wanted: krylov_state.Wanted, primals: Any, tangents: Any
+    product: Callable[..., Flat], wanted: krylov_state.Wanted, primals: PyTree, tangents: PyTree
 ) -> tuple[krylov_state.Found, krylov_state.Found]:
     """λ' = v'A'v, which can be transposed; the rest by differentiating the iteration, which cannot."""
 
-    def solution(operands: Any, rows: Any, count: Any, limits: krylov_state.Limits, key: Any) -> krylov_state.Found:
+    def solution(
+        operands: PyTree, rows: Float[Array, "k+1 p"], count: AnyCount, limits: krylov_state.Limits, key: RandomKey
+    ) -> krylov_state.Found:
         return krylov.solve(lambda x: product(x, *operands), rows, count, limits, key, wanted)
 
     found, change = jax.jvp(solution, primals, tangents)
     operands, moved = tuple(primals[0]), tuple(tangents[0])
 
-    def along(x: Any) -> Any:
+    def along(x: Flat) -> Scalar:
         return jnp.vdot(x, jax.jvp(lambda *operands: product(x, *operands), operands, moved)[1])
 
     values = jax.vmap(along)(wanted.layout.whole(found.vectors)) if operands else change.numbers.eigenvalues
@@ -373,13 +406,15 @@ def _found_jvp(
     return found, change._replace(numbers=change.numbers._replace(eigenvalues=values))
 
 
-def _refuse(_: Any, cotangent: Any) -> Any:
+def _refuse(_: PyTree, cotangent: PyTree) -> NoReturn:
     raise TypeError(
         "eigsh: jax.grad goes through the eigenvalues alone; eigenvectors and residuals have no reverse mode. Use jax.jvp, jax.jacfwd."
     )
 
 
-def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout, *, host: bool) -> tuple[Any, Any]:
+def _start_rows(
+    start: Eigenpairs | Start | Vector | None, space: Space, k: int, dtype: np.dtype, layout: Layout, *, host: bool
+) -> tuple[Float[AnyArray, "k+1 p"], np.int32]:
     """Start vectors as (k + 1, layout.length) rows, the last one the scout, zero where there are fewer, and the number of those but the
     scout. host: by numpy, without a program, as pays for small ones on a CPU."""
     scout = None
@@ -414,24 +449,24 @@ def _start_rows(start: Any, space: Space, k: int, dtype: Any, layout: Layout, *,
     return rows, count
 
 
-def _flat_rows(leaves: Any) -> np.ndarray:
+def _flat_rows(leaves: Sequence[Array]) -> np.ndarray:
     """Vectors as leaves with a leading axis m, as rows (m, n)."""
     return np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.device_get(leaves) if np.size(leaf)], 1)
 
 
 @functools.partial(compiled, static=("k", "dtype", "layout"))
-def _no_rows(*, k: int, dtype: Any, layout: Layout) -> Any:
+def _no_rows(*, k: int, dtype: np.dtype, layout: Layout) -> Float[Array, "k+1 p"]:
     return layout.parted(jnp.zeros((k + 1, layout.length), dtype))
 
 
 @functools.partial(compiled, static=("space", "k", "layout"))
-def _padded(start: Any, scout: Any, *, space: Space, k: int, layout: Layout) -> Any:
+def _padded(start: Vector, scout: Vector | None, *, space: Space, k: int, layout: Layout) -> Float[Array, "k+1 p"]:
     rows = jax.vmap(space.flat)(start)[-k:]
     last = jnp.zeros_like(rows[:1]) if scout is None else jax.vmap(space.flat)(scout)
     return layout.parted(jnp.concatenate([jnp.pad(rows, [(0, k - len(rows)), (0, 0)]), last]))
 
 
-def _whole(name: str, value: Any, least: int, most: int, what: str) -> int:
+def _whole(name: str, value: object, least: int, most: int, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         raise ValueError(f"{name}={value!r}: expected an integer from {least} to {most} ({what}).")
     return int(value)

@@ -1,12 +1,14 @@
 """Inertia: how many eigenvalues are positive, negative and zero to rounding."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from curvexp.linalg.density import spectral_density
 from curvexp.linalg.vectors import Space, dense_matrix, domain
+from curvexp.types import KeyLike, Matvec
 
 
 class Inertia(NamedTuple):
@@ -20,6 +22,10 @@ class Inertia(NamedTuple):
             the Krylov spaces ended.
         floor: |λ| up to which an eigenvalue counts as zero.
         matvecs: products made.
+
+    >>> counts = Inertia(positive=2, negative=1, zero=0, stderr=0.0, blur=0.0, floor=1e-6, matvecs=3)
+    >>> counts.exact
+    True
     """
 
     positive: float
@@ -37,14 +43,14 @@ class Inertia(NamedTuple):
 
 
 def inertia(
-    op: Any,
-    like: Any = None,
+    op: Matvec,
+    like: PyTree | None = None,
     *,
     floor: float | None = None,
     dense_below: int = 2000,
     probes: int = 10,
     steps: int = 80,
-    key: Any = None,
+    key: KeyLike = None,
 ) -> Inertia:
     """Counts of positive, negative and (under the rounding floor) zero eigenvalues: exact up to a size, else by Lanczos quadrature.
 
@@ -59,6 +65,10 @@ def inertia(
 
     Source: Sylvester's law of inertia, for what is counted; Lin, Saad, Yang 2016, sec. 3, for the quadrature; Szegő 1975, sec. 3.41, and
     Golub 1973, sec. 5, for its bounds.
+
+    >>> counts = inertia(lambda v: jnp.array([-1.0, 0.0, 2.0]) * v, jnp.zeros(3))
+    >>> counts.positive, counts.negative, counts.zero
+    (1, 1, 1)
     """
     op, space = domain(op, like)
     n = space.size
@@ -120,7 +130,7 @@ def _jacobi(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return reduced * (np.abs(np.subtract.outer(range(len(nodes)), range(len(nodes)))) <= 1)
 
 
-def _dense(op: Any, space: Space) -> np.ndarray:
+def _dense(op: Matvec, space: Space) -> np.ndarray:
     matrix = np.asarray(dense_matrix(op, space), np.float64)
     if not np.isfinite(matrix).all():
         raise ValueError("a product with the operator is not finite: it has no inertia there.")

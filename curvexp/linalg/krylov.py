@@ -33,35 +33,51 @@ each call of a stretch would compute anew what its products share.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from curvexp.linalg.gram_schmidt import orthogonalized
 from curvexp.linalg.krylov_decision import decide, first_state, first_tally, outcome
-from curvexp.linalg.krylov_state import RUNNING, Found, Limits, Numbers, Plan, State, Tally, Wanted
+from curvexp.linalg.krylov_state import RUNNING, Basis, Found, Limits, Numbers, Packed, Plan, Row, State, Tally, Wanted
 from curvexp.linalg.krylov_stretch import PASSES, stretch
 from curvexp.linalg.lapack import one_thread
 from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import Space, flat_product, linearized
 from curvexp.programs import compiled
+from curvexp.types import AnyArray, AnyCount, AnyFlag, Flat, FlatMatvec, Matvec, RandomKey, Vector
 
 
-def solve(product: Callable[[Any], Any], start: Any, count: Any, limits: Limits, key: Any, wanted: Wanted) -> Found:
-    """The wanted eigenpairs of the symmetric map `product` on (n,) vectors, in one program.
+def solve(
+    product: FlatMatvec,
+    start: Float[Array, "k+1 p"],
+    count: AnyCount,
+    limits: Limits,
+    key: RandomKey,
+    wanted: Wanted,
+) -> Found:
+    """The wanted eigenpairs of the symmetric map `product` on flat vectors, in one program.
 
     Args:
-        start: (k + 1, wanted.layout.length), rows to start from, the first `count` of which are meant; the last one the scout, or zero. One
+        start: rows to start from, the first `count` of which are meant; the last one the scout, or zero. One
             row is always added: the scout, or a random one.
+
+    >>> from curvexp.linalg.layout import Layout
+    >>> wanted = Wanted(k=1, which="LA", size=2, stride=1, layout=Layout(2))
+    >>> limits = Limits(np.float32(1e-3), np.int32(9), np.int32(0), np.int32(0))
+    >>> product, start = lambda v: jnp.array([3.0, 1.0]) * v, jnp.zeros((2, 2))
+    >>> found = jax.eval_shape(lambda key: solve(product, start, jnp.int32(0), limits, key, wanted), jax.random.key(0))
+    >>> found.numbers.eigenvalues.shape, found.vectors.shape
+    ((1,), (1, 2))
     """
     basis, rows = _begun(start, count, key, wanted)
     state = first_state(rows, limits, wanted, start.dtype, jnp)
     layout = wanted.layout
 
-    def round_(carry: tuple[Any, Any, State]) -> tuple[Any, Any, State]:
+    def round_(carry: tuple[Basis, Row, State]) -> tuple[Basis, Row, State]:
         basis, scout, state = carry
         until = jnp.minimum(state.products + wanted.stride, state.most) if wanted.known else state.until
         basis, tally = stretch(product, wanted, basis, state.tally, state.tally.done + until - state.products)
@@ -85,7 +101,15 @@ class UnderTraceError(Exception):
     """What a function captured is traced: its products have no values that the host could decide by."""
 
 
-def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limits, key: Any, wanted: Wanted) -> Found:
+def solve_from_host(
+    op: Matvec,
+    space: Space,
+    start: Float[AnyArray, "k+1 p"] | None,
+    count: int,
+    limits: Limits,
+    key: RandomKey,
+    wanted: Wanted,
+) -> Found:
     """As `solve`, with pytrees for vectors and scout, and numbers that lie on the host.
 
     In a large space an accelerator makes the next stretch while the host looks at the last one; where that one ends something, the next
@@ -96,6 +120,15 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
 
     Raises:
         UnderTraceError: then `solve` is to be used.
+
+    >>> from curvexp.linalg.vectors import domain
+    >>> op, space = domain(lambda v: jnp.array([3.0, 1.0]) * v, jnp.zeros(2))
+    >>> from curvexp.linalg.layout import Layout
+    >>> wanted = Wanted(k=1, which="LA", size=2, stride=1, layout=Layout(2))
+    >>> limits = Limits(np.float32(1e-3), np.int32(9), np.int32(0), np.int32(0))
+    >>> found = solve_from_host(op, space, jnp.zeros((2, 2)), 0, limits, jax.random.key(0), wanted)
+    >>> found.numbers.eigenvalues.round(3).tolist()
+    [3.0]
     """
     plan, call = None, None
     if not wanted.known:  # no program with the product in it but the one that any solution has
@@ -125,7 +158,7 @@ def solve_from_host(op: Any, space: Space, start: Any, count: int, limits: Limit
     return Found(_of_dtype(numbers, space.dtype), vectors, scout)
 
 
-def _calls(op: Any, space: Space, basis: Any, wanted: Wanted) -> Callable[..., Any]:
+def _calls(op: Matvec, space: Space, basis: Basis, wanted: Wanted) -> Callable[..., tuple[Basis, Tally, Packed]]:
     """A call of `_stretched` with this operator."""
     held = _hoisted(op, space=space) if wanted.known else None
     product, form = (op, space) if held is None else (held, None)
@@ -134,15 +167,15 @@ def _calls(op: Any, space: Space, basis: Any, wanted: Wanted) -> Callable[..., A
     program = stretched.program(product, basis, tally, np.int32(0), space=form, wanted=wanted)
     constants = jax.tree.leaves(product)
 
-    def call(basis: Any, tally: Tally, last: Any) -> Any:
+    def call(basis: Basis, tally: Tally, last: AnyCount) -> tuple[Basis, Tally, Packed]:
         return program(*constants, basis, *tally, last)
 
     return call
 
 
 def _until_an_event(
-    call: Callable[..., Any], basis: Any, state: State, limits: Limits, wanted: Wanted
-) -> tuple[Any, State, Plan]:
+    call: Callable[..., tuple[Basis, Tally, Packed]], basis: Basis, state: State, limits: Limits, wanted: Wanted
+) -> tuple[Basis, State, Plan]:
     """Basis, state and plan after as many stretches as change nothing else."""
     tally = state.tally
     stride = wanted.stride if wanted.known else 2**31  # a stretch of unknown length ends where it is to
@@ -165,27 +198,27 @@ def _until_an_event(
             return basis, state, plan
 
 
-def _of_dtype(numbers: Numbers, dtype: Any) -> Numbers:
+def _of_dtype(numbers: Numbers, dtype: np.dtype) -> Numbers:
     """Those that are no integers in this dtype, which numpy's float64 scalars widen."""
     return Numbers(
         *[np.asarray(part, None if np.issubdtype(np.result_type(part), np.integer) else dtype) for part in numbers]
     )
 
 
-def _overlaps(state: State, wanted: Wanted) -> Any:
+def _overlaps(state: State, wanted: Wanted) -> AnyFlag:
     """Whether the device makes the next stretch while the host looks: in a large space, where it takes longer than the look, and where it
     is not known when the stretches will come to something."""
     return wanted.known & (wanted.layout.size > LARGE) & ~state.checking & ((state.started == 0) | state.dropped)
 
 
-def _read(array: Any) -> np.ndarray:
+def _read(array: AnyArray) -> np.ndarray:
     """An array of the device's, waited for."""
     if isinstance(array, jax.core.Tracer):
         raise UnderTraceError
     return np.asarray(array)
 
 
-def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
+def _looked(state: State, numbers: AnyArray, limits: Limits, wanted: Wanted) -> tuple[State, Plan]:
     """What comes after a stretch, of whose tally one array is read."""
     read, parts, begin = _read(numbers), [], 0
     for part in state.tally:
@@ -200,7 +233,7 @@ def _looked(state: State, numbers: Any, limits: Limits, wanted: Wanted) -> tuple
 
 @functools.partial(compiled, static=("dtype", "wanted"))
 @full_precision
-def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> tuple[Any, Any]:
+def _cold(key: RandomKey, *, dtype: np.dtype, wanted: Wanted) -> tuple[Basis, Row]:
     """A basis of one random row, and no scout."""
     layout = wanted.layout
     row = layout.parted(_random(key, 0, wanted, dtype))
@@ -210,13 +243,17 @@ def _cold(key: Any, *, dtype: Any, wanted: Wanted) -> tuple[Any, Any]:
 
 @functools.partial(compiled, static=("wanted",))
 @full_precision
-def _warm(start: Any, count: Any, key: Any, *, wanted: Wanted) -> tuple[Any, Any, Any]:
+def _warm(
+    start: Float[Array, "k+1 p"], count: AnyCount, key: RandomKey, *, wanted: Wanted
+) -> tuple[Basis, Int[Array, ""], Row]:
     return *_begun(start, count, key, wanted), start[-1]
 
 
 @functools.partial(compiled, static=("space", "wanted"), tells=True)
 @full_precision
-def _tracked(op: Any, start: Any, count: Any, key: Any, *, space: Space, wanted: Wanted) -> tuple[Any, Any, Any]:
+def _tracked(
+    op: Matvec, start: Float[Array, "k+1 p"], count: AnyCount, key: RandomKey, *, space: Space, wanted: Wanted
+) -> tuple[Basis, Packed, Row]:
     """A warm start as far as a solution that has not moved far needs, in one program: basis; tally, and the rows that were begun with, as
     one array; the start's scout."""
     basis, rows = _begun(start, count, key, wanted)
@@ -229,13 +266,15 @@ def _tracked(op: Any, start: Any, count: Any, key: Any, *, space: Space, wanted:
 
 @functools.partial(compiled, static=("space",), tells=True)
 @full_precision
-def _hoisted(op: Any, *, space: Space) -> Any:
+def _hoisted(op: Matvec, *, space: Space) -> FlatMatvec | None:
     """`linearized`."""
     return linearized(op, space)
 
 
 @full_precision
-def _stretched(product: Any, basis: Any, tally: Tally, last: Any, *, space: Space | None, wanted: Wanted) -> Any:
+def _stretched(
+    product: Matvec | FlatMatvec, basis: Basis, tally: Tally, last: AnyCount, *, space: Space | None, wanted: Wanted
+) -> tuple[Basis, Tally, Packed]:
     """Basis, tally, and the tally as one array. space: of the product's pytrees, None where it takes flat vectors."""
     basis, tally = stretch(product if space is None else flat_product(product, space), wanted, basis, tally, last)
     return basis, tally, _packed(tally, dtype=basis.dtype)
@@ -247,13 +286,15 @@ _stretched_anew = compiled(
 )  # what is donated to a traced call is warned of
 
 
-def _packed(*tree: Any, dtype: Any) -> Any:
+def _packed(*tree: PyTree, dtype: np.dtype) -> Packed:
     return jnp.concatenate([jnp.ravel(part).astype(dtype) for part in jax.tree.leaves(tree)])
 
 
 @functools.partial(compiled, static=("few", "wanted"), donate=(0,))
 @full_precision
-def _rebuilt(basis: Any, plan: Plan, key: Any, number: Any, *, few: bool, wanted: Wanted) -> tuple[Any, Any]:
+def _rebuilt(
+    basis: Basis, plan: Plan, key: RandomKey, number: AnyCount | int, *, few: bool, wanted: Wanted
+) -> tuple[Basis, Row]:
     """The basis as it is planned, and the row that the next solution's scout may be."""
     waiting = _waiting(basis, plan.scout)
     basis = _first_rows(plan, basis, wanted) if few else _combined(plan.turn, basis)
@@ -263,7 +304,9 @@ def _rebuilt(basis: Any, plan: Plan, key: Any, number: Any, *, few: bool, wanted
 
 @functools.partial(compiled, static=("space", "wanted"))
 @full_precision
-def _ended(basis: Any, plan: Plan, order: Any, scout: Any, *, space: Space, wanted: Wanted) -> tuple[Any, Any]:
+def _ended(
+    basis: Basis, plan: Plan, order: Int[AnyArray, "k"], scout: Row, *, space: Space, wanted: Wanted
+) -> tuple[Vector, Vector]:
     """The k vectors and the scout as pytrees."""
     # put in order after the product, so that their bits are those of a solution whose check followed
     vectors = _first_rows(plan, basis, wanted)[order]
@@ -274,13 +317,15 @@ def _ended(basis: Any, plan: Plan, order: Any, scout: Any, *, space: Space, want
 # ---- vectors -----------------------------------------------------------------------------------------------------------------------
 
 
-def _begun(start: Any, count: Any, key: Any, wanted: Wanted) -> tuple[Any, Any]:
-    """The basis (size, n) with the first `count` rows of the start, made orthonormal, and one more row: the start's last one, the scout,
+def _begun(
+    start: Float[Array, "k+1 p"], count: AnyCount, key: RandomKey, wanted: Wanted
+) -> tuple[Basis, Int[Array, ""]]:
+    """The basis with the first `count` rows of the start, made orthonormal, and one more row: the start's last one, the scout,
     where it is not zero and has a part outside of them, else a random one; and the number of rows but for that one."""
     dtype, size = start.dtype, wanted.size
     basis = wanted.layout.parted(jnp.zeros((size, wanted.layout.length), dtype))
 
-    def put(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+    def put(i: Int[Array, ""], carry: tuple[Basis, Int[Array, ""]]) -> tuple[Basis, Int[Array, ""]]:
         basis, rows = carry
         row, good = _outside(basis, start[i], wanted)
         good = good & (rows < size) & (i < count)
@@ -297,7 +342,7 @@ def _begun(start: Any, count: Any, key: Any, wanted: Wanted) -> tuple[Any, Any]:
     return wanted.layout.parted(basis.at[rows].set(row)), rows
 
 
-def _outside(basis: Any, row: Any, wanted: Wanted) -> tuple[Any, Any]:
+def _outside(basis: Basis, row: Row, wanted: Wanted) -> tuple[Row, Bool[Array, ""]]:
     """The part of a vector outside of the basis's rows, of length 1; and whether there is one to speak of."""
     row = jnp.where(jnp.isfinite(row), row, 0)
     length = jnp.linalg.norm(row)
@@ -306,14 +351,14 @@ def _outside(basis: Any, row: Any, wanted: Wanted) -> tuple[Any, Any]:
     return rest / jnp.where(left > 0, left, 1), left > 1e-3
 
 
-def _random_row(basis: Any, key: Any, number: Any, wanted: Wanted) -> Any:
+def _random_row(basis: Basis, key: RandomKey, number: AnyCount | int, wanted: Wanted) -> Row:
     """A random unit vector orthogonal to the basis's rows, uniform on the sphere."""
     row = wanted.layout.parted(_random(key, number, wanted, basis.dtype))
     row, _ = orthogonalized(basis, row, passes=_passes(wanted))
     return row / jnp.linalg.norm(row)
 
 
-def _random(key: Any, number: Any, wanted: Wanted, dtype: Any) -> Any:
+def _random(key: RandomKey, number: AnyCount | int, wanted: Wanted, dtype: np.dtype) -> Flat:
     return jax.random.normal(jax.random.fold_in(key, number), (wanted.layout.size,), dtype)
 
 
@@ -321,16 +366,16 @@ def _passes(wanted: Wanted) -> int:
     return PASSES if wanted.known else 0
 
 
-def _combined(turn: Any, basis: Any) -> Any:
+def _combined(turn: Float[AnyArray, "size m"], basis: Basis) -> Float[Array, "m p"]:
     """Q'V."""
     return jnp.matmul(turn.T, basis, precision="highest")
 
 
-def _first_rows(plan: Plan, basis: Any, wanted: Wanted) -> Any:
+def _first_rows(plan: Plan, basis: Basis, wanted: Wanted) -> Basis:
     """Q'V where all but its first k rows are zero."""
     return jnp.zeros_like(basis).at[: wanted.k].set(_combined(plan.turn[:, : wanted.k], basis))
 
 
-def _waiting(basis: Any, row: Any) -> Any:
+def _waiting(basis: Basis, row: AnyCount) -> Row:
     """A row of the basis, zero for −1."""
     return jnp.where(row >= 0, basis[jnp.maximum(row, 0)], 0)

@@ -1,34 +1,45 @@
 """A stretch of block Krylov-Schur: the basis grows by a row a product, and nothing is decided."""
 
-from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import cast
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from curvexp.linalg.gram_schmidt import largest_entry, orthogonalized
-from curvexp.linalg.krylov_state import FLOOR, Tally, Wanted
+from curvexp.linalg.krylov_state import FLOOR, Basis, Row, Tally, Wanted
+from curvexp.types import AnyCount, AnyFlag, AnyReal, FlatMatvec, Scalar
 
 PASSES = (
     2  # of Gram-Schmidt where a loop of unknown length would wait: twice is enough (Giraud, Langou, Rozloznik 2005)
 )
 
 
-def stretch(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tally, last: Any) -> tuple[Any, Tally]:
-    """The basis (size, n) and the tally after the rows up to `last` were multiplied by A, fewer where no row waits or none can be added.
+def stretch(product: FlatMatvec, wanted: Wanted, basis: Basis, tally: Tally, last: AnyCount) -> tuple[Basis, Tally]:
+    """The basis and the tally after the rows up to `last` were multiplied by A, fewer where no row waits or none can be added.
 
     With wanted.known, wanted.stride products are made, those beyond the last one for nothing: an accelerator then never waits.
 
     Args:
         last: rows multiplied at its end.
+
+    >>> from curvexp.linalg.krylov_decision import first_tally
+    >>> import numpy as np
+    >>> from curvexp.linalg.layout import Layout
+    >>> wanted = Wanted(k=1, which="LA", size=2, stride=1, layout=Layout(2))
+    >>> tally = first_tally(wanted, np.dtype("float32"), jnp)._replace(rows=jnp.int32(1))
+    >>> basis, tally = stretch(lambda v: jnp.array([3.0, 1.0]) * v, wanted, jnp.array([[0.6, 0.8], [0, 0]]), tally, jnp.int32(2))
+    >>> int(tally.done), round(float(jnp.trace(tally.columns)), 3)
+    (2, 4.0)
     """
     size, n = wanted.size, wanted.layout.size
 
-    def goes_on(tally: Tally) -> Any:
+    def goes_on(tally: Tally) -> AnyFlag:
         room = (tally.rows < size) | (size >= n)
         return tally.finite & room & (tally.done < jnp.minimum(last, tally.rows))
 
-    def step(carry: tuple[Any, Tally]) -> tuple[Any, Tally]:
+    def step(carry: tuple[Basis, Tally]) -> tuple[Basis, Tally]:
         basis, tally = carry
         return _grown(product, wanted, basis, tally, goes_on(tally))
 
@@ -37,7 +48,7 @@ def stretch(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Ta
     return jax.lax.while_loop(lambda carry: goes_on(carry[1]), step, (basis, tally))
 
 
-def _grown(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tally, on: Any) -> tuple[Any, Tally]:
+def _grown(product: FlatMatvec, wanted: Wanted, basis: Basis, tally: Tally, on: AnyFlag) -> tuple[Basis, Tally]:
     """Basis and tally after row `done` was multiplied by A, its image orthogonalised against all rows; as they were where it is not on."""
     layout, size = wanted.layout, wanted.size
     j = jnp.minimum(tally.done, size - 1)
@@ -56,7 +67,7 @@ def _grown(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tal
     new = jnp.where(grows, rest * (unit / jnp.where(grows, beta, 1)), basis[row])
     column = jnp.where(grows & (jnp.arange(size) == row), beta, unit * c)
     return layout.parted(basis.at[row].set(new)), Tally(
-        columns=tally.columns.at[:, j].set(jnp.where(on & finite, column, tally.columns[:, j])),
+        columns=cast(Array, tally.columns).at[:, j].set(jnp.where(on & finite, column, tally.columns[:, j])),
         scale=scale,
         done=tally.done + on,
         rows=tally.rows + grows,
@@ -64,7 +75,9 @@ def _grown(product: Callable[[Any], Any], wanted: Wanted, basis: Any, tally: Tal
     )
 
 
-def _beside(basis: Any, image: Any, j: Any, before: Any, coupling: Any, wanted: Wanted) -> tuple[Any, Any]:
+def _beside(
+    basis: Basis, image: Row, j: Int[Array, ""], before: Int[Array, ""], coupling: Scalar, wanted: Wanted
+) -> tuple[Row, Float[Array, "size"]]:
     """What is left of row j's image beside the basis, and its coefficients; coupling: what is known of that on the row before."""
     if wanted.known:
         return orthogonalized(basis, image, passes=PASSES)
@@ -74,6 +87,11 @@ def _beside(basis: Any, image: Any, j: Any, before: Any, coupling: Any, wanted: 
     return rest, c.at[j].add(own).at[before].add(coupling)
 
 
-def nothing_left(scale: Any, xp: Any = jnp) -> Any:
-    """Length up to which what is left of an image is rounding."""
+def nothing_left(scale: AnyReal, xp: ModuleType = jnp) -> AnyReal:
+    """Length up to which what is left of an image is rounding.
+
+    >>> import numpy as np
+    >>> float(nothing_left(np.float32(2), np) / np.finfo(np.float32).eps)
+    20.0
+    """
     return FLOOR * xp.finfo(scale.dtype).eps * scale
