@@ -1,6 +1,7 @@
 """Closed forms: what the theory of optimization says of a step, a rate and a threshold; a file a subject.
 
-All functions are pure, take numpy arrays or numbers (float64) and broadcast.
+All functions are pure, take numpy arrays or numbers (float64) and broadcast. `Float64[np.ndarray, "..."]` has the shape to which the
+arguments broadcast; where all of them are numbers it is numpy's float64.
 """
 
 from curvexp.theory.critical_points import above_rounding as above_rounding

@@ -1,9 +1,8 @@
 """Which eigenvalues are zero to rounding, and what the signs of the others say of a critical point."""
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
-
-from curvexp.theory.recurrence import Array
 
 
 def rounding_floor(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.float64).eps)) -> float:
@@ -21,8 +20,8 @@ def rounding_floor(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.flo
     return float(values.size * eps * values.max(initial=0.0))
 
 
-def above_rounding(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.float64).eps)) -> Array:
-    """The eigenvalues that are not zero to rounding, |λ| > `rounding_floor`, (m,) with m <= n, in their order.
+def above_rounding(eigenvalues: ArrayLike, *, eps: float = float(np.finfo(np.float64).eps)) -> Float64[np.ndarray, "m"]:
+    """The eigenvalues that are not zero to rounding, |λ| > `rounding_floor`, in their order.
 
     >>> above_rounding([1e-20, 0.5, 1.0])
     array([0.5, 1. ])

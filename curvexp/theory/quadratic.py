@@ -13,12 +13,13 @@ Packard 2016 (Analysis and Design of Optimization Algorithms via IQCs, prop. 1).
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from curvexp.theory.recurrence import Array, float64, solution
 
 
-def quadratic_gradient(matrix: ArrayLike, vector: ArrayLike, x: ArrayLike) -> Array:
+def quadratic_gradient(matrix: ArrayLike, vector: ArrayLike, x: ArrayLike) -> Float64[np.ndarray, "... n"]:
     """Gradient Ax − b of ½x'Ax − b'x.
 
     Args:
@@ -33,8 +34,8 @@ def quadratic_gradient(matrix: ArrayLike, vector: ArrayLike, x: ArrayLike) -> Ar
     return point @ a - b
 
 
-def quadratic_hessian(matrix: ArrayLike) -> Array:
-    """Hessian of ½x'Ax − b'x, the symmetric part (A + A')/2, (n, n).
+def quadratic_hessian(matrix: ArrayLike) -> Float64[np.ndarray, "n n"]:
+    """Hessian of ½x'Ax − b'x, the symmetric part (A + A')/2.
 
     >>> quadratic_hessian([[2.0, 1.0], [3.0, 4.0]])
     array([[2., 2.],
@@ -44,8 +45,8 @@ def quadratic_hessian(matrix: ArrayLike) -> Array:
     return (a + a.T) / 2
 
 
-def quadratic_minimum(matrix: ArrayLike, vector: ArrayLike) -> tuple[Array, float]:
-    """Critical point A⁻¹b of ½x'Ax − b'x, (n,), and its value −½b'A⁻¹b: a minimum where A is positive definite.
+def quadratic_minimum(matrix: ArrayLike, vector: ArrayLike) -> tuple[Float64[np.ndarray, "n"], float]:
+    """Critical point A⁻¹b of ½x'Ax − b'x, and its value −½b'A⁻¹b: a minimum where A is positive definite.
 
     Raises:
         numpy.linalg.LinAlgError: A is singular.
@@ -54,7 +55,7 @@ def quadratic_minimum(matrix: ArrayLike, vector: ArrayLike) -> tuple[Array, floa
     (array([1., 1.]), -3.0)
     """
     a, b = float64(matrix, vector)
-    x: Array = np.linalg.solve(a, b).astype(np.float64)
+    x: Float64[np.ndarray, n] = np.linalg.solve(a, b).astype(np.float64)
     return x, float(-b @ x / 2)
 
 

@@ -4,6 +4,7 @@ Sources: Marchenko, Pastur 1967; Baik, Ben Arous, Péché 2005; Papyan 2019.
 """
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 
 from curvexp.theory.recurrence import Array, float64
@@ -46,7 +47,7 @@ def spiked_top_eigenvalue(strength: ArrayLike, *, ratio: ArrayLike, variance: Ar
     return np.where(out, v * (1 + s) * (1 + g / np.where(out, s, 1)), marchenko_pastur_edges(g, variance=v)[1])
 
 
-def classifier_outliers(classes: ArrayLike) -> Array:
+def classifier_outliers(classes: ArrayLike) -> Shaped[np.ndarray, "..."]:
     """Number K − 1 of outliers in the Hessian of a classifier of K classes.
 
     The outliers come from the K class means of the gradients; the K means sum to the gradient, which is small late in training.

@@ -5,9 +5,10 @@ Heavy ball and Nesterov momentum are such recurrences along each eigenvector of 
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+Array = Float64[np.ndarray, "..."]  # of the shape to which the arguments broadcast; numpy's float64 for numbers
 
 
 def solution(trace: Array, determinant: Array, first: Array, steps: Array) -> Array:
@@ -53,6 +54,6 @@ def discriminant(trace: Array, determinant: Array) -> Array:
     return np.where(np.abs(found) <= noise, 0.0, found)
 
 
-def float64(*values: ArrayLike) -> tuple[Array, ...]:
+def float64(*values: ArrayLike) -> tuple[Float64[np.ndarray, "..."], ...]:
     """The arguments as float64 arrays."""
     return tuple(np.asarray(value, np.float64) for value in values)

@@ -10,6 +10,7 @@ Sources: Lessard et al. 2016, prop. 1; Cohen et al. 2021 (arXiv:2103.00065) and 
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from curvexp.theory.recurrence import Array, discriminant, float64, spectral_radius
@@ -136,8 +137,8 @@ def decayed_threshold(threshold: ArrayLike, *, weight_decay: ArrayLike) -> Array
     return t - w
 
 
-def gradient_descent_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike) -> Array:
-    """One step of gradient descent on the gradient's component ⟨v,g⟩ along each eigenvector: the factor 1 − αλ, (..., 1, 1).
+def gradient_descent_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike) -> Float64[np.ndarray, "... 1 1"]:
+    """One step of gradient descent on the gradient's component ⟨v,g⟩ along each eigenvector: the factor 1 − αλ.
 
     Args:
         eigenvalues: λ of the Hessian (preconditioned where the method is), any shape. lr: α, broadcast against it.
@@ -149,8 +150,10 @@ def gradient_descent_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike) -> Arra
     return np.asarray(1 - a * h)[..., None, None]
 
 
-def heavy_ball_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
-    """One step of heavy ball, m ← βm + g, x ← x − αm, on (⟨v,g⟩, ⟨v,m⟩): [[1 − αλ, −αλβ], [1, β]], (..., 2, 2).
+def heavy_ball_iteration(
+    eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike
+) -> Float64[np.ndarray, "... 2 2"]:
+    """One step of heavy ball, m ← βm + g, x ← x − αm, on (⟨v,g⟩, ⟨v,m⟩): [[1 − αλ, −αλβ], [1, β]].
 
     Source: Polyak 1964; the characteristic polynomial is z² − (1 + β − αλ)z + β.
 
@@ -162,8 +165,8 @@ def heavy_ball_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: Arr
     return _matrix(1 - a * h, -a * h * b, 1.0, b)
 
 
-def nesterov_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Array:
-    """One step of Nesterov, m ← βm + g, x ← x − α(g + βm), on (⟨v,g⟩, ⟨v,m⟩): [[1 − αλ(1+β), −αλβ²], [1, β]], (..., 2, 2).
+def nesterov_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
+    """One step of Nesterov, m ← βm + g, x ← x − α(g + βm), on (⟨v,g⟩, ⟨v,m⟩): [[1 − αλ(1+β), −αλβ²], [1, β]].
 
     Source: Lessard et al. 2016, prop. 1; the characteristic polynomial is z² − (1 + β)(1 − αλ)z + β(1 − αλ).
 
@@ -175,8 +178,8 @@ def nesterov_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: Array
     return _matrix(1 - a * h * (1 + b), -a * h * b**2, 1.0, b)
 
 
-def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> Array:
-    """One step of Adam with its preconditioner frozen, m ← β₁m + (1−β₁)g, y ← y − αm, on (⟨u,g⟩, ⟨u,m⟩), (..., 2, 2).
+def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
+    """One step of Adam with its preconditioner frozen, m ← β₁m + (1−β₁)g, y ← y − αm, on (⟨u,g⟩, ⟨u,m⟩).
 
     Everything in the coordinates y = P^(1/2)x, where gradient and momentum are P^(-1/2)g and P^(-1/2)m. It is heavy ball's with the step
     α(1−β₁), momentum counted in units of 1 − β₁.
@@ -194,8 +197,10 @@ def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> A
     return _matrix(1 - a * h * (1 - b), -a * h * b, 1 - b, b)
 
 
-def adamw_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike, weight_decay: ArrayLike) -> Array:
-    """One step of AdamW with its preconditioner frozen, m ← β₁m + (1−β₁)g, y ← (1 − αw)y − αm, (..., 2, 2).
+def adamw_iteration(
+    eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike, weight_decay: ArrayLike
+) -> Float64[np.ndarray, "... 2 2"]:
+    """One step of AdamW with its preconditioner frozen, m ← β₁m + (1−β₁)g, y ← (1 − αw)y − αm.
 
     In the coordinates of `adam_iteration`, of the distance from AdamW's own fixed point, where the gradient is not zero.
 
@@ -224,7 +229,7 @@ def iteration_threshold(iteration: Callable[[ArrayLike], ArrayLike], *, lr: Arra
         lr: α, broadcast against it; 1/α is the scale of λ.
 
     Returns:
-        (...), inf where no λ is unstable.
+        λ, inf where no λ is unstable.
 
     >>> float(iteration_threshold(lambda h: heavy_ball_iteration(h, lr=0.5, momentum=0.5), lr=0.5))
     6.0
@@ -261,7 +266,7 @@ def dominant_mode(iteration: ArrayLike, components: ArrayLike) -> Array:
         iteration: (..., d, d) with d 1 or 2. components: s, (..., d).
 
     Returns:
-        (...), nan where m does not enter (iteration[1, 0] = 0).
+        |w's|, nan where m does not enter (iteration[1, 0] = 0).
 
     >>> float(dominant_mode([[0.5]], [-2.0]))
     2.0
@@ -316,8 +321,8 @@ def catapult_range(curvature: ArrayLike) -> tuple[Array, Array]:
     return 2 / h, 4 / h
 
 
-def _matrix(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> Array:
-    """[[a, b], [c, d]], broadcast, (..., 2, 2)."""
+def _matrix(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
+    """[[a, b], [c, d]], broadcast."""
     entries = np.broadcast_arrays(*float64(a, b, c, d))
     return np.stack(entries, axis=-1).reshape(*entries[0].shape, 2, 2)
 
