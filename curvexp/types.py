@@ -17,6 +17,9 @@ Params: TypeAlias = PyTree  # of a model: arrays of real numbers
 Vector: TypeAlias = PyTree  # of an operator's space: a pytree like the parameters, or one flat array
 Matvec: TypeAlias = Callable[[Vector], Vector]  # v -> Av, linear and symmetric; an Operator is one
 
+Product: TypeAlias = Callable[[PyTree, Vector], Vector]  # (operands, v) -> Av, of an Operator
+Model: TypeAlias = Callable[..., PyTree]  # (params, inputs) -> outputs
+
 Flat: TypeAlias = Float[Array, "n"]  # a Vector's entries in one array
 FlatMatvec: TypeAlias = Callable[[Flat], Flat]
 Scalar: TypeAlias = Float[Array, ""]

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTreeDef
 
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.vectors import Space, space_of
+from curvexp.types import Vector
 
 
 def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
@@ -23,6 +24,12 @@ def block(op: Operator, chosen: Callable[[str], bool] | str) -> Operator:
 
     Raises:
         ValueError: no leaf is chosen; the message lists the paths.
+
+    >>> import curvexp
+    >>> op = curvexp.hessian(lambda p: p["a"][0] ** 2 + 3 * p["b"][0] ** 2, {"a": jnp.ones(1), "b": jnp.ones(1)})
+    >>> part = curvexp.block(op, "b")
+    >>> part.size, part({"b": jnp.ones(1)})["b"].tolist()
+    (1, [6.0])
     """
     known = paths(op.space)
 
@@ -52,7 +59,11 @@ def layers(op: Operator) -> dict[str, Operator]:
 
 
 def paths(space: Space) -> list[str]:
-    """The paths of a space's arrays, written as "layer/kernel"; as JAX writes them where names with a slash would make two alike."""
+    """The paths of a space's arrays, written as "layer/kernel"; as JAX writes them where names with a slash would make two alike.
+
+    >>> paths(space_of({"layer": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}}))
+    ['layer/bias', 'layer/kernel']
+    """
     found = ["/".join(names) for names in _leaf_names(space)]
     if len(set(found)) < len(found):
         return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(space.like())]
@@ -60,7 +71,11 @@ def paths(space: Space) -> list[str]:
 
 
 def layer_paths(space: Space) -> dict[str, tuple[str, ...]]:
-    """The paths of the arrays of each layer, as `layers` parts them: {the layer's path: paths}."""
+    """The paths of the arrays of each layer, as `layers` parts them: {the layer's path: paths}.
+
+    >>> layer_paths(space_of({"layer": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}}))
+    {'layer': ('layer/bias', 'layer/kernel')}
+    """
     members: dict[tuple[str, ...], list[str]] = {}
     for path, names in zip(paths(space), _leaf_names(space), strict=True):
         members.setdefault(tuple(names[:-1] or names), []).append(path)
@@ -82,7 +97,7 @@ class _Block:
     paths: tuple[str, ...]
     chosen: tuple[str, ...]
 
-    def __call__(self, operands: Any, v: Any) -> Any:
+    def __call__(self, operands: Operator, v: Vector) -> Vector:
         op = operands
         zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(op.like)]
         padded = [v.get(path, zero) for path, zero in zip(self.paths, zeros, strict=True)]
@@ -99,7 +114,7 @@ def _leaf_names(space: Space) -> list[list[str]]:
     ]
 
 
-def _boxes(treedef: Any) -> list[tuple[bool, ...]]:
+def _boxes(treedef: PyTreeDef) -> list[tuple[bool, ...]]:
     """For each leaf, whether each node above it is a box: a type of its own around one array, which it calls `value`."""
     node = treedef.node_data()
     if node is None:
@@ -110,6 +125,6 @@ def _boxes(treedef: Any) -> list[tuple[bool, ...]]:
     return [(boxed, *below) for child in children for below in _boxes(child)]
 
 
-def _only_name(treedef: Any) -> str:
+def _only_name(treedef: PyTreeDef) -> str:
     ((path, _),) = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, [0]))
     return jax.tree_util.keystr(path, simple=True)

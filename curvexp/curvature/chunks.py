@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from curvexp.curvature.functions import is_traced
 from curvexp.curvature.modes import FORWARD, Mode
-from curvexp.curvature.objective import WeightedMean, sum_and_weight
+from curvexp.curvature.objective import Loss, WeightedMean, sum_and_weight
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
 from curvexp.programs import compiled
+from curvexp.types import AnyArray, AnyFlag, AnyReal, Params, Product, Scalar, Vector
 
 NOISES = (0.1, 1e-3, 0.0)  # relative perturbations of the parameters: the first at which the loss is finite
 ROUNDING = 1e3  # machine epsilons between a whole and its parts, of the sum of their sizes: sums over many examples, twice differentiated
@@ -26,25 +28,30 @@ class Chunked:
 
     Attributes:
         product: of the mean over a chunk's examples; or, where `sums`, of the sum over them.
+
+    >>> product = lambda operands, v: jnp.mean(operands[2][0]) * v  # the mean over a chunk's examples
+    >>> whole = Whole(weight=jnp.array(3.0), valid=jnp.array(True))
+    >>> Chunked(product, chunk=2)((None, jnp.ones(1), (jnp.array([1.0, 2.0, 6.0]),), whole), jnp.ones(1)).tolist()
+    [3.0]
     """
 
-    product: Callable[[Any, Any], Any]
+    product: Product
     chunk: int
     sums: bool = False
 
     @property
-    def mode(self) -> Any:
+    def mode(self) -> Mode | None:
         """How the product is differentiated."""
         return getattr(self.product, "mode", None)
 
-    def __call__(self, operands: Any, v: Any) -> Any:
+    def __call__(self, operands: PyTree, v: Vector) -> Vector:
         head, params, args, whole = operands
         count = count_examples(args)
         size = min(self.chunk, count)
         full = count // size
         stacked = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), args)
 
-        def added(total: Any, part: Any, examples: int) -> Any:
+        def added(total: Vector, part: PyTree, examples: int) -> Vector:
             share = 1 / whole.weight if self.sums else examples / count
             piece = self.product((head, params, part), v)
             return jax.tree.map(lambda t, p: t + jnp.asarray(share, p.dtype) * p, total, piece)
@@ -62,17 +69,24 @@ class Whole(NamedTuple):
     """What chunks add up to.
 
     Attributes:
-        weight: () sum of the examples' weights.
-        valid: () bool, whether the loss is the mean over its chunks; else products are nan: under jit, where nothing can be raised, and
+        weight: sum of the examples' weights.
+        valid: whether the loss is the mean over its chunks; else products are nan: under jit, where nothing can be raised, and
             where the loss is not finite, so that nothing can be compared.
+
+    >>> Whole(weight=jnp.array(3.0), valid=jnp.array(True)).valid.item()
+    True
     """
 
-    weight: Any
-    valid: Any
+    weight: Scalar
+    valid: Bool[Array, ""]
 
 
-def count_examples(args: Any, *, name: str = "chunk") -> int:
-    """Length of the leading axis that all arrays share; name: what asks for it, for the message."""
+def count_examples(args: PyTree, *, name: str = "chunk") -> int:
+    """Length of the leading axis that all arrays share; name: what asks for it, for the message.
+
+    >>> count_examples({"inputs": np.ones((3, 2)), "targets": np.ones(3)})
+    3
+    """
     lengths = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(args)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
@@ -82,15 +96,26 @@ def count_examples(args: Any, *, name: str = "chunk") -> int:
     return lengths.pop()
 
 
-def check_chunk(chunk: Any, args: Any, *, name: str = "chunk") -> int:
-    """The number of examples; refuses a chunk that is no positive integer, and arrays of unequal length."""
+def check_chunk(chunk: object, args: PyTree, *, name: str = "chunk") -> int:
+    """The number of examples; refuses a chunk that is no positive integer, and arrays of unequal length.
+
+    >>> check_chunk(2, np.ones((3, 2)))
+    3
+    """
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"{name}={chunk!r}: expected a positive integer, the number of examples taken at once.")
     return count_examples(args, name=name)
 
 
 def checked(
-    loss: Any, params: Any, args: Any, chunk: int, *, mode: Mode = FORWARD, name: str = "chunk", subject: str = "loss"
+    loss: Loss,
+    params: Params,
+    args: PyTree,
+    chunk: int,
+    *,
+    mode: Mode = FORWARD,
+    name: str = "chunk",
+    subject: str = "loss",
 ) -> Whole:
     """The weight of all examples, after a comparison of the whole loss with its chunks.
 
@@ -108,6 +133,11 @@ def checked(
     Raises:
         ValueError: chunk below 1; arrays of unequal length; a loss whose chunks do not add up: batch normalization couples the
             examples of a batch, a sum is no mean. Differences below 1e3 eps count as rounding.
+
+    >>> loss = jax.tree_util.Partial(lambda w, x: jnp.mean(w * x))
+    >>> whole = checked(loss, jnp.ones(()), (jnp.ones(4),), chunk=4)
+    >>> float(whole.weight), bool(whole.valid)
+    (4.0, True)
     """
     count = check_chunk(chunk, args, name=name)
     chunk = min(chunk, count)
@@ -130,47 +160,59 @@ def checked(
 
 
 class Comparison(NamedTuple):
-    """Of the whole with its parts: finite, equal () bool; apart (2, 2): largest difference of sum and weight, and of their derivatives,
-    relative to the parts' sizes; both, parts (): mean loss of the examples of one pair of chunks, and that of its chunks; bends () bool:
-    whether the weight depends on the parameters."""
+    """Of the whole with its parts.
 
-    finite: Any
-    equal: Any
-    apart: Any
-    both: Any
-    parts: Any
-    bends: Any
+    Attributes:
+        finite: whether all of it is. equal: whether the whole is the sum of its parts.
+        apart: largest difference of sum and weight, and of their derivatives, relative to the parts' sizes.
+        both, parts: mean loss of the examples of one pair of chunks, and that of its chunks.
+        bends: whether the weight depends on the parameters.
+
+    >>> loss = jax.tree_util.Partial(lambda w, x: jnp.sum(w * x))  # no mean
+    >>> try:
+    ...     checked(loss, jnp.ones(()), (jnp.array([1.0, 2.0]),), chunk=1)
+    ... except ValueError as error:
+    ...     print(str(error)[:8])
+    chunk=1:
+    """
+
+    finite: AnyFlag
+    equal: AnyFlag
+    apart: Float[AnyArray, "2 2"]
+    both: AnyReal
+    parts: AnyReal
+    bends: AnyFlag
 
 
 @functools.partial(compiled, static=("chunk", "mode"))
 @full_precision
-def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode: Mode) -> Comparison:
+def _compare(loss: Loss, params: Params, args: PyTree, noise: float, *, chunk: int, mode: Mode) -> Comparison:
     count = count_examples(args)
     along = _uniform(0, params)
     at = jax.tree.map(lambda leaf, step: leaf + (noise * step).astype(leaf.dtype), params, _steps(1, params))
     order = np.random.default_rng(0).permutation(count)
 
-    def both(p: Any, rows: Any) -> Any:
-        """Sum and weight over some of the examples, (2,)."""
+    def both(p: Params, rows: Int[AnyArray, "m"]) -> Float[Array, "2"]:
+        """Sum and weight over some of the examples."""
         found = sum_and_weight(loss(p, *jax.tree.map(lambda a: jnp.asarray(a)[rows], args)), len(rows))
         return jnp.stack([jnp.asarray(part, jnp.promote_types(part.dtype, jnp.float32)) for part in found])
 
-    def on(rows: Any) -> Any:
-        """Sum and weight, and their derivatives along the direction, (2, 2)."""
+    def on(rows: Int[Array, "m"]) -> Float[Array, "2 2"]:
+        """Sum and weight, and their derivatives along the direction."""
         of = functools.partial(both, rows=rows)
         if mode == FORWARD:
             return jnp.stack(jax.jvp(of, (at,), (along,)))
         value, pull = jax.vjp(of, at)
         return jnp.stack([value, jnp.stack([_dot(pull(one)[0], along) for one in jnp.eye(2, dtype=value.dtype)])])
 
-    def compared(whole: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
+    def compared(whole: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
         return (
             jnp.abs(whole - first - second),
             jnp.abs(first) + jnp.abs(second),
             jnp.stack([whole[0], (first + second)[0]]),
         )
 
-    def pair(rows: Any) -> tuple[Any, Any, Any]:
+    def pair(rows: Int[Array, "m"]) -> tuple[Array, Array, Array]:
         if len(rows) == 2 * chunk:
             return compared(on(rows), *jax.lax.map(on, rows.reshape(2, chunk)))  # compiled once for both
         return compared(on(rows), on(rows[:chunk]), on(rows[chunk:]))
@@ -198,14 +240,14 @@ def _compare(loss: Any, params: Any, args: Any, noise: Any, *, chunk: int, mode:
 
 @functools.partial(compiled, static=("chunk",))
 @full_precision
-def _weight(loss: Any, params: Any, args: Any, *, chunk: int) -> Any:
+def _weight(loss: Callable[..., Any], params: Params, args: PyTree, *, chunk: int) -> Scalar:
     """The sum of the weights of all examples."""
     count = count_examples(args)
     dtype = space_of(params).dtype
     if not isinstance(jax.eval_shape(lambda: loss(params, *args)), WeightedMean):
         return jnp.full((), count, dtype)
 
-    def of(part: Any) -> Any:
+    def of(part: PyTree) -> Any:
         return loss(params, *part).weight
 
     full = count // chunk
@@ -231,7 +273,7 @@ def _refusal(found: Comparison, chunk: int, count: int, name: str, subject: str)
     )
 
 
-def _uniform(seed: int, params: Any) -> Any:
+def _uniform(seed: int, params: Params) -> Params:
     """Numbers of mean 0 and variance 1, like params: hashes of the entries' positions, which compile far faster than jax.random does."""
     leaves, structure = jax.tree.flatten(params)
     drawn, offset = [], seed * 0x9E3779B9
@@ -245,18 +287,18 @@ def _uniform(seed: int, params: Any) -> Any:
     return jax.tree.unflatten(structure, drawn)
 
 
-def _steps(seed: int, params: Any) -> Any:
+def _steps(seed: int, params: Params) -> Params:
     """Random steps of each leaf's root mean square; where that is 0, of all parameters'; 1 where all are 0."""
     sizes = [(jnp.sum(jnp.square(leaf)), leaf.size) for leaf in jax.tree.leaves(params)]
     overall = jnp.sqrt(sum(square for square, _ in sizes) / sum(size for _, size in sizes))
     overall = jnp.where(overall > 0, overall, 1)
 
-    def step(leaf: Any, drawn: Any) -> Any:
+    def step(leaf: Array, drawn: Array) -> Array:
         own = jnp.sqrt(jnp.mean(jnp.square(leaf))) if leaf.size else 0
         return jnp.where(own > 0, own, overall.astype(leaf.dtype)) * drawn
 
     return jax.tree.map(step, params, _uniform(seed, params))
 
 
-def _dot(left: Any, right: Any) -> Any:
+def _dot(left: Vector, right: Vector) -> Any:
     return sum(map(jnp.vdot, jax.tree.leaves(left), jax.tree.leaves(right)))

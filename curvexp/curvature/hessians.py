@@ -3,16 +3,19 @@
 import dataclasses
 from typing import Any
 
+from jaxtyping import PyTree
+
 from curvexp.curvature.chunks import Chunked, check_chunk, checked
 from curvexp.curvature.functions import arrays, bound
 from curvexp.curvature.modes import FORWARD, Mode, loss_mode, returned, second_derivative
-from curvexp.curvature.objective import WeightedMean, number
+from curvexp.curvature.objective import Loss, WeightedMean, number
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.vectors import space_of
+from curvexp.types import Params, Scalar, Vector
 
 
 def hessian(
-    loss: Any, params: Any, *args: Any, chunk: int | None = None, has_aux: bool = False, **keywords: Any
+    loss: Loss, params: Params, *args: Any, chunk: int | None = None, has_aux: bool = False, **keywords: Any
 ) -> Operator:
     """Hessian of `loss` at `params`: v -> ∂/∂ε ∇loss(params + εv), exact to rounding, 1 to 1.5 gradients each inside a loop.
 
@@ -59,15 +62,20 @@ def hessian(
 
 @dataclasses.dataclass(frozen=True)
 class HessianProduct:
-    """(loss, params, args), v -> ∇²loss·v; where `sums`, of the sum of the loss's WeightedMean."""
+    """(loss, params, args), v -> ∇²loss·v; where `sums`, of the sum of the loss's WeightedMean.
+
+    >>> import jax.numpy as jnp
+    >>> HessianProduct()((lambda w: jnp.sum(w**3), jnp.array([1.0, 2.0]), ()), jnp.ones(2)).tolist()  # 6w
+    [6.0, 12.0]
+    """
 
     mode: Mode = FORWARD
     sums: bool = False
 
-    def __call__(self, operands: Any, v: Any) -> Any:
+    def __call__(self, operands: PyTree, v: Vector) -> Vector:
         loss, params, args = operands
 
-        def value(p: Any) -> Any:
+        def value(p: Params) -> Scalar:
             found = loss(p, *args)
             return found.sum if self.sums else number(found)
 

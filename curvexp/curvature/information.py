@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from curvexp.curvature.chunks import Chunked, check_chunk, checked, count_examples
 from curvexp.curvature.functions import arrays, bound
@@ -20,41 +21,42 @@ from curvexp.curvature.likelihoods import (
     sampled_scores,
 )
 from curvexp.curvature.modes import FORWARD, Mode, derivative, is_known, mode_of, returned
-from curvexp.curvature.objective import check_value
+from curvexp.curvature.objective import Criterion, WeightedMean, check_value
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import random_key, space_of
 from curvexp.programs import compiled
+from curvexp.types import KeyLike, Model, Params, Product, RandomKey, Scalar, Vector
 
 
 @full_precision
 def fisher(
-    model: Callable[..., Any],
+    model: Model,
     log_likelihood: Family,
-    params: Any,
-    inputs: Any,
+    params: Params,
+    inputs: PyTree,
     *,
     kind: Literal["true", "sampled", "empirical"] = "true",
-    targets: Any = None,
+    targets: PyTree = None,
     samples: int = 1,
-    key: Any = None,
+    key: KeyLike = None,
     chunk: int | None = None,
 ) -> Operator:
     """Fisher information of a model's predictive distribution, positive semidefinite: a mean over the predictions.
 
-    A prediction is a row of K outputs, the last axis: outputs (P, K) are P of them, logits (P, T, K) of T tokens each are P·T, (P,) are P
-    of one output. Over the K outputs of a prediction log-likelihoods add up. This is the mean that optax's losses take with .mean(); where
+    A prediction is a row of C outputs, the last axis: outputs (P, C) are P of them, logits (P, T, C) of T tokens each are P·T, (P,) are P
+    of one output. Over the C outputs of a prediction log-likelihoods add up. This is the mean that optax's losses take with .mean(); where
     some tokens are padding, take `ggn` with a criterion that returns a WeightedMean.
 
     Args:
-        model: model(params, inputs) -> (P, ..., K).
-        log_likelihood: what the outputs are. softmax: logits of K >= 2 classes. bernoulli: a logit for each of K labels that are 0 or
+        model: model(params, inputs) -> (P, ..., C).
+        log_likelihood: what the outputs are. softmax: logits of C >= 2 classes. bernoulli: a logit for each of C labels that are 0 or
             1. gaussian: means of normals with unit variance, whose negative log-likelihood is half the squared error.
-        inputs: array, or pytree of arrays, (P, ...).
+        inputs: array, or pytree of arrays.
         kind: true, E_y over the model's own distribution, exact; sampled, `samples` labels drawn from it for each prediction with `key`,
             unbiased; empirical, with the data's `targets`, which is no Fisher but the second moment of the predictions' gradients.
-        targets: softmax: integer classes (P, ...), or distributions over the classes such as one-hot rows (P, ..., K). bernoulli and
-            gaussian: (P, ..., K), or (P, ...) where K = 1.
+        targets: softmax: integer classes (P, ...), or distributions over the classes such as one-hot rows (P, ..., C). bernoulli and
+            gaussian: (P, ..., C), or (P, ...) where C = 1.
         chunk: examples taken at once. A model that couples them (batch normalization) is refused.
 
     Raises:
@@ -71,7 +73,7 @@ def fisher(
     space_of(params)
     params = arrays(params)
     model, _ = bound(model, name="model")
-    true: Callable[[Mode], Any] = functools.partial(TrueFisher, log_likelihood)
+    true: Callable[[Mode], Product] = functools.partial(TrueFisher, log_likelihood)
     if not is_known(true, (model, params, (inputs,))):
         check_outputs(returned(model, params, (inputs,), "fisher"), log_likelihood)
     if targets is not None and kind != "empirical":
@@ -79,7 +81,7 @@ def fisher(
             f"fisher(kind={kind!r}) takes no targets=: labels are the model's own. For the data's take kind='empirical'."
         )
     if kind == "true":
-        examples: Any = (inputs,)
+        examples: PyTree = (inputs,)
         product = true
     elif kind == "sampled":
         if key is None:
@@ -106,11 +108,11 @@ def fisher(
 
 
 def gradient_covariance(
-    model: Callable[..., Any],
-    criterion: Callable[[Any, Any], Any],
-    params: Any,
-    inputs: Any,
-    targets: Any,
+    model: Model,
+    criterion: Criterion,
+    params: Params,
+    inputs: PyTree,
+    targets: PyTree,
 ) -> Operator:
     """Covariance of the single examples' gradients: their second moment less the outer product of their mean.
 
@@ -123,6 +125,12 @@ def gradient_covariance(
             that JAX cannot differentiate.
 
     Source: Jastrzębski et al. 2020, sec. 2.
+
+    >>> import curvexp
+    >>> loss = lambda outputs, targets: jnp.mean(outputs)  # of gradients 1 and 3
+    >>> op = curvexp.gradient_covariance(lambda w, x: w * x, loss, jnp.ones(1), jnp.array([1.0, 3.0]), jnp.zeros(2))
+    >>> op(jnp.ones(1)).tolist()
+    [1.0]
     """
     space_of(params)
     params = arrays(params)
@@ -141,12 +149,16 @@ def gradient_covariance(
 
 @dataclasses.dataclass(frozen=True)
 class TrueFisher:
-    """(model, params, (inputs,)), v -> J' E[∇²(−log p)] J v, over the number of predictions."""
+    """(model, params, (inputs,)), v -> J' E[∇²(−log p)] J v, over the number of predictions.
+
+    >>> TrueFisher("gaussian")((lambda w, x: x @ w, jnp.ones(1), (jnp.array([[1.0], [3.0]]),)), jnp.ones(1)).tolist()
+    [5.0]
+    """
 
     family: Family
     mode: Mode = FORWARD
 
-    def __call__(self, operands: Any, v: Any) -> Any:
+    def __call__(self, operands: PyTree, v: Vector) -> Vector:
         model, params, (inputs,) = operands
         forward = functools.partial(_outputs, model, inputs=inputs)
         outputs, tangent = derivative(forward, params, v, self.mode)
@@ -157,11 +169,16 @@ class TrueFisher:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreProduct:
-    """(model, params, (inputs, scores)), v -> mean of J's s'J v over predictions and samples; scores s (P, ..., samples, K)."""
+    """(model, params, (inputs, scores)), v -> mean of J's s'J v over predictions and samples; scores s (P, ..., samples, C).
+
+    >>> scores = jnp.array([[[1.0]], [[2.0]]])  # two examples, a sample and an output each
+    >>> ScoreProduct()((lambda w, x: x @ w, jnp.ones(1), (jnp.array([[1.0], [3.0]]), scores)), jnp.ones(1)).tolist()
+    [18.5]
+    """
 
     mode: Mode = FORWARD
 
-    def __call__(self, operands: Any, v: Any) -> Any:
+    def __call__(self, operands: PyTree, v: Vector) -> Vector:
         model, params, (inputs, scores) = operands
         forward = functools.partial(_outputs, model, inputs=inputs)
         outputs, tangent = derivative(forward, params, v, self.mode)
@@ -172,38 +189,45 @@ class ScoreProduct:
 
 @dataclasses.dataclass(frozen=True)
 class CovarianceProduct:
-    """((model, criterion), params, (inputs, targets)), v -> covariance of the examples' gradients times v."""
+    """((model, criterion), params, (inputs, targets)), v -> covariance of the examples' gradients times v.
+
+    >>> head = (lambda w, x: w * x, lambda outputs, targets: jnp.mean(outputs))
+    >>> CovarianceProduct()((head, jnp.ones(1), (jnp.array([1.0, 3.0]), jnp.zeros(2))), jnp.ones(1)).tolist()
+    [1.0]
+    """
 
     mode: Mode = FORWARD
 
-    def __call__(self, operands: Any, v: Any) -> Any:
+    def __call__(self, operands: PyTree, v: Vector) -> Vector:
         head, params, args = operands
 
-        def each(p: Any) -> Any:
+        def each(p: Params) -> Any:
             return jax.vmap(lambda x, y: _own_loss(head, p, x, y))(*args)
 
         losses, tangent = derivative(each, params, v, self.mode)
         return jax.vjp(each, params)[1]((tangent - tangent.mean()) / len(losses))[0]
 
 
-def _own_loss(head: Any, params: Any, x: Any, y: Any) -> Any:
+def _own_loss(head: tuple[Model, Criterion], params: Params, x: PyTree, y: PyTree) -> Scalar | WeightedMean:
     """The criterion on one example alone."""
     model, criterion = head
     x, y = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y))
     return criterion(model(params, x), y)
 
 
-def _outputs(model: Any, params: Any, inputs: Any) -> Any:
+def _outputs(model: Model, params: Params, inputs: PyTree) -> Float[Array, "P ..."]:
     return model(params, inputs)
 
 
 @functools.partial(compiled, static=("samples", "family"))
 @full_precision
-def _drawn(model: Any, params: Any, inputs: Any, key: Any, *, samples: int, family: Family) -> Any:
+def _drawn(
+    model: Model, params: Params, inputs: PyTree, key: RandomKey, *, samples: int, family: Family
+) -> Float[Array, "P ... samples C"]:
     return sampled_scores(predictions(model(params, inputs)), key, samples=samples, family=family)
 
 
-def _random_combination(model: Any, params: Any, inputs: Any) -> Any:
+def _random_combination(model: Model, params: Params, inputs: PyTree) -> Scalar:
     """The mean over the predictions of a random linear form of their outputs: no mean over chunks where the model couples examples."""
     rows = predictions(model(params, inputs))
     form = jax.random.normal(jax.random.key(1), rows.shape[-1:], rows.dtype)

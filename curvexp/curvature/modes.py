@@ -9,43 +9,57 @@ import functools
 import re
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from curvexp.curvature.functions import root
 from curvexp.curvature.objective import check_value
 from curvexp.linalg.precision import full_precision
+from curvexp.types import Params, Product, Scalar
 
 Mode = Literal["forward over reverse", "reverse over reverse"]
 FORWARD: Mode = "forward over reverse"
 REVERSE: Mode = "reverse over reverse"
 
 
-def derivative(function: Callable[[Any], Any], at: Any, along: Any, mode: Mode) -> tuple[Any, Any]:
-    """function(at), and its derivative J·along."""
+def derivative(function: Callable[[PyTree], PyTree], at: PyTree, along: PyTree, mode: Mode) -> tuple[PyTree, PyTree]:
+    """function(at), and its derivative J·along.
+
+    >>> value, along = derivative(lambda x: x**2, jnp.array(3.0), jnp.array(1.0), REVERSE)
+    >>> float(value), float(along)
+    (9.0, 6.0)
+    """
     if mode == FORWARD:
         return jax.jvp(function, (at,), (along,))
     value, pull = jax.vjp(function, at)  # u -> J'u is linear: its own transpose is v -> Jv
     return value, jax.vjp(lambda u: pull(u)[0], jax.tree.map(jnp.zeros_like, value))[1](along)[0]
 
 
-def second_derivative(function: Callable[[Any], Any], at: Any, along: Any, mode: Mode) -> Any:
-    """∇²function(at)·along of a scalar function."""
+def second_derivative(function: Callable[[PyTree], Scalar], at: PyTree, along: PyTree, mode: Mode) -> PyTree:
+    """∇²function(at)·along of a scalar function.
+
+    >>> float(second_derivative(lambda x: x**3, jnp.array(2.0), jnp.array(1.0), REVERSE))
+    12.0
+    """
     if mode == FORWARD:
         return jax.jvp(jax.grad(function), (at,), (along,))[1]
     return jax.vjp(jax.grad(function), at)[1](along)[0]
 
 
 @full_precision
-def returned(call: Any, params: Any, args: Any, who: str) -> Any:
+def returned(call: Callable[..., Any], params: Params, args: PyTree, who: str) -> PyTree:
     """Shapes of what a function returns.
 
     Raises:
         TypeError: JAX cannot trace the function.
+
+    >>> returned(lambda w, x: x @ w, jnp.ones(2), (jnp.ones((4, 2)),), "ggn").shape
+    (4,)
     """
     try:
         return jax.eval_shape(lambda params, args: call(params, *args), params, args)
@@ -58,7 +72,7 @@ def returned(call: Any, params: Any, args: Any, who: str) -> Any:
         ) from error
 
 
-def mode_of(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
+def mode_of(who: str, product: Callable[[Mode], Product], operands: PyTree, like: PyTree) -> Mode:
     """The mode in which JAX can differentiate a product; nothing is computed.
 
     Args:
@@ -66,6 +80,10 @@ def mode_of(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) 
 
     Raises:
         TypeError: JAX cannot differentiate in either mode.
+
+    >>> product = lambda mode: lambda operands, v: second_derivative(operands[0], operands[1], v, mode)
+    >>> mode_of("hessian", product, (jax.tree_util.Partial(jnp.sum), jnp.ones(2)), jnp.ones(2))
+    'forward over reverse'
     """
     known = _known(operands)
     key = _signature(product, operands) if known is not None else None
@@ -77,30 +95,39 @@ def mode_of(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) 
     return known[key]
 
 
-def loss_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
-    """`mode_of` for operands (loss, params, args), after a look at what the loss returns."""
+def loss_mode(who: str, product: Callable[[Mode], Product], operands: PyTree, like: PyTree) -> Mode:
+    """`mode_of` for operands (loss, params, args), after a look at what the loss returns.
+
+    >>> product = lambda mode: lambda operands, v: second_derivative(operands[0], operands[1], v, mode)
+    >>> loss_mode("hessian", product, (jax.tree_util.Partial(jnp.sum), jnp.ones(2), ()), jnp.ones(2))
+    'forward over reverse'
+    """
     if not is_known(product, operands):
         loss, params, args = operands
         check_value(returned(loss, params, args, who), who)
     return mode_of(who, product, operands, like)
 
 
-def is_known(product: Callable[[Mode], Any], operands: Any) -> bool:
-    """Whether `mode_of` was asked before for these functions and shapes, so that what was checked then holds now."""
+def is_known(product: Callable[[Mode], Product], operands: PyTree) -> bool:
+    """Whether `mode_of` was asked before for these functions and shapes, so that what was checked then holds now.
+
+    >>> is_known(lambda mode: None, (lambda w: w, jnp.ones(2)))
+    False
+    """
     known = _known(operands)
     return known is not None and _signature(product, operands) in known
 
 
 @full_precision
-def _traced_mode(who: str, product: Callable[[Mode], Any], operands: Any, like: Any) -> Mode:
+def _traced_mode(who: str, product: Callable[[Mode], Product], operands: PyTree, like: PyTree) -> Mode:
     leaves, structure = jax.tree.flatten((operands, like))
     shapes = [_shape(leaf) for leaf in leaves]
     try:
         for mode in (FORWARD, REVERSE):
 
             def call(
-                *leaves: Any, mode: Mode = mode
-            ) -> Any:  # of leaves alone: JAX would keep the functions of a structure alive
+                *leaves: Array, mode: Mode = mode
+            ) -> PyTree:  # of leaves alone: JAX would keep the functions of a structure alive
                 return product(mode)(*jax.tree.unflatten(structure, leaves))
 
             # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
@@ -121,12 +148,12 @@ def _shape(leaf: Any) -> Any:
 
 
 # what is known of a function, or of a model and a criterion, lives as long as they do
-_Known = weakref.WeakKeyDictionary[Any, dict[Any, Mode]]
+_Known = weakref.WeakKeyDictionary[Any, dict[Hashable, Mode]]
 _KNOWN: _Known = weakref.WeakKeyDictionary()
 _KNOWN_PAIRS: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
-def _known(operands: Any) -> dict[Any, Mode] | None:
+def _known(operands: PyTree) -> dict[Hashable, Mode] | None:
     head = operands[0]
     functions = [root(part) for part in (head if type(head) is tuple else (head,))]
     if not all(isinstance(function, types.FunctionType) for function in functions):
@@ -135,7 +162,7 @@ def _known(operands: Any) -> dict[Any, Mode] | None:
     return (_KNOWN_PAIRS.setdefault(above[0], weakref.WeakKeyDictionary()) if above else _KNOWN).setdefault(last, {})
 
 
-def _signature(product: Any, operands: Any) -> Any:
+def _signature(product: object, operands: PyTree) -> Hashable:
     if isinstance(product, functools.partial):  # equal to itself alone
         product = (product.func, *product.args)
     leaves, structure = jax.tree.flatten(operands)

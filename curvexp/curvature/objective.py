@@ -1,12 +1,15 @@
 """What a loss is: a function of the parameters with its data and parts, and a mean whose weights are not the number of examples."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
 from curvexp.curvature.functions import Static, described
 from curvexp.linalg.precision import full_precision
+from curvexp.types import Params, Scalar
 
 
 class Objective(NamedTuple):
@@ -17,16 +20,21 @@ class Objective(NamedTuple):
         data: pytree; with `inputs` and `targets` where there is a model.
         model, criterion: Partials with loss = criterion(model(params, data.inputs), data.targets); None where the loss has no such form.
         log_likelihood: Static, the family of `curvexp.fisher` whose mean negative log-likelihood the criterion is; None: of none.
+
+    >>> from jax.tree_util import Partial
+    >>> objective = Objective(loss=Partial(lambda w, data: jnp.mean((w - data) ** 2)), data=jnp.array([1.0, 3.0]))
+    >>> float(objective(jnp.array(2.0)))
+    1.0
     """
 
-    loss: Any
-    data: Any
-    model: Any = None
-    criterion: Any = None
+    loss: jax.tree_util.Partial
+    data: PyTree
+    model: jax.tree_util.Partial | None = None
+    criterion: jax.tree_util.Partial | None = None
     log_likelihood: Static | None = None
 
     @full_precision
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: Params) -> Scalar:
         """The loss at params; its products have all bits of their dtype."""
         return self.loss(params, self.data)
 
@@ -47,17 +55,29 @@ class WeightedMean(NamedTuple):
     Array([[15.]], dtype=float32)
     """
 
-    sum: Any
-    weight: Any
+    sum: Scalar
+    weight: Scalar
 
 
-def number(value: Any) -> Any:
-    """The number that a loss's value stands for."""
+Loss: TypeAlias = Callable[..., Any] | Objective  # (params, *args, **keywords) -> a real scalar, or a WeightedMean
+Criterion: TypeAlias = Callable[[PyTree, PyTree], Scalar | WeightedMean]  # (outputs, targets), a mean over the examples
+
+
+def number(value: Scalar | WeightedMean) -> Scalar:
+    """The number that a loss's value stands for.
+
+    >>> number(WeightedMean(6.0, 2.0)), number(3.0)
+    (3.0, 3.0)
+    """
     return value.sum / value.weight if isinstance(value, WeightedMean) else value
 
 
-def sum_and_weight(value: Any, examples: int) -> tuple[Any, Any]:
-    """A loss's value as the sum over its examples and the sum of their weights, 1 each where the loss is a plain mean."""
+def sum_and_weight(value: Scalar | WeightedMean, examples: int) -> tuple[Scalar, Scalar]:
+    """A loss's value as the sum over its examples and the sum of their weights, 1 each where the loss is a plain mean.
+
+    >>> [float(part) for part in sum_and_weight(jnp.array(3.0), examples=4)]
+    [12.0, 4.0]
+    """
     if isinstance(value, WeightedMean):
         return value.sum, value.weight
     return examples * value, jnp.full((), examples, value.dtype)
@@ -68,6 +88,11 @@ def check_value(value: Any, who: str, *, name: str = "loss") -> None:
 
     Args:
         value: what the loss returned, or its shapes. who, name: the function that was called and its parameter, for the message.
+
+    >>> check_value(jnp.array(1.0), "hessian")
+    >>> check_value(jnp.ones(2), "hessian")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    TypeError: hessian: the loss returned float32[2], expected one real number, ...
     """
     parts = value if isinstance(value, WeightedMean) else (value,)
     if all(jnp.shape(part) == () and _is_real(part) for part in parts if _is_array(part)) and all(
@@ -85,9 +110,9 @@ def check_value(value: Any, who: str, *, name: str = "loss") -> None:
     )
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return jax.tree_util.all_leaves([value]) and hasattr(value, "dtype")
 
 
-def _is_real(value: Any) -> bool:
+def _is_real(value: Array) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.floating))

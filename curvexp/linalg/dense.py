@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
-from numpy.typing import ArrayLike
 
 from curvexp.linalg.lapack import threads
+from curvexp.types import AnyArray
 
 KEPT = 2**27  # bytes of eigenvectors that are kept: of one matrix of 4000 rows, of many small ones
 
@@ -33,7 +33,7 @@ class DenseEigenpairs(NamedTuple):
     residuals: Float64[np.ndarray, "n"]
 
 
-def dense_eigh(matrix: Float[ArrayLike, "n n"]) -> DenseEigenpairs:
+def dense_eigh(matrix: Float[AnyArray, "n n"]) -> DenseEigenpairs:
     """All eigenpairs of a symmetric matrix.
 
     Args:
