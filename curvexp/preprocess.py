@@ -16,19 +16,20 @@ Szegedy 2015 (batchnorm); Hoffer et al. 2017 (ghost batches).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64
 
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.numeric import is_number
+from curvexp.types import AnyArray, SomeArray
 
-Array = NDArray[np.float64]
-Transform = Callable[[Array], Array]
+Transform = Callable[[Float64[np.ndarray, "m N"]], Float64[np.ndarray, "m N"]]
 
 
 class BatchNorm(NamedTuple):
@@ -54,14 +55,20 @@ class Preprocess(NamedTuple):
 
     Attributes:
         name: the option's name.
-        fit: training inputs (P, N) float64 -> function on inputs (M, N) -> (M, N).
+        fit: training inputs -> function on inputs.
         quadratic: (A, b) -> (A, b) of the same quadratic in the prepared variables, or None where that has no meaning.
         hidden: batch normalization before each hidden nonlinearity (on a linear model: of its inputs), or None.
     """
 
     name: str
-    fit: Callable[[Array], Transform]
-    quadratic: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    fit: Callable[[Float64[np.ndarray, "P N"]], Transform]
+    quadratic: (
+        Callable[
+            [Float64[np.ndarray, "n n"], Float64[np.ndarray, "n"]],
+            tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n"]],
+        ]
+        | None
+    ) = None
     hidden: BatchNorm | None = None
 
 
@@ -70,12 +77,12 @@ class _Watched(Preprocess):
 
     asked: set[str]
 
-    def __getattribute__(self, part: str) -> Any:
+    def __getattribute__(self, part: str) -> object:
         if part in Preprocess._fields:
             object.__getattribute__(self, "asked").add(part)
         return super().__getattribute__(part)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         self.asked.update(Preprocess._fields)
         return super().__iter__()
 
@@ -93,7 +100,7 @@ def watched(preprocess: Any) -> Any:
     return found
 
 
-def ignored(preprocess: Any) -> str | None:
+def ignored(preprocess: object) -> str | None:
     """The name of a watched preprocessing that was not made use of, or None where it was, or nothing can be told.
 
     What acts is its function on inputs or quadratics; where it has a batch normalization, that.
@@ -175,18 +182,20 @@ def batchnorm(
 _INPUTS = {"raw": raw, "centered": centered, "normalized": normalized, "whitened": whitened}
 
 
-def standardize(x: Any, batchnorm: BatchNorm, *, rows: int | None = None) -> Any:
+def standardize(
+    x: Float[SomeArray, "P N"], batchnorm: BatchNorm, *, rows: int | None = None
+) -> Float[SomeArray, "P N"]:
     """Each column of `x` minus its mean, divided by √(variance + ε), as `batchnorm` takes the statistics.
 
     A column whose variance is below the rounding of its mean, (32·eps·mean)², counts as constant and is 0, so that ε = 0 is safe.
 
     Args:
-        x: (P, N), of JAX (differentiable) or numpy.
+        x: of JAX (differentiable) or numpy.
         rows: take the statistics from the first `rows` rows as one batch and apply them to all, whatever the mode: what an evaluation of
             test examples beneath training examples needs. None: as the mode says.
 
     Returns:
-        (P, N), the dtype of x.
+        As x, in its dtype.
     """
     if rows is not None:
         return _standardized(x, x[:rows], batchnorm)
@@ -201,7 +210,9 @@ def standardize(x: Any, batchnorm: BatchNorm, *, rows: int | None = None) -> Any
     return _namespace(x).concatenate(parts)
 
 
-def _standardized(x: Any, source: Any, batchnorm: BatchNorm) -> Any:
+def _standardized(
+    x: Float[SomeArray, "... P N"], source: Float[SomeArray, "... P N"], batchnorm: BatchNorm
+) -> Float[SomeArray, "... P N"]:
     xp = _namespace(x)
     mean = source.mean(axis=-2, keepdims=True)
     variance = xp.square(source - mean).mean(axis=-2, keepdims=True)
@@ -213,21 +224,21 @@ def _standardized(x: Any, source: Any, batchnorm: BatchNorm) -> Any:
     return (x - mean) * scale.astype(x.dtype)
 
 
-def _namespace(x: Any) -> Any:
+def _namespace(x: AnyArray) -> ModuleType:
     return np if isinstance(x, np.ndarray) else jnp
 
 
-def _fit_centered(inputs: Array) -> Transform:
+def _fit_centered(inputs: Float64[np.ndarray, "P N"]) -> Transform:
     mean, _ = _moments(inputs)
     return lambda x: x - mean
 
 
-def _fit_normalized(inputs: Array) -> Transform:
+def _fit_normalized(inputs: Float64[np.ndarray, "P N"]) -> Transform:
     mean, scale = _moments(inputs)
     return lambda x: (x - mean) * scale
 
 
-def _fit_whitened(inputs: Array, *, rotate_back: bool) -> Transform:
+def _fit_whitened(inputs: Float64[np.ndarray, "P N"], *, rotate_back: bool) -> Transform:
     mean, scale = _moments(inputs)
     count, width = inputs.shape
     # singular values of the columns, not eigenvalues of their covariance: half of the digits would be lost in the squares
@@ -240,8 +251,8 @@ def _fit_whitened(inputs: Array, *, rotate_back: bool) -> Transform:
     return lambda x: ((x - mean) * scale) @ whitener
 
 
-def _moments(inputs: Array) -> tuple[Array, Array]:
-    """Mean and 1/σ of each column (N,); a constant column has its own value as mean, exactly, and 0 for 1/σ."""
+def _moments(inputs: Float64[np.ndarray, "P N"]) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
+    """Mean and 1/σ of each column; a constant column has its own value as mean, exactly, and 0 for 1/σ."""
     constant = np.ptp(inputs, axis=0) == 0
     mean = np.where(constant, inputs[0], inputs.mean(axis=0))
     deviation = np.sqrt(np.square(inputs - mean).mean(axis=0))
@@ -249,7 +260,9 @@ def _moments(inputs: Array) -> tuple[Array, Array]:
     return mean, np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
 
 
-def _scaled(matrix: Array, vector: Array) -> tuple[Array, Array]:
+def _scaled(
+    matrix: Float64[np.ndarray, "n n"], vector: Float64[np.ndarray, "n"]
+) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n"]]:
     diagonal = np.diagonal(matrix)
     if not (diagonal > 0).all():
         raise Unsupported(

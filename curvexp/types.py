@@ -17,15 +17,17 @@ Params: TypeAlias = PyTree  # of a model: arrays of real numbers
 Vector: TypeAlias = PyTree  # of an operator's space: a pytree like the parameters, or one flat array
 Matvec: TypeAlias = Callable[[Vector], Vector]  # v -> Av, linear and symmetric; an Operator is one
 
-Product: TypeAlias = Callable[[PyTree, Vector], Vector]  # (operands, v) -> Av, of an Operator
-Model: TypeAlias = Callable[..., PyTree]  # (params, inputs) -> outputs
-
 Flat: TypeAlias = Float[Array, "n"]  # a Vector's entries in one array
 FlatMatvec: TypeAlias = Callable[[Flat], Flat]
 Scalar: TypeAlias = Float[Array, ""]
 
 RandomKey: TypeAlias = Key[Array, ""]  # of jax.random.key
 KeyLike: TypeAlias = RandomKey | int | None  # None: jax.random.key(0); an integer: the key of that seed
+
+Product: TypeAlias = Callable[[PyTree, Vector], Vector]  # (operands, v) -> Av, of an Operator
+Model: TypeAlias = Callable[..., PyTree]  # (params, inputs) -> outputs
+Criterion: TypeAlias = Callable[[PyTree, PyTree], Scalar]  # (outputs, targets) -> the mean over the examples
+Init: TypeAlias = Callable[[RandomKey], Params]
 
 # of a program on the device, or of the host
 AnyArray: TypeAlias = Array | np.ndarray

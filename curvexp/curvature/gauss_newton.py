@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from curvexp.curvature.chunks import Chunked, check_chunk, checked
 from curvexp.curvature.functions import arrays, bound
 from curvexp.curvature.modes import FORWARD, Mode, derivative, is_known, mode_of, returned, second_derivative
-from curvexp.curvature.objective import Criterion, WeightedMean, check_value, number
+from curvexp.curvature.objective import WeightedCriterion, WeightedMean, check_value, number
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.vectors import space_of
 from curvexp.types import Model, Params, Scalar, Vector
@@ -16,7 +16,7 @@ from curvexp.types import Model, Params, Scalar, Vector
 
 def ggn(
     model: Model,
-    criterion: Criterion,
+    criterion: WeightedCriterion,
     params: Params,
     inputs: PyTree,
     targets: PyTree,
@@ -77,6 +77,8 @@ class GgnProduct:
         return jax.vjp(forward, params)[1](second_derivative(value, outputs, tangent, self.mode))[0]
 
 
-def _composed(head: tuple[Model, Criterion], params: Params, inputs: PyTree, targets: PyTree) -> Scalar | WeightedMean:
+def _composed(
+    head: tuple[Model, WeightedCriterion], params: Params, inputs: PyTree, targets: PyTree
+) -> Scalar | WeightedMean:
     model, criterion = head
     return criterion(model(params, inputs), targets)

@@ -21,7 +21,7 @@ from curvexp.curvature.likelihoods import (
     sampled_scores,
 )
 from curvexp.curvature.modes import FORWARD, Mode, derivative, is_known, mode_of, returned
-from curvexp.curvature.objective import Criterion, WeightedMean, check_value
+from curvexp.curvature.objective import WeightedCriterion, WeightedMean, check_value
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import random_key, space_of
@@ -109,7 +109,7 @@ def fisher(
 
 def gradient_covariance(
     model: Model,
-    criterion: Criterion,
+    criterion: WeightedCriterion,
     params: Params,
     inputs: PyTree,
     targets: PyTree,
@@ -208,7 +208,7 @@ class CovarianceProduct:
         return jax.vjp(each, params)[1]((tangent - tangent.mean()) / len(losses))[0]
 
 
-def _own_loss(head: tuple[Model, Criterion], params: Params, x: PyTree, y: PyTree) -> Scalar | WeightedMean:
+def _own_loss(head: tuple[Model, WeightedCriterion], params: Params, x: PyTree, y: PyTree) -> Scalar | WeightedMean:
     """The criterion on one example alone."""
     model, criterion = head
     x, y = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y))

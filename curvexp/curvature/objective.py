@@ -60,7 +60,7 @@ class WeightedMean(NamedTuple):
 
 
 Loss: TypeAlias = Callable[..., Any] | Objective  # (params, *args, **keywords) -> a real scalar, or a WeightedMean
-Criterion: TypeAlias = Callable[[PyTree, PyTree], Scalar | WeightedMean]  # (outputs, targets), a mean over the examples
+WeightedCriterion: TypeAlias = Callable[[PyTree, PyTree], Scalar | WeightedMean]  # (outputs, targets) -> a mean
 
 
 def number(value: Scalar | WeightedMean) -> Scalar:

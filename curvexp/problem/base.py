@@ -1,37 +1,37 @@
 """Problem: a loss to minimise, with its data and what is known of it exactly."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64, PyTree, Shaped
+from numpy.typing import DTypeLike
 
 from curvexp.errors import ConfigError
 from curvexp.preprocess import BatchNorm
-
-Array = NDArray[np.float64]
+from curvexp.types import AnyArray, Criterion, Init, Model, Params, Scalar
 
 
 class Known(NamedTuple):
     """What is known of a problem without training it.
 
     Attributes:
-        eigenvalues: of the Hessian where it is constant, (n,) ascending float64.
+        eigenvalues: of the Hessian where it is constant, ascending.
         optimum: parameters at a minimum: the unique one, or the shortest of many.
         minimum: value of the loss there; -inf where the loss is unbounded below.
     """
 
-    eigenvalues: Array | None = None
-    optimum: Any = None
+    eigenvalues: Float64[np.ndarray, "n"] | None = None
+    optimum: Params | None = None
     minimum: float | None = None
 
 
 class Examples(NamedTuple):
-    """A data set as a loss takes it: inputs (P, N) and targets (P, ...)."""
+    """A data set as a loss takes it."""
 
-    inputs: Any
-    targets: Any
+    inputs: Float[AnyArray, "P N"]
+    targets: Shaped[AnyArray, "P ..."]
 
 
 class Problem(NamedTuple):
@@ -42,8 +42,8 @@ class Problem(NamedTuple):
 
     Attributes:
         name: the option's name.
-        init: key -> parameters, a pytree of arrays.
-        loss: (parameters, data) -> scalar, the mean over the examples.
+        init: key -> parameters.
+        loss: (parameters, data) -> the mean over the examples.
         data: what `loss` takes: Examples; Quadratic; or () for a surface.
         examples: P, or None where `data` is no set of examples and has no minibatches.
         test: like `data`, or None.
@@ -59,14 +59,14 @@ class Problem(NamedTuple):
     """
 
     name: str
-    init: Callable[[Any], Any]
-    loss: Callable[[Any, Any], Any]
-    data: Any
+    init: Init
+    loss: Callable[[Params, PyTree], Scalar]
+    data: PyTree
     examples: int | None = None
-    test: Any = None
-    model: Callable[..., Any] | None = None
-    criterion: Callable[[Any, Any], Any] | None = None
-    evaluate: Callable[[Any, Any, Any], dict[str, Any]] | None = None
+    test: PyTree = None
+    model: Model | None = None
+    criterion: Criterion | None = None
+    evaluate: Callable[[Params, PyTree, PyTree], dict[str, Scalar]] | None = None
     known: Known = Known()
     lower_bound: float | None = None
     notes: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class Problem(NamedTuple):
     log_likelihood: str | None = None
 
 
-def checked_dtype(dtype: Any) -> np.dtype:
+def checked_dtype(dtype: DTypeLike) -> np.dtype:
     """The numpy dtype of the parameters, float32 or float64; float64 needs JAX's 64-bit mode."""
     found = np.dtype(dtype)
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):

@@ -3,18 +3,17 @@
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from curvexp.errors import ConfigError
 from curvexp.numeric import is_number
-from curvexp.problem.base import Array
 
 LARGEST = 2**53  # whole numbers up to it are floats too
 
 
-def whole(key: str, value: Any, *, least: int = 1) -> int:
+def whole(key: str, value: object, *, least: int = 1) -> int:
     """A whole number from `least` to LARGEST."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
         raise ConfigError(f"{key}={value}: expected a whole number >= {least}. Change {key}.")
@@ -24,7 +23,7 @@ def whole(key: str, value: Any, *, least: int = 1) -> int:
 
 
 def number(
-    key: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+    key: str, value: object, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> float:
     """A finite number with least <= value, above < value < below."""
     if not is_number(value) or not (math.isfinite(value) and least <= value and above < value < below):
@@ -36,7 +35,7 @@ def number(
     return float(value)
 
 
-def choice(key: str, value: Any, options: Iterable[str]) -> str:
+def choice(key: str, value: object, options: Iterable[str]) -> str:
     """One of `options`; the error names the nearest ones."""
     known = sorted(options)
     if value in known:
@@ -46,7 +45,7 @@ def choice(key: str, value: Any, options: Iterable[str]) -> str:
     raise ConfigError(f"{key}={value}: expected one of {', '.join(known)}.{hint} Change {key}.")
 
 
-def vector(key: str, value: Any, *, size: int | None = None) -> Array:
+def vector(key: str, value: object, *, size: int | None = None) -> Float64[np.ndarray, "n"]:
     """A list of finite numbers as a float64 vector, of length `size` where that is given."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray) or len(value) == 0:
         raise ConfigError(f"{key}={value}: expected a list of numbers. Change {key}.")
@@ -56,7 +55,7 @@ def vector(key: str, value: Any, *, size: int | None = None) -> Array:
     return found
 
 
-def symmetric(key: str, value: Any) -> Array:
+def symmetric(key: str, value: object) -> Float64[np.ndarray, "n n"]:
     """A list of lists as a symmetric float64 matrix; asymmetry beyond rounding is refused."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray) or len(value) == 0:
         raise ConfigError(f"{key}={value}: expected a list of rows. Change {key}.")
@@ -71,5 +70,5 @@ def symmetric(key: str, value: Any) -> Array:
     return (matrix + matrix.T) / 2
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value

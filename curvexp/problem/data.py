@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Shaped
+from numpy.typing import ArrayLike
 
 from curvexp import memory
 from curvexp.errors import ConfigError
 from curvexp.problem import checks
-from curvexp.problem.base import Array
 
 LARGEST = 1e100  # squares of larger numbers overflow
 
@@ -26,16 +27,16 @@ class Dataset(NamedTuple):
 
     Attributes:
         name: the option's name.
-        inputs: (P, N) float64. targets: (P,) integers 0 .. classes−1, or for regression (P, K) float64.
+        inputs. targets: integers 0 .. classes−1, (P,), or for regression numbers (P, C).
         test_inputs, test_targets: likewise, or both None.
         classes: their number; None for regression.
     """
 
     name: str
-    inputs: Array
-    targets: Any
-    test_inputs: Array | None = None
-    test_targets: Any = None
+    inputs: Float64[np.ndarray, "P N"]
+    targets: Shaped[np.ndarray, "P ..."]
+    test_inputs: Float64[np.ndarray, "tests N"] | None = None
+    test_targets: Shaped[np.ndarray, "tests ..."] | None = None
     classes: int | None = None
 
 
@@ -230,12 +231,18 @@ def openml(
 
 
 def split(
-    name: str, inputs: Any, targets: Any, *, classes: int | None = None, test_fraction: float = 0.2, seed: int = 0
+    name: str,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    classes: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
 ) -> Dataset:
     """A Dataset from all examples, `test_fraction` of them set apart by `seed`, in each class alike.
 
     Args:
-        inputs: (P, N) numbers. targets: (P,) integers 0 .. classes−1; or with classes=None numbers (P,) or (P, K).
+        inputs: (P, N) numbers. targets: (P,) integers 0 .. classes−1; or with classes=None numbers (P,) or (P, C).
     """
     inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets)
     if classes is None:
@@ -287,7 +294,9 @@ def checked(data: Dataset) -> Dataset:
     return data
 
 
-def _check_part(key: str, part: str, inputs: Any, targets: Any, data: Dataset) -> None:
+def _check_part(
+    key: str, part: str, inputs: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."], data: Dataset
+) -> None:
     if inputs.ndim != 2 or inputs.size == 0 or targets.ndim == 0 or len(inputs) != len(targets):
         raise ConfigError(
             f"{key}: {part}inputs of shape {inputs.shape} with targets of shape {targets.shape}; expected (P, N) and P targets."
@@ -302,14 +311,14 @@ def _check_part(key: str, part: str, inputs: Any, targets: Any, data: Dataset) -
             )
     if data.classes is None:
         if targets.ndim != 2:
-            raise ConfigError(f"{key}: {part}targets of shape {targets.shape}; expected (P, K) for a regression.")
+            raise ConfigError(f"{key}: {part}targets of shape {targets.shape}; expected (P, C) for a regression.")
     elif targets.ndim != 1 or targets.dtype.kind not in "iu" or targets.min() < 0 or targets.max() >= data.classes:
         raise ConfigError(
             f"{key}: {part}targets must be (P,) integers from 0 to {data.classes - 1}, the classes less one."
         )
 
 
-def _shipped(file: str, **layout: Any) -> Array:
+def _shipped(file: str, **layout: Any) -> Float64[np.ndarray, "P columns"]:
     """A table that scikit-learn ships, read without importing scikit-learn, which takes as long as all other imports together."""
     spec = find_spec("sklearn")
     assert spec is not None
@@ -317,16 +326,16 @@ def _shipped(file: str, **layout: Any) -> Array:
     return np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / file, **layout)
 
 
-def _classes(name: str, table: Array, test_fraction: float, seed: int) -> Dataset:
+def _classes(name: str, table: Float64[np.ndarray, "P columns"], test_fraction: float, seed: int) -> Dataset:
     targets = table[:, -1].astype(int)
     return split(name, table[:, :-1], targets, classes=int(targets.max()) + 1, test_fraction=test_fraction, seed=seed)
 
 
-def _fraction(value: Any) -> float:
+def _fraction(value: object) -> float:
     return checks.number("problem.data.test_fraction", value, least=0, below=1)
 
 
-def _seed(value: Any) -> int:
+def _seed(value: object) -> int:
     return checks.whole("problem.data.seed", value, least=0)
 
 

@@ -2,13 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+from numpy.typing import DTypeLike
 
 from curvexp import memory
 from curvexp.errors import ConfigError
@@ -17,6 +18,7 @@ from curvexp.problem import checks
 from curvexp.problem.base import Known, Problem, checked_dtype
 from curvexp.problem.data import Dataset
 from curvexp.problem.supervised import Model, prepare, softmax_cross_entropy, squared_error, supervised
+from curvexp.types import Init, Params, RandomKey
 
 ACTIVATIONS = (
     *(
@@ -39,9 +41,9 @@ ACTIVATIONS = (
 def mlp(
     *,
     preprocess: Preprocess = RAW,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     data: Dataset,
-    hidden: Any = (32,),
+    hidden: Sequence[int] = (32,),
     activation: str = "tanh",
     criterion: str = "auto",
     l2: float = 0.0,
@@ -99,7 +101,7 @@ def mlp(
 
 
 class Network(nn.Module):
-    """Dense layers with an activation, and batch normalization where asked for, between them; inputs (P, N) -> outputs (P, K)."""
+    """Dense layers with an activation, and batch normalization where asked for, between them."""
 
     hidden: tuple[int, ...]
     outputs: int
@@ -108,7 +110,7 @@ class Network(nn.Module):
     dtype: np.dtype
 
     @nn.compact
-    def __call__(self, x: Any, *, rows: int | None = None) -> Any:
+    def __call__(self, x: Float[Array, "P N"], *, rows: int | None = None) -> Float[Array, "P C"]:
         """`rows`: batch statistics from the first so many rows, see `standardize`."""
         dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
         for width in self.hidden:
@@ -120,19 +122,19 @@ class Network(nn.Module):
 
 
 class Normalization(nn.Module):
-    """scale·standardize(x) + shift, from scale 1 and shift 0, both (N,)."""
+    """scale·standardize(x) + shift, from scale 1 and shift 0 of each unit."""
 
     batchnorm: BatchNorm
     dtype: np.dtype
 
     @nn.compact
-    def __call__(self, x: Any, *, rows: int | None = None) -> Any:
+    def __call__(self, x: Float[Array, "P N"], *, rows: int | None = None) -> Float[Array, "P N"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
         shift = self.param("shift", nn.initializers.zeros, (x.shape[-1],), self.dtype)
         return scale * standardize(x, self.batchnorm, rows=rows) + shift
 
 
-def _activation(name: str) -> Callable[[Any], Any]:
+def _activation(name: str) -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
     if name == "identity":
         return lambda x: x
     return getattr(jax.nn, name)
@@ -140,15 +142,15 @@ def _activation(name: str) -> Callable[[Any], Any]:
 
 @functools.cache
 def _model(network: Network) -> Model:
-    def model(params: Any, inputs: Any, *, rows: int | None = None) -> Any:
+    def model(params: Params, inputs: Float[Array, "P N"], *, rows: int | None = None) -> PyTree:
         return network.apply({"params": params}, inputs, rows=rows)
 
     return model
 
 
 @functools.cache
-def _init(network: Network, features: int, scale: float) -> Callable[[Any], Any]:
-    def init(key: Any) -> Any:
+def _init(network: Network, features: int, scale: float) -> Init:
+    def init(key: RandomKey) -> Params:
         params = network.init(key, jnp.zeros((1, features), network.dtype))["params"]
         return params if scale == 1 else jax.tree.map(lambda leaf: scale * leaf, params)
 

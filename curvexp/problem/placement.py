@@ -1,10 +1,11 @@
 """One run over several devices of a process: examples sharded, parameters replicated; the sums over examples become sums over devices."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from curvexp.errors import ConfigError
 from curvexp.problem.base import Problem
@@ -42,5 +43,5 @@ def spread(problem: Problem, devices: int | Literal["all"]) -> Problem:
     )
 
 
-def _placed(tree: Any, sharding: NamedSharding) -> Any:
+def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)

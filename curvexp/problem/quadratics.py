@@ -7,29 +7,35 @@ b ≠ 0, loss − minimum is resolved to eps·|minimum| only.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64
+from numpy.typing import DTypeLike
 
 from curvexp import memory
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.preprocess import RAW, Preprocess
 from curvexp.problem import checks
-from curvexp.problem.base import Array, Known, Problem, checked_dtype
+from curvexp.problem.base import Known, Problem, checked_dtype
+from curvexp.types import AnyArray, Flat, RandomKey, Scalar
+
+Numbers: TypeAlias = Sequence[float] | Float[np.ndarray, "n"]
+Start: TypeAlias = Literal["random"] | Numbers  # standard normal by the run's key; or the numbers themselves
 
 
 class Quadratic(NamedTuple):
-    """The numbers of ½x'Ax − b'x: matrix A (n, n) symmetric, vector b (n,)."""
+    """The numbers of ½x'Ax − b'x: matrix A, symmetric, vector b."""
 
-    matrix: Any
-    vector: Any
+    matrix: Float[AnyArray, "n n"]
+    vector: Float[AnyArray, "n"]
 
 
-def quadratic_loss(params: Any, data: Quadratic) -> Any:
-    """½x'Ax − b'x, shape ()."""
+def quadratic_loss(params: Flat, data: Quadratic) -> Scalar:
+    """½x'Ax − b'x."""
     product = jnp.dot(data.matrix, params, precision="highest")  # an accelerator would round to fewer bits
     return 0.5 * jnp.dot(params, product, precision="highest") - jnp.dot(data.vector, params, precision="highest")
 
@@ -37,15 +43,15 @@ def quadratic_loss(params: Any, data: Quadratic) -> Any:
 def quadratic(
     *,
     preprocess: Preprocess = RAW,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     dimension: int | None = None,
-    eigenvalues: Any = None,
+    eigenvalues: Numbers | None = None,
     law: str = "linear",
     condition_number: float = 100.0,
     smallest: float = 1.0,
-    matrix: Any = None,
-    b: Any = None,
-    start: Any = "random",
+    matrix: Sequence[Numbers] | Float[np.ndarray, "n n"] | None = None,
+    b: Numbers | None = None,
+    start: Start = "random",
     basis_seed: int | None = 0,
     name: str = "quadratic",
 ) -> Problem:
@@ -85,28 +91,30 @@ def quadratic(
     )
 
 
-def bowl(*, eigenvalues: Any = (1.0, 10.0), **options: Any) -> Problem:
+def bowl(*, eigenvalues: Numbers = (1.0, 10.0), **options: Any) -> Problem:
     """A 2-dimensional quadratic with a minimum: both eigenvalues positive."""
     return quadratic(eigenvalues=eigenvalues, name="bowl", **options)
 
 
-def dome(*, eigenvalues: Any = (-10.0, -1.0), **options: Any) -> Problem:
+def dome(*, eigenvalues: Numbers = (-10.0, -1.0), **options: Any) -> Problem:
     """A 2-dimensional quadratic with a maximum: both eigenvalues negative, unbounded below."""
     return quadratic(eigenvalues=eigenvalues, name="dome", **options)
 
 
-def valley(*, eigenvalues: Any = (0.0, 10.0), **options: Any) -> Problem:
+def valley(*, eigenvalues: Numbers = (0.0, 10.0), **options: Any) -> Problem:
     """A 2-dimensional singular quadratic: flat along one direction, a line of minima."""
     return quadratic(eigenvalues=eigenvalues, name="valley", **options)
 
 
-def saddle(*, eigenvalues: Any = (-1.0, 10.0), **options: Any) -> Problem:
+def saddle(*, eigenvalues: Numbers = (-1.0, 10.0), **options: Any) -> Problem:
     """A 2-dimensional indefinite quadratic: up along one direction, down without bound along the other."""
     return quadratic(eigenvalues=eigenvalues, name="saddle", **options)
 
 
-def law_eigenvalues(law: str, *, dimension: int, condition_number: float, smallest: float = 1.0) -> Array:
-    """n eigenvalues from `smallest` to `condition_number`·`smallest`, both exactly reached, ascending (n,) float64.
+def law_eigenvalues(
+    law: str, *, dimension: int, condition_number: float, smallest: float = 1.0
+) -> Float64[np.ndarray, "n"]:
+    """n eigenvalues from `smallest` to `condition_number`·`smallest`, both exactly reached, ascending.
 
     linear            equally spaced
     geometric         equally spaced in the logarithm
@@ -135,7 +143,7 @@ def law_eigenvalues(law: str, *, dimension: int, condition_number: float, smalle
     return found
 
 
-def start_at(start: Any, size: int, dtype: np.dtype) -> Callable[[Any], Any]:
+def start_at(start: Start, size: int, dtype: np.dtype) -> Callable[[RandomKey], Flat]:
     """init of a problem whose parameters are one vector: standard normal for `random`, else the given numbers."""
     if start == "random":
         return _random_start(size, dtype)
@@ -143,7 +151,7 @@ def start_at(start: Any, size: int, dtype: np.dtype) -> Callable[[Any], Any]:
     return _given_start(tuple(given.tolist()), dtype)
 
 
-def _cast(what: str, values: Array, dtype: np.dtype) -> Array:
+def _cast(what: str, values: Float64[np.ndarray, "..."], dtype: np.dtype) -> Float[np.ndarray, "..."]:
     """The values in the run's precision, where it holds them."""
     with np.errstate(over="ignore"):
         cast = values.astype(dtype)
@@ -158,7 +166,7 @@ def _cast(what: str, values: Array, dtype: np.dtype) -> Array:
 LAWS = ("linear", "geometric", "two_clusters", "marchenko_pastur")
 
 
-def _marchenko_pastur(levels: Array, condition_number: float) -> Array:
+def _marchenko_pastur(levels: Float64[np.ndarray, "n"], condition_number: float) -> Float64[np.ndarray, "n"]:
     """Quantiles of the Marchenko-Pastur law with edges 1 and κ, by bisection of its distribution function.
 
     With λ = c − h cos t, t in [0, π], the density is proportional to sin²t/λ, and its integral is elementary.
@@ -166,7 +174,7 @@ def _marchenko_pastur(levels: Array, condition_number: float) -> Array:
     centre, half = (condition_number + 1) / 2, (condition_number - 1) / 2
     root = math.sqrt(condition_number)  # of centre² − half²
 
-    def mass(t: Array) -> Array:
+    def mass(t: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
         with np.errstate(divide="ignore"):
             angle = np.arctan(root * np.tan(t / 2))  # √((c+h)/(c−h)) = √κ
         return centre * t + half * np.sin(t) - 2 * root * angle
@@ -181,8 +189,14 @@ def _marchenko_pastur(levels: Array, condition_number: float) -> Array:
 
 
 def _matrix(
-    dimension: Any, eigenvalues: Any, law: Any, condition_number: Any, smallest: Any, matrix: Any, basis_seed: Any
-) -> tuple[Array, Array]:
+    dimension: object,
+    eigenvalues: object,
+    law: object,
+    condition_number: object,
+    smallest: object,
+    matrix: object,
+    basis_seed: object,
+) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n"]]:
     """A and its eigenvalues ascending, from whichever of the options says them."""
     size = None if dimension is None else checks.whole("problem.dimension", dimension)
     if size is not None:
@@ -218,13 +232,15 @@ def _matrix(
 
 
 @functools.lru_cache(maxsize=4)
-def _orthonormal(size: int, seed: int) -> Array:
-    """A Haar-random orthonormal basis (n, n): QR with the signs of R's diagonal made positive (Mezzadri 2007)."""
+def _orthonormal(size: int, seed: int) -> Float64[np.ndarray, "n n"]:
+    """A Haar-random orthonormal basis: QR with the signs of R's diagonal made positive (Mezzadri 2007)."""
     q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
     return q * np.sign(np.diagonal(r))
 
 
-def _known(matrix: Array, vector: Array, eigenvalues: Array) -> Known:
+def _known(
+    matrix: Float64[np.ndarray, "n n"], vector: Float64[np.ndarray, "n"], eigenvalues: Float64[np.ndarray, "n"]
+) -> Known:
     floor = len(matrix) * np.finfo(np.float64).eps * np.abs(eigenvalues).max()
     if eigenvalues[0] < -floor:
         return Known(eigenvalues, None, -math.inf)
@@ -241,10 +257,10 @@ def _known(matrix: Array, vector: Array, eigenvalues: Array) -> Known:
 
 
 @functools.cache
-def _random_start(size: int, dtype: np.dtype) -> Callable[[Any], Any]:
+def _random_start(size: int, dtype: np.dtype) -> Callable[[RandomKey], Flat]:
     return lambda key: jax.random.normal(key, (size,), dtype)
 
 
 @functools.cache
-def _given_start(start: tuple[float, ...], dtype: np.dtype) -> Callable[[Any], Any]:
+def _given_start(start: tuple[float, ...], dtype: np.dtype) -> Callable[[RandomKey], Flat]:
     return lambda key: jnp.array(start, dtype)

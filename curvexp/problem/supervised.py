@@ -2,36 +2,35 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int, Shaped
 
 from curvexp.errors import ConfigError
 from curvexp.preprocess import BatchNorm, Preprocess
 from curvexp.problem.base import Examples, Known, Problem
 from curvexp.problem.data import Dataset, checked
-
-Model = Callable[..., Any]
-Criterion = Callable[[Any, Any], Any]
+from curvexp.types import AnyArray, Criterion, Init, Model, Params, Scalar
 
 
-def squared_error(outputs: Any, targets: Any) -> Any:
-    """½ mean over the examples of the squared distance between outputs and targets, both (P, K); shape ()."""
+def squared_error(outputs: Float[Array, "P C"], targets: Float[Array, "P C"]) -> Scalar:
+    """½ mean over the examples of the squared distance between outputs and targets."""
     return jnp.mean(jnp.sum(optax.losses.l2_loss(outputs, targets), axis=-1))
 
 
-def softmax_cross_entropy(outputs: Any, targets: Any) -> Any:
-    """Mean over the examples of −log softmax(outputs)[target]; outputs (P, K), targets (P,) integer; shape ()."""
+def softmax_cross_entropy(outputs: Float[Array, "P C"], targets: Int[Array, "P"]) -> Scalar:
+    """Mean over the examples of −log softmax(outputs)[target]."""
     return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets))
 
 
-def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
+def binary_cross_entropy(outputs: Float[Array, "P 1"], targets: Int[Array, "P"]) -> Scalar:
     """Mean over the examples of −log σ(z) where the target is 1, −log σ(−z) where it is 0.
 
-    One logit z an example: outputs (P, 1), targets (P,) of 0 and 1; shape ().
+    One logit z an example.
     """
     return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(outputs[:, 0], targets))
 
@@ -47,7 +46,7 @@ class Prepared(NamedTuple):
     """A data set ready for a loss: preprocessed in float64, then cast.
 
     Attributes:
-        train, test: Examples of numpy arrays; test is None where the data has none. Targets: (P,) int32 classes, or (P, K) of the inputs'
+        train, test: Examples of numpy arrays; test is None where the data has none. Targets: int32 classes (P,), or (P, C) of the inputs'
             dtype: one-hot classes, or regression targets standardised by the training targets' mean and deviation.
         classes: number of classes, or None for regression.
     """
@@ -68,7 +67,7 @@ def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classe
     """
     data = checked(data)
     if as_classes:
-        targets: Callable[[Any], Any] = lambda t: t.astype(np.int32)  # noqa: E731
+        targets: Callable[[np.ndarray], np.ndarray] = lambda t: t.astype(np.int32)  # noqa: E731
     elif data.classes is not None:
         classes = np.arange(data.classes)
         targets = lambda t: (np.asarray(t)[:, None] == classes).astype(dtype)  # noqa: E731
@@ -77,7 +76,7 @@ def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classe
         targets = lambda t: ((t - mean) / deviation).astype(dtype)  # noqa: E731
     transform = preprocess.fit(data.inputs)
 
-    def examples(inputs: Any, raw_targets: Any) -> Examples:
+    def examples(inputs: np.ndarray, raw_targets: np.ndarray) -> Examples:
         with np.errstate(over="ignore"):
             cast = transform(inputs).astype(dtype)
         if not np.isfinite(cast).all():
@@ -88,7 +87,9 @@ def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classe
         return Examples(cast, targets(raw_targets))
 
     train = examples(data.inputs, data.targets)
-    test = None if data.test_inputs is None else examples(data.test_inputs, data.test_targets)
+    test = None
+    if data.test_inputs is not None and data.test_targets is not None:
+        test = examples(data.test_inputs, data.test_targets)
     return Prepared(train, test, data.classes)
 
 
@@ -96,7 +97,7 @@ def supervised(
     name: str,
     prepared: Prepared,
     *,
-    init: Callable[[Any], Any],
+    init: Init,
     model: Model,
     criterion: Criterion,
     l2: float,
@@ -126,8 +127,8 @@ def supervised(
 
 
 @functools.cache
-def _loss(model: Model, criterion: Criterion, l2: float) -> Callable[[Any, Examples], Any]:
-    def loss(params: Any, data: Examples) -> Any:
+def _loss(model: Model, criterion: Criterion, l2: float) -> Callable[[Params, Examples], Scalar]:
+    def loss(params: Params, data: Examples) -> Scalar:
         value = criterion(model(params, data.inputs), data.targets)
         if l2:
             value += 0.5 * l2 * sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(params))
@@ -139,8 +140,8 @@ def _loss(model: Model, criterion: Criterion, l2: float) -> Callable[[Any, Examp
 @functools.cache
 def _evaluate(
     model: Model, criterion: Criterion, classes: bool, batchnorm: BatchNorm | None
-) -> Callable[[Any, Examples, Examples | None], dict[str, Any]]:
-    def evaluate(params: Any, data: Examples, test: Examples | None) -> dict[str, Any]:
+) -> Callable[[Params, Examples, Examples | None], dict[str, Scalar]]:
+    def evaluate(params: Params, data: Examples, test: Examples | None) -> dict[str, Scalar]:
         found = {}
         if classes:
             found["accuracy"] = _accuracy(model(params, data.inputs), data.targets)
@@ -159,6 +160,6 @@ def _evaluate(
     return evaluate
 
 
-def _accuracy(outputs: Any, targets: Any) -> Any:
+def _accuracy(outputs: Float[Array, "P C"], targets: Shaped[AnyArray, "P ..."]) -> Scalar:
     chosen = outputs[:, 0] > 0 if outputs.shape[-1] == 1 else jnp.argmax(outputs, axis=-1)
     return jnp.mean(chosen == (targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)), dtype=outputs.dtype)

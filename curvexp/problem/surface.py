@@ -7,53 +7,57 @@ monkey_saddle  x³ − 3xy²                        one critical point, degenera
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64
+from numpy.typing import DTypeLike
 
 from curvexp.errors import Unsupported
 from curvexp.preprocess import RAW, Preprocess
-from curvexp.problem.base import Array, Known, Problem, checked_dtype
-from curvexp.problem.quadratics import start_at
+from curvexp.problem.base import Known, Problem, checked_dtype
+from curvexp.problem.quadratics import Start, start_at
+from curvexp.types import Scalar
 
 
-def rosenbrock(*, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, start: Any = (-1.2, 1.0)) -> Problem:
+def rosenbrock(*, preprocess: Preprocess = RAW, dtype: DTypeLike = jnp.float32, start: Start = (-1.2, 1.0)) -> Problem:
     """(1 − x)² + 100(y − x²)², minimum 0 at (1, 1), where the Hessian has condition number 2508. Source: Rosenbrock 1960."""
     return _surface("rosenbrock", rosenbrock_loss, preprocess, dtype, start, Known(None, np.ones(2), 0.0))
 
 
-def himmelblau(*, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, start: Any = (0.0, 0.0)) -> Problem:
+def himmelblau(*, preprocess: Preprocess = RAW, dtype: DTypeLike = jnp.float32, start: Start = (0.0, 0.0)) -> Problem:
     """(x² + y − 11)² + (x + y² − 7)², four minima of value 0, so that no one optimum is named. Source: Himmelblau 1972."""
     notes = ("four minima, all of value 0",)
     return _surface("himmelblau", himmelblau_loss, preprocess, dtype, start, Known(None, None, 0.0), notes)
 
 
-def monkey_saddle(*, preprocess: Preprocess = RAW, dtype: Any = jnp.float32, start: Any = (0.5, 0.25)) -> Problem:
+def monkey_saddle(
+    *, preprocess: Preprocess = RAW, dtype: DTypeLike = jnp.float32, start: Start = (0.5, 0.25)
+) -> Problem:
     """x³ − 3xy²: at its one critical point, the origin, the Hessian is 0 and the second-derivative test says nothing."""
     return _surface("monkey_saddle", monkey_saddle_loss, preprocess, dtype, start, Known(None, None, -math.inf))
 
 
-def rosenbrock_loss(params: Any, data: tuple[()] = ()) -> Any:
-    """(1 − x)² + 100(y − x²)², shape ()."""
+def rosenbrock_loss(params: Float[Array, "2"], data: tuple[()] = ()) -> Scalar:
+    """(1 − x)² + 100(y − x²)²."""
     x, y = params
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
 
-def himmelblau_loss(params: Any, data: tuple[()] = ()) -> Any:
-    """(x² + y − 11)² + (x + y² − 7)², shape ()."""
+def himmelblau_loss(params: Float[Array, "2"], data: tuple[()] = ()) -> Scalar:
+    """(x² + y − 11)² + (x + y² − 7)²."""
     x, y = params
     return (x**2 + y - 11) ** 2 + (x + y**2 - 7) ** 2
 
 
-def monkey_saddle_loss(params: Any, data: tuple[()] = ()) -> Any:
-    """x³ − 3xy², shape ()."""
+def monkey_saddle_loss(params: Float[Array, "2"], data: tuple[()] = ()) -> Scalar:
+    """x³ − 3xy²."""
     x, y = params
     return x**3 - 3 * x * y**2
 
 
-def critical_points(name: str) -> dict[str, Array]:
-    """All points where the gradient of a surface vanishes, by kind: {minimum | saddle | maximum | degenerate: (m, 2) float64}.
+def critical_points(name: str) -> dict[str, Float64[np.ndarray, "m 2"]]:
+    """All points where the gradient of a surface vanishes, by kind: {minimum | saddle | maximum | degenerate: points}.
 
     Himmelblau's are polished by Newton's method to rounding.
     """
@@ -71,7 +75,7 @@ _CRITICAL: dict[str, dict[str, list[tuple[float, float]]]] = {
 }
 
 
-def _polished(name: str, points: Array) -> Array:
+def _polished(name: str, points: Float64[np.ndarray, "m 2"]) -> Float64[np.ndarray, "m 2"]:
     if name != "himmelblau":
         return points
     for _ in range(8):  # from three digits, quadratic convergence reaches rounding in three
@@ -86,10 +90,10 @@ def _polished(name: str, points: Array) -> Array:
 
 def _surface(
     name: str,
-    loss: Callable[..., Any],
+    loss: Callable[..., Scalar],
     preprocess: Preprocess,
-    dtype: Any,
-    start: Any,
+    dtype: DTypeLike,
+    start: Start,
     known: Known,
     notes: tuple[str, ...] = (),
 ) -> Problem:
