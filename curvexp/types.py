@@ -25,6 +25,7 @@ RandomKey: TypeAlias = Key[Array, ""]  # of jax.random.key
 KeyLike: TypeAlias = RandomKey | int | None  # None: jax.random.key(0); an integer: the key of that seed
 
 Product: TypeAlias = Callable[[PyTree, Vector], Vector]  # (operands, v) -> Av, of an Operator
+OptState: TypeAlias = PyTree  # of an optax transformation
 Model: TypeAlias = Callable[..., PyTree]  # (params, inputs) -> outputs
 Criterion: TypeAlias = Callable[[PyTree, PyTree], Scalar]  # (outputs, targets) -> the mean over the examples
 Init: TypeAlias = Callable[[RandomKey], Params]

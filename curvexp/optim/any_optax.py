@@ -16,12 +16,17 @@ from curvexp.optim.base import Optimizer, Schedule
 from curvexp.optim.injected import injected
 from curvexp.optim.known import known
 from curvexp.optim.ours import checked_lr
+from curvexp.types import OptState, Params, RandomKey
 
 STEP_SIZES = ("learning_rate", "lr")  # what a function may call its step size
 
 
 def from_optax(
-    transform: Callable[..., Any], *args: Any, schedule: Schedule | None = None, name: str | None = None, **options: Any
+    transform: Callable[..., optax.GradientTransformation],
+    *args: Any,
+    schedule: Schedule | None = None,
+    name: str | None = None,
+    **options: Any,
 ) -> Optimizer:
     """Any optax transformation, its numbers as arrays in its state; with theory where theory knows `transform`.
 
@@ -66,7 +71,7 @@ def from_optax(
     return Optimizer(name or _name(transform), built, kept, schedule=schedule, **fields)
 
 
-def as_optimizer(optimizer: Any) -> Optimizer:
+def as_optimizer(optimizer: object) -> Optimizer:
     """An Optimizer as it is; a bare optax transformation as one of which no theory and only what its state tells is known.
 
     Raises:
@@ -87,7 +92,7 @@ def as_optimizer(optimizer: Any) -> Optimizer:
     )
 
 
-def check_step(optimizer: Optimizer, init: Callable[[Any], Any]) -> None:
+def check_step(optimizer: Optimizer, init: Callable[[RandomKey], Params]) -> None:
     """Refuses an optimizer that cannot step on the parameters of `init`; nothing is computed.
 
     Raises:
@@ -97,10 +102,12 @@ def check_step(optimizer: Optimizer, init: Callable[[Any], Any]) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _check_step(name: str, transform: Any, numbers: tuple[str, ...], init: Callable[[Any], Any]) -> None:
+def _check_step(
+    name: str, transform: optax.GradientTransformation, numbers: tuple[str, ...], init: Callable[[RandomKey], Params]
+) -> None:
     optimizer = Optimizer(name, transform, dict.fromkeys(numbers, 0.5))
 
-    def step(key: Any) -> Any:
+    def step(key: RandomKey) -> tuple[Params, Params]:
         params = init(key)
         changes, _ = transform.update(params, optimizer.init(params), params)
         return params, changes
@@ -121,14 +128,14 @@ def _check_step(name: str, transform: Any, numbers: tuple[str, ...], init: Calla
 
 
 @functools.lru_cache(maxsize=32)
-def _bare(transform: Any) -> Optimizer:
+def _bare(transform: optax.GradientTransformation) -> Optimizer:
     """One object for one transformation, so that its runs share their compiled programs."""
     reason = "of a bare optax transformation no operator is known whose largest eigenvalue decides stability"
     return Optimizer("optax", optax.with_extra_args_support(transform), {}, unknown=reason)
 
 
 def _step_size(
-    transform: Any, lr_name: str, schedule: Schedule | None, options: dict[str, Any], *, default: Any
+    transform: Callable[..., object], lr_name: str, schedule: Schedule | None, options: dict[str, Any], *, default: Any
 ) -> tuple[Schedule | None, dict[str, Any]]:
     """The schedule and the options, with a step size that is a number wherever there is any."""
     lr = options.get(lr_name, default)
@@ -151,7 +158,7 @@ def _step_size(
     return schedule, options
 
 
-def _is_decimal(key: str, value: Any, parameters: Mapping[str, Any]) -> bool:
+def _is_decimal(key: str, value: object, parameters: Mapping[str, inspect.Parameter]) -> bool:
     """Whether an option may be an array: a decimal number, or a whole one where a decimal one is the default."""
     default = parameters[key].default if key in parameters else None
     return is_number(value) and (isinstance(value, float) or isinstance(default, float) or key in STEP_SIZES)
@@ -160,10 +167,10 @@ def _is_decimal(key: str, value: Any, parameters: Mapping[str, Any]) -> bool:
 class _Form(NamedTuple):
     """All that a built transformation depends on; what it is called with by name is `numbers`, arrays, and `fixed`."""
 
-    transform: Callable[..., Any]
-    args: tuple[Any, ...]
+    transform: Callable[..., optax.GradientTransformation]
+    args: tuple[object, ...]
     numbers: tuple[str, ...]
-    fixed: tuple[tuple[str, type, Any], ...]  # the type too: 1 == 1.0 == True
+    fixed: tuple[tuple[str, type, object], ...]  # the type too: 1 == 1.0 == True
     schedule: Schedule | None
     lr_name: str
     as_function: bool
@@ -176,8 +183,8 @@ class _Built(NamedTuple):
 
 
 def _first_that_traces(
-    form: _Form, options: Mapping[str, Any], numbers: Mapping[str, float]
-) -> tuple[Any, tuple[str, ...]]:
+    form: _Form, options: Mapping[str, object], numbers: Mapping[str, float]
+) -> tuple[optax.GradientTransformationExtraArgs, tuple[str, ...]]:
     """The transformation with as many arrays as its steps can be traced with, and their names.
 
     Where no form steps on small arrays the function as it is may not either, as with a mask that names a model's parameters: then the
@@ -225,7 +232,7 @@ def _made(form: _Form) -> _Built:
         as_function=form.as_function,
     )
 
-    def step() -> Any:
+    def step() -> tuple[Params, OptState]:
         params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3), "scale": jnp.ones(())}
         return built.update(params, built.init(params), params)
 
@@ -239,7 +246,7 @@ def _made(form: _Form) -> _Built:
 _kept = functools.lru_cache(maxsize=128)(_made)
 
 
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+def _defaults(function: Callable[..., object]) -> dict[str, object]:
     parameters = inspect.signature(function).parameters
     return {key: p.default for key, p in parameters.items() if p.default is not p.empty}
 
@@ -255,11 +262,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _name(function: Any) -> str:
+def _name(function: object) -> str:
     return getattr(getattr(function, "func", function), "__name__", str(function))  # optax.nadam is a partial of adam
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = getattr(value, "__name__", None) or repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

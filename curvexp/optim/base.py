@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 import optax
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
 from curvexp import theory
 from curvexp.errors import ConfigError
@@ -14,8 +16,10 @@ from curvexp.linalg.lapack import fetch
 from curvexp.optim.injected import Injected, Schedule, numbers_dtype
 from curvexp.optim.state import numbers_of
 from curvexp.programs import compiled
+from curvexp.types import AnyReal, OptState, Params
 
-Hyper = Mapping[str, Any]
+Hyper: TypeAlias = Mapping[str, Any]  # numbers, or `auto`
+StepMatrix: TypeAlias = Float64[np.ndarray, "... d d"]  # of a step on (gradient, momentum); d is 1 or 2
 Number = float | Literal["auto"]
 
 
@@ -31,9 +35,9 @@ class Optimizer(NamedTuple):
         best: (smallest, largest, momentum or None) -> theory.Optimum on a quadratic, or None.
         threshold: hyper -> largest stable curvature, or None.
         rate: (hyper, eigenvalues) -> contraction along each eigenvector, or None.
-        preconditioner: state after an update -> the diagonal P that the update divided by, a pytree like params, or None.
+        preconditioner: state after an update -> the diagonal P that the update divided by, or None.
         iteration: (hyper, eigenvalues) -> the step as a matrix on the components of (gradient, momentum) along each eigenvector,
-            (..., d, d) with d 1 or 2, of the preconditioned Hessian where there is a preconditioner; or None.
+            of the preconditioned Hessian where there is a preconditioner; or None.
         unknown: why there is neither threshold nor preconditioner, in a sentence, or None.
     """
 
@@ -43,13 +47,13 @@ class Optimizer(NamedTuple):
     fraction: float = 0.5
     schedule: Schedule | None = None
     best: Callable[[float, float, float | None], theory.Optimum] | None = None
-    threshold: Callable[[Hyper], Any] | None = None
-    rate: Callable[[Hyper, Any], Any] | None = None
-    preconditioner: Callable[[Any], Any] | None = None
-    iteration: Callable[[Hyper, Any], Any] | None = None
+    threshold: Callable[[Hyper], float | Float64[np.ndarray, ""]] | None = None
+    rate: Callable[[Hyper, ArrayLike], Float64[np.ndarray, "..."]] | None = None
+    preconditioner: Callable[[OptState], Params] | None = None
+    iteration: Callable[[Hyper, ArrayLike], StepMatrix] | None = None
     unknown: str | None = None
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: Params) -> OptState:
         """Optax state at `params`, holding this optimizer's numbers as arrays; `auto` numbers are to be resolved before."""
         unresolved = [name for name, value in self.hyper.items() if value == "auto"]
         if unresolved:
@@ -70,19 +74,19 @@ class Optimizer(NamedTuple):
         return "hessian" if any(form is not None for form in theory) else None
 
     @property
-    def numbers(self) -> Callable[[Any], dict[str, Any]]:
+    def numbers(self) -> Callable[[OptState], dict[str, AnyReal]]:
         """state -> the numbers that its next update uses, as arrays, `lr` multiplied by the schedule; the same object for one kind."""
         return _numbers(self.lr_name, self.schedule)
 
-    def hyper_at(self, state: Any) -> dict[str, float]:
+    def hyper_at(self, state: OptState) -> dict[str, float]:
         """The numbers that the next update of `state` uses, on the host."""
         return {name: float(value) for name, value in fetch(self.numbers(state)).items()}
 
-    def hyper_before(self, state: Any, steps: int) -> dict[str, Any]:
-        """The numbers that the last `steps` updates up to `state` used: float64, (), or (steps,) for the lr of a schedule."""
+    def hyper_before(self, state: OptState, steps: int) -> dict[str, Float64[np.ndarray | np.float64, "..."]]:
+        """The numbers that the last `steps` updates up to `state` used; for the lr of a schedule one of each."""
         numbers, count = numbers_of(state)
         found: dict[str, Any] = {name: np.float64(value) for name, value in fetch(numbers).items()}
-        if self.schedule is not None and self.lr_name in found:
+        if self.schedule is not None and count is not None and self.lr_name in found:
             counts = int(count) - np.arange(steps, 0, -1)
             factors = _over(np.asarray(counts, np.int32), schedule=self.schedule)
             found[self.lr_name] = found[self.lr_name] * np.asarray(factors, np.float64)
@@ -95,7 +99,7 @@ class Optimizer(NamedTuple):
 
 
 def theory_of(
-    iteration: Callable[[Hyper, Any], Any], *, lr: str = "lr", preconditioned: bool = False
+    iteration: Callable[[Hyper, ArrayLike], StepMatrix], *, lr: str = "lr", preconditioned: bool = False
 ) -> dict[str, Any]:
     """Fields of an Optimizer that follow from its iteration: threshold and, but for a preconditioned one, rate.
 
@@ -108,10 +112,10 @@ def theory_of(
     (4.0, [0.5, 0.5])
     """
 
-    def threshold(hyper: Hyper) -> Any:
+    def threshold(hyper: Hyper) -> Float64[np.ndarray, ""]:
         return theory.iteration_threshold(lambda value: iteration(hyper, value), lr=hyper[lr])
 
-    def rate(hyper: Hyper, eigenvalues: Any) -> Any:
+    def rate(hyper: Hyper, eigenvalues: ArrayLike) -> Float64[np.ndarray, "..."]:
         return theory.iteration_contraction(iteration(hyper, eigenvalues))
 
     found: dict[str, Any] = {"threshold": threshold, "iteration": iteration}
@@ -119,7 +123,7 @@ def theory_of(
 
 
 @functools.partial(compiled, static=("init",))
-def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) -> Any:
+def _begun(params: Params, numbers: dict[str, AnyReal], *, init: Callable[[Params], OptState]) -> OptState:
     """The state at `params`, with the numbers in their place."""
     state = init(params)
     if isinstance(state, Injected):
@@ -133,10 +137,10 @@ def _begun(params: Any, numbers: dict[str, Any], *, init: Callable[[Any], Any]) 
 
 
 @functools.cache
-def _numbers(lr_name: str, schedule: Schedule | None) -> Callable[[Any], dict[str, Any]]:
-    def numbers(state: Any) -> dict[str, Any]:
+def _numbers(lr_name: str, schedule: Schedule | None) -> Callable[[OptState], dict[str, AnyReal]]:
+    def numbers(state: OptState) -> dict[str, AnyReal]:
         found, count = numbers_of(state)
-        if schedule is not None and lr_name in found:
+        if schedule is not None and count is not None and lr_name in found:
             found[lr_name] = found[lr_name] * schedule(count)
         return found
 

@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from curvexp.optim.injected import Injected
 from curvexp.optim.state import DIVISORS, FIRST_MOMENTS, Part, assembled, holds_numbers, momentum_of, parts_of
+from curvexp.types import AnyReal, OptState, Params
 
 BESIDE = ("EmptyState", "ScaleByScheduleState")  # of steps, clips, decay, schedules: no direction of their own
 
 
 def preconditioner(
-    opt_state: Any,
+    opt_state: OptState,
     transform: optax.GradientTransformation | None = None,
     *,
     b1: float | None = None,
@@ -25,8 +28,8 @@ def preconditioner(
     decay: float | None = None,
     eps_in_sqrt: bool | None = None,
     bias_correction_mu: bool | None = None,
-) -> Any:
-    """The diagonal P that an adaptive optax optimizer divided its last update by, a pytree like the parameters.
+) -> Params:
+    """The diagonal P that an adaptive optax optimizer divided its last update by.
 
         Adam, AdamW, Yogi  (1 − b1^t)(√(ν/(1 − b2^t) + eps_root) + eps), with the first moment's correction: the step is α/P times m
         AMSGrad            (1 − b1^t)(√(max ν̂ + eps_root) + eps)
@@ -73,7 +76,7 @@ def preconditioner(
     return whole
 
 
-def _read(opt_state: Any, given: Mapping[str, Any], *, sure: bool) -> Any:
+def _read(opt_state: OptState, given: Mapping[str, object], *, sure: bool) -> Params:
     """P by the formulas.
 
     Args:
@@ -110,7 +113,7 @@ def _read(opt_state: Any, given: Mapping[str, Any], *, sure: bool) -> Any:
     return whole
 
 
-def _numbers(part: Part, given: Mapping[str, Any], *, sure: bool) -> dict[str, Any]:
+def _numbers(part: Part, given: Mapping[str, object], *, sure: bool) -> dict[str, Any]:
     """What the divisor depends on, from the state that holds it, else as given."""
     needed, held = DIVISORS[part.kind], {}
     if isinstance(part.holder, Injected):
@@ -133,7 +136,7 @@ def _numbers(part: Part, given: Mapping[str, Any], *, sure: bool) -> dict[str, A
     )
 
 
-def _divisor(part: Part, numbers: Mapping[str, Any]) -> Any:
+def _divisor(part: Part, numbers: Mapping[str, Any]) -> Params:
     """The P of one state."""
     state, kind = part.state, part.kind
     if kind == "ScaleByRssState":
@@ -167,7 +170,9 @@ def _check_updated(found: list[Part]) -> None:
             )
 
 
-def _check_updates(transform: Any, opt_state: Any, whole: Any, read: Callable[[Any], Any]) -> None:
+def _check_updates(
+    transform: optax.GradientTransformation, opt_state: OptState, whole: Params, read: Callable[[OptState], Params]
+) -> None:
     """Refuses P where the next update of `transform` is not −α·m/P in each entry, plus a decay of the parameters.
 
     The gradient is of P's size, so that what bends the update behind the division is seen. A clip of each entry before RMSProp or Adagrad
@@ -191,7 +196,7 @@ def _check_updates(transform: Any, opt_state: Any, whole: Any, read: Callable[[A
     decays = jax.tree.map(jnp.subtract, elsewhere, updates)
     # of one entry any number is a multiple: the same one is asked for both gradients
     updates, steps = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in zip(*pairs, strict=True))
-    lrs = {float(lr) for part in parts_of(opt_state, None) if (lr := _learning_rate(part)) is not None}
+    lrs = {float(found) for part in parts_of(opt_state, None) if (found := _learning_rate(part)) is not None}
     lr = lrs.pop() if len(lrs) == 1 and moment is not None else None
     leaves = zip(*map(jax.tree.leaves, (updates, steps, decays, at)), strict=True)
     if not all(_is_multiple(u, s, lr) and (_is_small(d, u) or _is_multiple(d, p)) for u, s, d, p in leaves):
@@ -202,14 +207,14 @@ def _check_updates(transform: Any, opt_state: Any, whole: Any, read: Callable[[A
         )
 
 
-def _learning_rate(part: Part) -> Any:
+def _learning_rate(part: Part) -> AnyReal | None:
     """The number α beside a state, None where it has none or a schedule gives it."""
     if part.kind not in DIVISORS or part.holder is None or isinstance(part.holder, Injected):
         return None
     return None if getattr(part.holder, "hyperparams_states", {}) else part.holder.hyperparams.get("learning_rate")
 
 
-def _is_multiple(x: Any, y: Any, lr: float | None = None) -> bool:
+def _is_multiple(x: ArrayLike, y: ArrayLike, lr: float | None = None) -> bool:
     """Whether x = −lr·y, or c·y for some c ≠ 0; to 1e-3 of each entry, as float32 loses digits in the first updates' corrections."""
     x, y = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
     factor = x @ y / (y @ y) if np.any(y) else 0.0
@@ -218,11 +223,11 @@ def _is_multiple(x: Any, y: Any, lr: float | None = None) -> bool:
     return factor != 0 and bool(np.all(np.abs(x - factor * y) <= 1e-3 * np.abs(factor * y)))
 
 
-def _is_small(x: Any, y: Any) -> bool:
+def _is_small(x: Float[Array, "..."], y: Float[Array, "..."]) -> bool:
     return float(jnp.max(jnp.abs(x))) <= 1e-5 * float(jnp.max(jnp.abs(y)))
 
 
-def _is_followed(node: Any) -> bool:
+def _is_followed(node: OptState) -> bool:
     """Whether a chain has a part without a state of its own behind a whole optimizer that divides."""
     if holds_numbers(node):
         return _is_followed(node.inner_state)

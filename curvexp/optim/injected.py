@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Int
 
-Schedule = Callable[[Any], Any]
+from curvexp.types import AnyCount, AnyReal, OptState, Params, Scalar
+
+Schedule = Callable[[AnyCount], float | Scalar]
 
 
 @jax.tree_util.register_static
@@ -24,37 +28,39 @@ class Made:
         reason: why no preconditioner can be read from its state, else None.
     """
 
-    def __init__(self, build: Callable[..., Any], facts: Mapping[str, Any], reason: str | None) -> None:
+    def __init__(
+        self, build: Callable[..., optax.GradientTransformation], facts: Mapping[str, object], reason: str | None
+    ) -> None:
         self.build, self.facts, self.reason = build, dict(facts), reason
 
-    def start(self, params: Any, numbers: Mapping[str, Any]) -> "Injected":
+    def start(self, params: Params, numbers: Mapping[str, AnyReal | float]) -> "Injected":
         """The state at `params`."""
-        numbers = {name: jnp.asarray(value) for name, value in numbers.items()}
+        held = {name: jnp.asarray(value) for name, value in numbers.items()}
         count = jnp.zeros([], jnp.int32)
-        return Injected(count, numbers, self.build(numbers, count).init(params), self)
+        return Injected(count, held, self.build(held, count).init(params), self)
 
 
 class Injected(NamedTuple):
     """State of an `injected` transformation, in the names of optax.inject_hyperparams.
 
     Attributes:
-        count: updates made, int32. hyperparams: the numbers, (), lr without its schedule. inner_state: of the transformation.
+        count: updates made, int32. hyperparams: the numbers, lr without its schedule. inner_state: of the transformation.
         made: what made it; no array.
     """
 
-    count: Any
-    hyperparams: dict[str, Any]
-    inner_state: Any
+    count: Int[Array, ""]  # type: ignore[assignment]  # no tuple.count
+    hyperparams: dict[str, Scalar]
+    inner_state: OptState
     made: Made
 
 
 def injected(
-    function: Callable[..., Any],
+    function: Callable[..., optax.GradientTransformation],
     names: tuple[str, ...],
     *,
-    given: Mapping[str, Any] | None = None,
-    args: tuple[Any, ...] = (),
-    facts: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
+    args: tuple[object, ...] = (),
+    facts: Mapping[str, object] | None = None,
     reason: str | None = None,
     schedule: Schedule | None = None,
     lr_name: str = "lr",
@@ -70,7 +76,7 @@ def injected(
     """
     fixed = dict(given or {})
 
-    def build(numbers: Mapping[str, Any], count: Any) -> optax.GradientTransformationExtraArgs:
+    def build(numbers: Mapping[str, Any], count: Int[Array, ""]) -> optax.GradientTransformationExtraArgs:
         options = dict(numbers)
         if schedule is not None:
             lr = options[lr_name]
@@ -79,11 +85,11 @@ def injected(
 
     made = Made(build, facts or {}, reason)
 
-    def init(params: Any) -> Injected:
+    def init(params: Params) -> Injected:
         """Without numbers yet: NaN, until Optimizer.init or the caller puts them in."""
         return made.start(params, {name: jnp.full((), jnp.nan, numbers_dtype(params)) for name in names})
 
-    def update(updates: Any, state: Injected, params: Any = None, **extra: Any) -> tuple[Any, Injected]:
+    def update(updates: Params, state: Injected, params: Params | None = None, **extra: Any) -> tuple[Params, Injected]:
         inner = build(state.hyperparams, state.count)
         changes, after = inner.update(updates, state.inner_state, params, **extra)
         after = jax.tree.map(_of_type, after, state.inner_state)
@@ -93,10 +99,10 @@ def injected(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def numbers_dtype(params: Any) -> Any:
+def numbers_dtype(params: Params) -> np.dtype:
     """The dtype of an optimizer's numbers: the widest of the parameters', float32 at least, as b2 = 0.999 is 1 in bfloat16."""
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
 
 
-def _of_type(new: Any, old: Any) -> Any:
+def _of_type(new: Array, old: Array) -> Array:
     return new if jnp.asarray(new).dtype == jnp.asarray(old).dtype else jnp.asarray(new).astype(old.dtype)

@@ -5,28 +5,31 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
 from curvexp import theory
-from curvexp.optim.base import theory_of
+from curvexp.optim.base import Hyper, StepMatrix, theory_of
 from curvexp.optim.divisor import preconditioner
+from curvexp.types import OptState, Params
 
-Hyper = Mapping[str, Any]
 LR = "learning_rate"  # as optax names it
 
 
 class Known(NamedTuple):
     """Fields of an Optimizer of the same names; facts: options of the steps that the function does not take."""
 
-    threshold: Callable[[Hyper], Any] | None = None
-    rate: Callable[[Hyper, Any], Any] | None = None
-    preconditioner: Callable[[Any], Any] | None = None
-    iteration: Callable[[Hyper, Any], Any] | None = None
+    threshold: Callable[[Hyper], float | Float64[np.ndarray, ""]] | None = None
+    rate: Callable[[Hyper, ArrayLike], Float64[np.ndarray, "..."]] | None = None
+    preconditioner: Callable[[OptState], Params] | None = None
+    iteration: Callable[[Hyper, ArrayLike], StepMatrix] | None = None
     unknown: str | None = None
-    facts: Mapping[str, Any] = MappingProxyType({})
+    facts: Mapping[str, object] = MappingProxyType({})
 
 
-def known(function: Any, options: Mapping[str, Any]) -> Known:
+def known(function: object, options: Mapping[str, Any]) -> Known:
     """What theory says of the steps of function(**options).
 
     Args:
@@ -55,7 +58,7 @@ def _not(reason: str) -> Known:
     return Known(unknown=reason)
 
 
-def _plain(hyper: Hyper, values: Any) -> Any:
+def _plain(hyper: Hyper, values: ArrayLike) -> StepMatrix:
     return theory.gradient_descent_iteration(values, lr=hyper[LR])
 
 
@@ -64,7 +67,7 @@ def _sgd(options: Hyper) -> Known:
         return Known(**theory_of(_plain, lr=LR))
     iteration = theory.nesterov_iteration if options.get("nesterov") else theory.heavy_ball_iteration
 
-    def with_momentum(hyper: Hyper, values: Any) -> Any:
+    def with_momentum(hyper: Hyper, values: ArrayLike) -> StepMatrix:
         return iteration(values, lr=hyper[LR], momentum=hyper.get("momentum", options["momentum"]))
 
     return Known(**theory_of(with_momentum, lr=LR))
@@ -75,7 +78,7 @@ def _adam(options: Hyper, *, decays: bool) -> Known:
     if decay != 0 and options.get("mask") is not None:
         return _not("of adamw with a mask no threshold is known: the weight decay is another for each parameter")
 
-    def iteration(hyper: Hyper, values: Any) -> Any:
+    def iteration(hyper: Hyper, values: ArrayLike) -> StepMatrix:
         two = {"lr": hyper[LR], "b1": hyper.get("b1", options["b1"])}
         if not decays:
             return theory.adam_iteration(values, **two)

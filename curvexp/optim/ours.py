@@ -3,16 +3,17 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import optax
+from numpy.typing import ArrayLike
 
 from curvexp import theory
 from curvexp.errors import ConfigError
 from curvexp.numeric import is_number
-from curvexp.optim.base import Hyper, Number, Optimizer, theory_of
+from curvexp.optim.base import Hyper, Number, Optimizer, StepMatrix, theory_of
 from curvexp.optim.divisor import preconditioner
 from curvexp.optim.injected import Schedule, injected
+from curvexp.types import Scalar
 
 LARGEST_LR = 1e12
 
@@ -116,50 +117,52 @@ def adagrad(
     )
 
 
-def _sgd(lr: Any) -> Any:
+def _sgd(lr: Scalar) -> optax.GradientTransformation:
     return optax.sgd(lr)
 
 
-def _heavy_ball(lr: Any, momentum: Any) -> Any:
+def _heavy_ball(lr: Scalar, momentum: Scalar) -> optax.GradientTransformation:
     return optax.sgd(lr, momentum)
 
 
-def _nesterov(lr: Any, momentum: Any) -> Any:
+def _nesterov(lr: Scalar, momentum: Scalar) -> optax.GradientTransformation:
     return optax.sgd(lr, momentum, nesterov=True)
 
 
-def _adam(lr: Any, b1: Any, b2: Any, eps: Any) -> Any:
+def _adam(lr: Scalar, b1: Scalar, b2: Scalar, eps: Scalar) -> optax.GradientTransformation:
     return optax.adam(lr, b1, b2, eps)
 
 
-def _rmsprop(lr: Any, decay: Any, eps: Any) -> Any:
+def _rmsprop(lr: Scalar, decay: Scalar, eps: Scalar) -> optax.GradientTransformation:
     return optax.rmsprop(lr, decay, eps)
 
 
-def _adagrad(lr: Any, eps: Any) -> Any:
+def _adagrad(lr: Scalar, eps: Scalar) -> optax.GradientTransformation:
     return optax.adagrad(lr, eps=eps)
 
 
 @functools.cache
-def _transform(factory: Callable[..., Any], names: tuple[str, ...], schedule: Schedule | None) -> Any:
+def _transform(
+    factory: Callable[..., optax.GradientTransformation], names: tuple[str, ...], schedule: Schedule | None
+) -> optax.GradientTransformationExtraArgs:
     """One object a kind; `facts` are optax's defaults, which our optimizers leave as they are."""
-    facts: dict[Any, dict[str, Any]] = {_adam: {"eps_root": 0.0}, _rmsprop: {"eps_in_sqrt": True}}
+    facts: dict[object, dict[str, object]] = {_adam: {"eps_root": 0.0}, _rmsprop: {"eps_in_sqrt": True}}
     return injected(factory, names, facts=facts.get(factory), schedule=schedule)
 
 
-def _plain_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+def _plain_iteration(hyper: Hyper, eigenvalues: ArrayLike) -> StepMatrix:
     return theory.gradient_descent_iteration(eigenvalues, lr=hyper["lr"])
 
 
-def _heavy_ball_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+def _heavy_ball_iteration(hyper: Hyper, eigenvalues: ArrayLike) -> StepMatrix:
     return theory.heavy_ball_iteration(eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"])
 
 
-def _nesterov_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+def _nesterov_iteration(hyper: Hyper, eigenvalues: ArrayLike) -> StepMatrix:
     return theory.nesterov_iteration(eigenvalues, lr=hyper["lr"], momentum=hyper["momentum"])
 
 
-def _adam_iteration(hyper: Hyper, eigenvalues: Any) -> Any:
+def _adam_iteration(hyper: Hyper, eigenvalues: ArrayLike) -> StepMatrix:
     return theory.adam_iteration(eigenvalues, lr=hyper["lr"], b1=hyper["b1"])
 
 
@@ -194,7 +197,7 @@ def _checked(**hyper: Number) -> dict[str, Number]:
     return hyper
 
 
-def checked_lr(lr: Any) -> Number:
+def checked_lr(lr: object) -> Number:
     if lr == "auto":
         return "auto"
     if not is_number(lr) or not math.isfinite(lr) or not 0 < lr <= LARGEST_LR:
@@ -202,7 +205,7 @@ def checked_lr(lr: Any) -> Number:
     return float(lr)
 
 
-def _decay(key: str, value: Any, *, auto: bool = False) -> Number:
+def _decay(key: str, value: object, *, auto: bool = False) -> Number:
     if auto and value == "auto":
         return "auto"
     if not is_number(value) or not 0 <= value < 1:
@@ -212,13 +215,13 @@ def _decay(key: str, value: Any, *, auto: bool = False) -> Number:
     return float(value)
 
 
-def _positive(key: str, value: Any) -> float:
+def _positive(key: str, value: object) -> float:
     if not is_number(value) or not math.isfinite(value) or value <= 0:
         raise ConfigError(f"optim.{key}={value}: expected a positive number. Change optim.{key}.")
     return float(value)
 
 
-def _fraction(value: Any) -> float:
+def _fraction(value: object) -> float:
     if not is_number(value) or not 0 < value <= 10:
         raise ConfigError(
             f"optim.fraction={value}: expected a number in (0, 10], the share of the stability threshold. "

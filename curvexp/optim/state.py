@@ -4,10 +4,13 @@ States are told by their classes. What cannot be read for certain is absent; no 
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
+from jaxtyping import PyTree
+
+from curvexp.types import AnyCount, AnyReal, OptState, Params
 
 FIRST_MOMENTS = {  # an optax state's class, and where its first moment lies
     "TraceState": "trace",
@@ -27,7 +30,7 @@ DIVISORS = {  # an optax state's class, and the options that its divisor depends
 }
 
 
-def momentum_of(opt_state: Any) -> Any:
+def momentum_of(opt_state: OptState) -> Params:
     """The momentum m in an optax state, a pytree like the parameters: the trace of sgd, the first moment of Adam's kind.
 
     None without any, with several for one parameter, for a part of the parameters alone, or of steps that were divided before.
@@ -38,7 +41,7 @@ def momentum_of(opt_state: Any) -> Any:
     return None if divided or not found else assembled(found)
 
 
-def numbers_of(opt_state: Any) -> tuple[dict[str, Any], Any]:
+def numbers_of(opt_state: OptState) -> tuple[dict[str, AnyReal], AnyCount | None]:
     """The numbers that are arrays of the state, and the count of updates; ({}, None) where none are, or where several states have some.
 
     What optax.inject_hyperparams takes from a schedule is left out: the state has it of the update before.
@@ -52,11 +55,11 @@ def numbers_of(opt_state: Any) -> tuple[dict[str, Any], Any]:
 
 class Part(NamedTuple):
     kind: str
-    state: Any
-    holder: Any  # the nearest state around it that has its numbers, or None
+    state: OptState
+    holder: OptState | None  # the nearest state around it that has its numbers, or None
 
 
-def parts_of(node: Any, holder: Any) -> Iterator[Part]:
+def parts_of(node: OptState, holder: OptState | None) -> Iterator[Part]:
     """The states that a nesting is made of, those that are no containers."""
     kind = type(node).__name__
     if holds_numbers(node):
@@ -72,7 +75,7 @@ def parts_of(node: Any, holder: Any) -> Iterator[Part]:
         yield Part(kind, node, holder)
 
 
-def _holders(node: Any) -> Iterator[Any]:
+def _holders(node: OptState) -> Iterator[OptState]:
     """The outermost states that hold numbers."""
     if holds_numbers(node):
         yield from [node] if node.hyperparams else _holders(node.inner_state)
@@ -81,14 +84,14 @@ def _holders(node: Any) -> Iterator[Any]:
             yield from _holders(child)
 
 
-def holds_numbers(node: Any) -> bool:
+def holds_numbers(node: OptState) -> bool:
     return hasattr(node, "hyperparams") and hasattr(node, "inner_state")
 
 
-def assembled(trees: list[Any]) -> Any:
+def assembled(trees: list[PyTree]) -> PyTree | None:
     """One whole tree of masked parts that have each leaf once; None where they do not."""
 
-    def masked(node: Any) -> bool:
+    def masked(node: PyTree) -> bool:
         return isinstance(node, optax.MaskedNode)
 
     flat = [jax.tree.flatten(tree, is_leaf=masked) for tree in trees]

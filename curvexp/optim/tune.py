@@ -1,9 +1,9 @@
 """Numbers for `auto`: theory's best step where a spectrum is known, else a share of the stability threshold."""
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from curvexp import theory
 from curvexp.errors import ConfigError
@@ -15,7 +15,7 @@ FALLBACK_MOMENTUM = 0.9  # where momentum=auto and no spectrum is known
 def resolve(
     optimizer: Optimizer,
     *,
-    eigenvalues: Any | None = None,
+    eigenvalues: ArrayLike | None = None,
     sharpness: float | None = None,
     eps: float = float(np.finfo(np.float64).eps),
 ) -> tuple[Optimizer, str | None]:
