@@ -55,7 +55,7 @@ def quadratic_minimum(matrix: ArrayLike, vector: ArrayLike) -> tuple[Float64[np.
     (array([1., 1.]), -3.0)
     """
     a, b = float64(matrix, vector)
-    x: Float64[np.ndarray, n] = np.linalg.solve(a, b).astype(np.float64)
+    x: Float64[np.ndarray, "n"] = np.linalg.solve(a, b).astype(np.float64)
     return x, float(-b @ x / 2)
 
 
