@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 
 class Outcome(NamedTuple):
@@ -34,24 +35,24 @@ SURE = 1e-3  # probability of a missed eigenvalue, above which an end of a spect
 
 
 class Reading(NamedTuple):
-    """What a probe measured at one step; every array is float64 numpy.
+    """What a probe measured at one step; every array is numpy's.
 
     Attributes:
-        eigenvalues: (m,), ascending.
-        residuals: (m,), ‖Hv − λv‖₂ of each with v of unit length: some eigenvalue of H lies within it.
-        gradient_overlaps: (m,), ⟨g,v⟩²/‖g‖², the share of the gradient's energy along each eigenvector; or None.
+        eigenvalues: ascending.
+        residuals: ‖Hv − λv‖₂ of each with v of unit length: some eigenvalue of H lies within it.
+        gradient_overlaps: ⟨g,v⟩²/‖g‖², the share of the gradient's energy along each eigenvector; or None.
         complete: True where these are all n eigenvalues, False where they are the ends only.
         scalars: lambda_max, lambda_min, condition_number, ...; merged into the record's scalars. Where not all eigenvalues are computed
             lambda_max_missed, lambda_min_missed and eigenvalues_missed bound the probabilities that one beyond was missed; 1: unchecked.
         extra: what else the probe measured, each under its own key: operator, of which eigenvalues and scalars are (hessian, where it is
             not said; ggn; fisher), density {x, density, stderr}, blocks {name: {size, eigenvalues, residuals}}, ledger.
-        eigenvectors: what the ledger is kept along: a pytree like the parameters with a leading axis m, or a float64 matrix (n, m) of
+        eigenvectors: what the ledger is kept along: a pytree like the parameters with a leading axis k, or a float64 matrix (n, k) of
             flat columns; None from a probe that has none, and in a record.
     """
 
-    eigenvalues: np.ndarray
-    residuals: np.ndarray
-    gradient_overlaps: np.ndarray | None
+    eigenvalues: Float64[np.ndarray, "k"]
+    residuals: Float64[np.ndarray, "k"]
+    gradient_overlaps: Float64[np.ndarray, "k"] | None
     complete: bool
     scalars: dict[str, float]
     extra: dict[str, Any]

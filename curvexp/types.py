@@ -3,6 +3,7 @@
     n    parameters, the dimension of the space      P    examples
     k    eigenpairs                                  N    inputs of an example
     m    probes, steps, or whatever else is many     C    classes, or outputs of a model
+                                                     B    examples of a minibatch
 
 `Float[Array, "k n"]` is a matrix of k rows and n columns, of any floating dtype; `""` is a number in an array; `...` is any axes.
 """

@@ -1,8 +1,7 @@
 """Checks of a probe's arguments, against the problem and the memory too."""
 
-from typing import Any
-
 import jax
+from jaxtyping import PyTree
 
 from curvexp import memory
 from curvexp.curvature.chunks import checked as check_chunks
@@ -12,6 +11,7 @@ from curvexp.linalg.lapack import x64
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.linalg.precision import full_precision
 from curvexp.numeric import is_number
+from curvexp.problem import Problem
 
 PAIRS = 5  # from each end, where nothing is said
 
@@ -22,13 +22,13 @@ MOST_PAIRS = 64  # from each end, where `above` asks for ever more: a basis of f
 GROUPS = 20  # of a sample's examples, from whose spread the sampling error is told
 
 
-def checked_pairs(k: Any) -> int:
+def checked_pairs(k: int | None) -> int:
     if k is not None:
         check_count("k", k)
     return PAIRS if k is None else k
 
 
-def check_tolerance(tol: Any) -> None:
+def check_tolerance(tol: object) -> None:
     if not is_number(tol) or not 0 < tol < 1:
         raise ConfigError(f"probe.tol={tol}: expected a number in (0, 1), the relative residual. Change probe.tol.")
 
@@ -40,7 +40,7 @@ def check_pairs(k: int | None, size: int) -> None:
         )
 
 
-def check_basis(pairs: int, size: int, problem: Any) -> None:
+def check_basis(pairs: int, size: int, problem: Problem) -> None:
     """Refuses a Krylov basis, held twice at a restart, that the memory has no place for; devices that are no part of the CPU have each
     its own."""
     rows = min(size, basis_size(pairs, size))
@@ -48,14 +48,14 @@ def check_basis(pairs: int, size: int, problem: Any) -> None:
     memory.check("probe.k", pairs, what, basis_bytes(pairs, size, problem.data), "Lower probe.k, or choose probe=off.")
 
 
-def basis_bytes(pairs: int, size: int, placed: Any) -> float:
+def basis_bytes(pairs: int, size: int, placed: PyTree) -> float:
     """Of a Krylov basis, twice: on each of the devices that the arrays of `placed` lie on."""
     rows, itemsize = min(size, basis_size(pairs, size)), 8 if x64() else 4
     devices = 1 if jax.default_backend() == "cpu" or size <= LARGE else devices_of(placed)
     return 2 * rows * size * itemsize / devices
 
 
-def check_data(problem: Any, samples: int | None, chunk: int | None) -> None:
+def check_data(problem: Problem, samples: int | None, chunk: int | None) -> None:
     """Refuses a part of the examples where there are none, or where batch statistics couple them."""
     for name, value in (("samples", samples), ("chunk", chunk)):
         if value is None:
@@ -80,11 +80,11 @@ def check_data(problem: Any, samples: int | None, chunk: int | None) -> None:
             raise ConfigError(str(error)) from None
 
 
-def check_optional_count(key: str, value: Any, *, least: int = 1) -> None:
+def check_optional_count(key: str, value: object, *, least: int = 1) -> None:
     if value is not None:
         check_count(key, value, least=least)
 
 
-def check_count(key: str, value: Any, *, least: int = 1) -> None:
+def check_count(key: str, value: object, *, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**9:
         raise ConfigError(f"probe.{key}={value}: expected an integer from {least} to 10^9. Change probe.{key}.")

@@ -1,13 +1,18 @@
 """A Probe: what is measured of the curvature, and when."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from jaxtyping import PyTree
+
+from curvexp.curvature import Objective
 from curvexp.linalg.layout import LARGE
+from curvexp.problem import Problem
 from curvexp.quantities import Quantity
 from curvexp.record import Reading
+from curvexp.types import Params, RandomKey
 
-Loss = Any  # an Objective: a function of the parameters over all the training data
+State: TypeAlias = PyTree  # what a probe hands on from reading to reading, as it likes
 
 
 CHECK_EVERY = 10  # readings
@@ -32,12 +37,12 @@ class Probe(NamedTuple):
     """
 
     name: str
-    measure: Callable[[Loss, Any, Any, Any], tuple[Reading, Any]] | None
+    measure: Callable[[Objective, Params, State, RandomKey], tuple[Reading, State]] | None
     every: int = 100
-    state: Any = None
-    check: Callable[[int, Any], None] = lambda size, problem: None
+    state: State = None
+    check: Callable[[int, Problem], None] = lambda size, problem: None
     tol: float = 1e-3
     check_every: int = CHECK_EVERY
-    measure_last: Callable[[Loss, Any, Any, Any], tuple[Reading, Any]] | None = None
+    measure_last: Callable[[Objective, Params, State, RandomKey], tuple[Reading, State]] | None = None
     quantities: tuple[Quantity, ...] = ()
     fills: Callable[[int], bool] = lambda size: size > LARGE

@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float64
 
 from curvexp import memory
-from curvexp.curvature import Operator, block
+from curvexp.curvature import Objective, Operator, block
 from curvexp.curvature.blocks import layer_paths, paths
 from curvexp.errors import ConfigError
 from curvexp.linalg import Eigenpairs, dense_eigh, spectral_density
@@ -27,11 +28,13 @@ from curvexp.probe.arguments import (
     check_tolerance,
     checked_pairs,
 )
-from curvexp.probe.base import CHECK_EVERY, Loss, Probe
+from curvexp.probe.base import CHECK_EVERY, Probe, State
 from curvexp.probe.ends import Ends, ends_reading
 from curvexp.probe.operators import check_operator, check_parts, operator_of
 from curvexp.probe.solve import chance, next_state, solved, tracked_from
+from curvexp.problem import Problem
 from curvexp.record import Reading
+from curvexp.types import Params, RandomKey
 
 POINTS = 512  # of a density
 SHOWN = 20  # paths that a refusal names
@@ -83,7 +86,7 @@ def blocks(
     whole = Ends(pairs, "BE", tol, check_every, dense_below=dense_below)
     each = Each(whole._replace(which="LA"), density, vectors, depth)
 
-    def check(size: int, problem: Any) -> None:
+    def check(size: int, problem: Problem) -> None:
         check_pairs(k, size)
         check_parts(operator, problem)
         check_data(problem, None, chunk)
@@ -91,7 +94,9 @@ def blocks(
             check_basis(whole.wanted, size, problem)
         check_members(by, each, problem)
 
-    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
+    def measure(
+        loss: Objective, params: Params, state: State, key: RandomKey, *, last: bool = False
+    ) -> tuple[Reading, State]:
         before = state or {"whole": None, "blocks": {}}
         op = operator_of(loss, params, operator=operator, chunk=chunk)
         reading, kept = ends_reading(whole, loss, params, op, before["whole"], key, operator=operator, last=last)
@@ -123,7 +128,7 @@ class Each(NamedTuple):
     vectors: int
     depth: int
 
-    def __call__(self, part: Operator, state: Any, key: Any, last: bool) -> tuple[dict[str, Any], Any, int]:
+    def __call__(self, part: Operator, state: State, key: RandomKey, last: bool) -> tuple[dict[str, Any], State, int]:
         """What is recorded of a block, the state for the next reading, and the products that it took."""
         ends, n = self.ends, part.size
         if ends.is_dense(n):
@@ -149,7 +154,7 @@ class Each(NamedTuple):
             entry, made = {**entry, **more}, made + products
         return entry, kept, made
 
-    def _density(self, part: Operator, found: Eigenpairs, key: Any) -> tuple[dict[str, Any], int]:
+    def _density(self, part: Operator, found: Eigenpairs, key: RandomKey) -> tuple[dict[str, Any], int]:
         rest = fetch(spectral_density(part, probes=self.vectors, steps=self.depth, spikes=found, key=key))
         curve = {name: np.asarray(getattr(rest, name), np.float64) for name in ("x", "density", "stderr")}
         n = part.size
@@ -157,11 +162,11 @@ class Each(NamedTuple):
         return {**scalars, "density": {**curve, "width": float(rest.width)}}, int(rest.matvecs)
 
 
-def smoothed(values: np.ndarray, *, size: int, depth: int) -> dict[str, Any]:
+def smoothed(values: Float64[np.ndarray, "k"], *, size: int, depth: int) -> dict[str, Any]:
     """The density of known eigenvalues in the form of `spectral_density`: a bell of mass 1/size each, of deviation range/depth.
 
     Args:
-        values: (m,), of `size` eigenvalues those that are not shown one by one; one at least.
+        values: those of `size` eigenvalues that are not shown one by one; one at least.
     """
     reach, largest = float(np.ptp(values)), float(np.abs(values).max())
     width = (reach if reach > 1e-9 * largest else largest or 1.0) / depth
@@ -199,7 +204,7 @@ def checked_by(by: Any) -> str | tuple[str, ...]:
     return tuple(patterns)
 
 
-def check_members(by: str | tuple[str, ...], each: Each, problem: Any) -> None:
+def check_members(by: str | tuple[str, ...], each: Each, problem: Problem) -> None:
     """Refuses a pattern that matches no parameter, and blocks whose vectors the memory has no place for; nothing is computed."""
     space = space_of(jax.eval_shape(full_precision(problem.init), jax.random.key(0)))
     sizes = dict(zip(paths(space), (int(np.prod(shape)) for shape in space.shapes), strict=True))

@@ -1,14 +1,14 @@
 """Condition numbers and inertia from all eigenvalues, and bounds of them from some."""
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from curvexp import theory
 
 
-def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
+def condition_numbers(eigenvalues: ArrayLike, *, eps: float) -> dict[str, float]:
     """Condition numbers of a complete spectrum, and what they leave out.
 
     condition_number = max|λ| / min|λ|, infinite where min|λ| is below the rounding floor n·eps·max|λ|; condition_number_positive =
@@ -34,7 +34,7 @@ def condition_numbers(eigenvalues: Any, *, eps: float) -> dict[str, float]:
     }
 
 
-def condition_number_bound(eigenvalues: Any, residuals: Any) -> float:
+def condition_number_bound(eigenvalues: ArrayLike, residuals: ArrayLike) -> float:
     """A lower bound of the condition number max|λ| / min|λ| from some of the eigenvalues; inf where one may be zero.
 
     Args:
@@ -45,7 +45,9 @@ def condition_number_bound(eigenvalues: Any, residuals: Any) -> float:
     return max(1.0, float((sizes - residuals).max() / smallest)) if smallest > 0 else math.inf
 
 
-def inertia_bounds(eigenvalues: Any, residuals: Any, *, size: int, eps: float, which: str = "BE") -> dict[str, int]:
+def inertia_bounds(
+    eigenvalues: ArrayLike, residuals: ArrayLike, *, size: int, eps: float, which: str = "BE"
+) -> dict[str, int]:
     """Bounds of the index (negative eigenvalues) and of the rank of an n x n matrix from Ritz values of both of its ends.
 
     By interlacing at least as many eigenvalues are negative (positive) as Ritz values are: index_low counts those below −n·eps·max|λ|, and

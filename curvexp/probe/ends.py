@@ -1,12 +1,14 @@
 """The eigenvalues at the ends of an operator's spectrum, followed from reading to reading."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from curvexp.curvature import Operator
-from curvexp.probe.base import Loss
+from curvexp.curvature import Objective, Operator
+from curvexp.linalg.eigenpairs import Which
+from curvexp.probe.base import State
 from curvexp.probe.readings import dense_reading, partial_reading, size_of
 from curvexp.probe.solve import extreme_pairs, next_state, tracked_from
 from curvexp.record import Reading
+from curvexp.types import Params, RandomKey
 
 
 class Ends(NamedTuple):
@@ -18,7 +20,7 @@ class Ends(NamedTuple):
     """
 
     pairs: int
-    which: str
+    which: Which
     tol: float
     check_every: int
     above: float | None = None
@@ -35,8 +37,16 @@ class Ends(NamedTuple):
 
 
 def ends_reading(
-    ends: Ends, loss: Loss, params: Any, op: Operator, state: Any, key: Any, *, operator: str, last: bool
-) -> tuple[Reading, Any]:
+    ends: Ends,
+    loss: Objective,
+    params: Params,
+    op: Operator,
+    state: State,
+    key: RandomKey,
+    *,
+    operator: str,
+    last: bool,
+) -> tuple[Reading, State]:
     """The reading of an operator's ends, and the state that the next one starts from.
 
     Args:

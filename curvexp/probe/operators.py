@@ -1,20 +1,23 @@
 """Which operator a probe measures: the Hessian, the generalized Gauss-Newton matrix, or the Fisher information."""
 
-from typing import Any
+from typing import Any, cast
 
 from curvexp.curvature import Objective, Operator, fisher, ggn, hessian
+from curvexp.curvature.objective import WeightedCriterion
 from curvexp.errors import ConfigError
+from curvexp.problem import Problem
 from curvexp.quantities import OPERATORS
 from curvexp.record import Reading
+from curvexp.types import Model, Params
 
 
-def check_operator(operator: Any) -> None:
+def check_operator(operator: object) -> None:
     """Refuses a name that is no operator."""
     if operator not in list(OPERATORS):
         raise ConfigError(f"probe.operator={operator}: expected {', '.join(OPERATORS)}. Change probe.operator.")
 
 
-def check_parts(operator: str, problem: Any) -> None:
+def check_parts(operator: str, problem: Problem) -> None:
     """Refuses an operator that the problem has no parts for."""
     if operator == "hessian":
         return
@@ -30,13 +33,16 @@ def check_parts(operator: str, problem: Any) -> None:
         )
 
 
-def operator_of(loss: Any, params: Any, *, operator: str = "hessian", chunk: int | None = None) -> Operator:
+def operator_of(loss: Objective, params: Params, *, operator: str = "hessian", chunk: int | None = None) -> Operator:
     """The operator that is measured, of an Objective at params. chunk: examples taken at once, None for all."""
     if operator == "hessian":
         return hessian(loss, params) if chunk is None else hessian(loss.loss, params, loss.data, chunk=chunk)
+    model = cast(Model, loss.model)  # where there is none the operators say so
     if operator == "ggn":
-        return ggn(loss.model, loss.criterion, params, loss.data.inputs, loss.data.targets, chunk=chunk)
-    return fisher(loss.model, _family(loss), params, loss.data.inputs, chunk=chunk)
+        return ggn(
+            model, cast(WeightedCriterion, loss.criterion), params, loss.data.inputs, loss.data.targets, chunk=chunk
+        )
+    return fisher(model, _family(loss), params, loss.data.inputs, chunk=chunk)
 
 
 def operator_name(reading: Reading) -> str:

@@ -2,11 +2,12 @@
 
 import functools
 import math
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from curvexp import memory
+from curvexp.curvature import Objective
 from curvexp.errors import ConfigError
 from curvexp.linalg import spectral_density
 from curvexp.linalg.lapack import SMALL, fetch
@@ -22,12 +23,14 @@ from curvexp.probe.arguments import (
     check_tolerance,
     checked_pairs,
 )
-from curvexp.probe.base import CHECK_EVERY, Loss, Probe
+from curvexp.probe.base import CHECK_EVERY, Probe, State
 from curvexp.probe.ends import Ends, ends_reading
 from curvexp.probe.operators import check_operator, check_parts, operator_of
 from curvexp.probe.readings import dense_reading, drawn_sample, marked_as_sample, partial_reading
 from curvexp.probe.solve import extreme_pairs, next_state, tracked_from
+from curvexp.problem import Problem
 from curvexp.record import Reading
+from curvexp.types import Params, RandomKey
 
 
 def off() -> Probe:
@@ -53,7 +56,7 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None, oper
     check_count("limit", limit)
     check_optional_count("chunk", chunk)
 
-    def check(size: int, problem: Any) -> None:
+    def check(size: int, problem: Problem) -> None:
         if size > limit:
             raise ConfigError(
                 f"probe.limit={limit}: probe=exact would need the dense Hessian of {size} parameters, "
@@ -65,7 +68,7 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None, oper
         check_parts(operator, problem)
         check_data(problem, None, chunk)
 
-    def measure(loss: Loss, params: Any, state: Any, key: Any) -> tuple[Reading, Any]:
+    def measure(loss: Objective, params: Params, state: State, key: RandomKey) -> tuple[Reading, State]:
         op = operator_of(loss, params, operator=operator, chunk=chunk)
         return dense_reading(loss, params, op, operator=operator), state
 
@@ -75,7 +78,7 @@ def exact(*, every: int = 100, limit: int = 4000, chunk: int | None = None, oper
 def top(
     *,
     k: int | None = None,
-    which: str = "BE",
+    which: Literal["BE", "LA"] = "BE",
     every: int = 100,
     check_every: int = CHECK_EVERY,
     tol: float = 1e-3,
@@ -118,14 +121,16 @@ def top(
 
     ends = Ends(pairs, which, tol, check_every, above, dense_below)
 
-    def check(size: int, problem: Any) -> None:
+    def check(size: int, problem: Problem) -> None:
         check_pairs(k, size)
         check_parts(operator, problem)
         check_data(problem, samples, chunk)
         if not ends.is_dense(size):
             check_basis(ends.wanted, size, problem)
 
-    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
+    def measure(
+        loss: Objective, params: Params, state: State, key: RandomKey, *, last: bool = False
+    ) -> tuple[Reading, State]:
         part = loss if samples is None else drawn_sample(loss, samples, key)
         op = operator_of(part, params, operator=operator, chunk=chunk)
         reading, kept = ends_reading(ends, part, params, op, state, key, operator=operator, last=last)
@@ -164,7 +169,7 @@ def density(
     check_count("depth", depth)
     check_optional_count("chunk", chunk)
 
-    def check(size: int, problem: Any) -> None:
+    def check(size: int, problem: Problem) -> None:
         check_pairs(k, size)
         if 2 * pairs >= size:
             raise ConfigError(
@@ -174,7 +179,9 @@ def density(
         check_data(problem, None, chunk)
         check_basis(2 * pairs, size, problem)
 
-    def measure(loss: Loss, params: Any, state: Any, key: Any, *, last: bool = False) -> tuple[Reading, Any]:
+    def measure(
+        loss: Objective, params: Params, state: State, key: RandomKey, *, last: bool = False
+    ) -> tuple[Reading, State]:
         op = operator_of(loss, params, operator=operator, chunk=chunk)
         tracked = tracked_from(state, check_every, last)
         found = extreme_pairs(op, pairs, op.size, which="BE", tol=tol, above=None, tracked=tracked, key=key)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Float64, PyTree
 
 from curvexp.curvature import Objective, Operator, sampling_error
 from curvexp.curvature.chunks import checked as check_chunks
@@ -19,29 +21,29 @@ from curvexp.linalg.lapack import fetch, one_thread, threads
 from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import full_precision
 from curvexp.probe.arguments import GROUPS
-from curvexp.probe.base import Loss
 from curvexp.probe.conditioning import condition_number_bound, condition_numbers, inertia_bounds
 from curvexp.probe.operators import operator_of
 from curvexp.probe.solve import chance
 from curvexp.programs import compiled
 from curvexp.record import SURE, Reading
+from curvexp.types import AnyArray, Flat, Params, RandomKey, Scalar
 
 
-def as_rows(vectors: Any) -> np.ndarray:
-    """Vectors as a pytree, each leaf with a leading axis m, as rows (m, n) in float64."""
+def as_rows(vectors: PyTree[Float[AnyArray, "m ..."]]) -> Float64[np.ndarray, "m n"]:
+    """Vectors as a pytree, as rows."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(fetch(vectors))]
     return np.concatenate([leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves], axis=1)
 
 
 @compiled
 @full_precision
-def gradient(loss: Loss, params: Any) -> Any:
+def gradient(loss: Callable[[Params], Scalar], params: Params) -> Params:
     """∇loss at params."""
     return jax.grad(loss)(params)
 
 
-def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
-    """⟨v,g⟩²/‖g‖², (m,); of a small space on the host."""
+def _overlaps(loss: Objective, params: Params, eigenvectors: PyTree[Float[AnyArray, "m ..."]]) -> Float[AnyArray, "m"]:
+    """⟨v,g⟩²/‖g‖²; of a small space on the host."""
     if size_of(params) > LARGE:
         return _overlaps_on_device(loss, params, eigenvectors)
     found = fetch(gradient(loss, params))
@@ -53,7 +55,9 @@ def _overlaps(loss: Loss, params: Any, eigenvectors: Any) -> Any:
 
 @compiled
 @full_precision
-def _overlaps_on_device(loss: Loss, params: Any, eigenvectors: Any) -> Any:
+def _overlaps_on_device(
+    loss: Callable[[Params], Scalar], params: Params, eigenvectors: PyTree[Float[AnyArray, "m ..."]]
+) -> Float[AnyArray, "m"]:
     gradient = jax.grad(loss)(params)
     energy = optax.tree.vdot(gradient, gradient)
     return jax.vmap(lambda v: optax.tree.vdot(v, gradient) ** 2)(eigenvectors) / jnp.where(energy > 0, energy, 1)
@@ -61,19 +65,21 @@ def _overlaps_on_device(loss: Loss, params: Any, eigenvectors: Any) -> Any:
 
 @compiled
 @full_precision
-def _dense(loss: Loss, params: Any, operator: Operator) -> tuple[Any, Any]:
-    """The matrix (n, n) and the gradient (n,)."""
+def _dense(loss: Callable[[Params], Scalar], params: Params, operator: Operator) -> tuple[Float[Array, "n n"], Flat]:
+    """The matrix and the gradient."""
     return operator.dense(), ravel_pytree(jax.grad(loss)(params))[0]
 
 
-def drawn_sample(loss: Objective, samples: int, key: Any) -> Objective:
+def drawn_sample(loss: Objective, samples: int, key: RandomKey) -> Objective:
     """The loss over examples drawn without replacement."""
     count = len(jax.tree.leaves(loss.data)[0])
     chosen = jax.random.choice(key, count, (samples,), replace=False)
     return loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
 
 
-def partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str, *, operator: str = "hessian") -> Reading:
+def partial_reading(
+    loss: Objective, params: Params, found: Eigenpairs, which: str, *, operator: str = "hessian"
+) -> Reading:
     values, residuals = np.asarray(found.eigenvalues, np.float64), np.asarray(found.residuals, np.float64)
     below, over = np.asarray(found.missed_ends)
     missed = {"lambda_max_missed": chance(over), **({"lambda_min_missed": chance(below)} if which == "BE" else {})}
@@ -100,7 +106,9 @@ def partial_reading(loss: Loss, params: Any, found: Eigenpairs, which: str, *, o
     )
 
 
-def marked_as_sample(reading: Reading, whole: Any, part: Any, params: Any, *, operator: str = "hessian") -> Reading:
+def marked_as_sample(
+    reading: Reading, whole: Objective, part: Objective, params: Params, *, operator: str = "hessian"
+) -> Reading:
     """The reading of a sample of the examples, marked as such, with what the sampling makes of its eigenvalues' errors."""
     if part is whole:
         return reading
@@ -115,7 +123,9 @@ def marked_as_sample(reading: Reading, whole: Any, part: Any, params: Any, *, op
     return reading._replace(scalars=scalars, extra=extra)
 
 
-def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population: int, operator: str) -> Estimate | None:
+def _sampling_error(
+    part: Objective, params: Params, eigenvectors: PyTree[Float[AnyArray, "m ..."]], population: int, operator: str
+) -> Estimate | None:
     """From as many groups of the sample as keep ghost batches whole, GROUPS of them where there are none; None where two do not."""
     count = len(jax.tree.leaves(part.data)[0])
     for groups in (GROUPS, *(groups for groups in range(GROUPS - 1, 1, -1) if count % groups == 0)):
@@ -128,7 +138,7 @@ def _sampling_error(part: Objective, params: Any, eigenvectors: Any, population:
     return None
 
 
-def dense_reading(loss: Loss, params: Any, op: Operator, *, operator: str = "hessian") -> Reading:
+def dense_reading(loss: Objective, params: Params, op: Operator, *, operator: str = "hessian") -> Reading:
     computed, gradient = fetch(_dense(loss, params, op))
     extra = {"operator": operator}
     if not np.isfinite(computed).all():
@@ -155,15 +165,15 @@ def dense_reading(loss: Loss, params: Any, op: Operator, *, operator: str = "hes
     )
 
 
-def eps_of(params: Any) -> float:
+def eps_of(params: Params) -> float:
     """Machine epsilon of the precision that the parameters have."""
     return _eps(*{leaf.dtype for leaf in jax.tree.leaves(params)})
 
 
 @functools.cache
-def _eps(*dtypes: Any) -> float:
+def _eps(*dtypes: np.dtype) -> float:
     return float(jnp.finfo(jnp.result_type(*dtypes)).eps)
 
 
-def size_of(params: Any) -> int:
+def size_of(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -5,17 +5,20 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from curvexp import memory
 from curvexp.curvature import Operator, preconditioned
 from curvexp.linalg import Eigenpairs, eigsh
-from curvexp.linalg.eigenpairs import Start
+from curvexp.linalg.eigenpairs import Start, Which
 from curvexp.linalg.lapack import one_thread
 from curvexp.linalg.layout import LARGE, devices_of
 from curvexp.probe.arguments import MOST_PAIRS, PAIRS, basis_bytes
+from curvexp.probe.base import State
+from curvexp.types import AnyReal, RandomKey
 
 
-def sharpness(op: Operator, *, tol: float, key: Any) -> float:
+def sharpness(op: Operator, *, tol: float, key: RandomKey) -> float:
     """Largest eigenvalue of a Hessian, plain or preconditioned; the largest |λ| where none is positive.
 
     Up to LARGE parameters it asks for the pairs that `top` asks for where it is told nothing: they share a compiled program, and to compile
@@ -57,14 +60,14 @@ class Tracked(NamedTuple):
     full: bool
 
 
-def tracked_from(state: Any, check_every: int, last: bool) -> Tracked:
+def tracked_from(state: State, check_every: int, last: bool) -> Tracked:
     """Of the state that a probe gets, `next_state`'s."""
     readings = state["readings"] if state else 0
     start = Start(state["eigenvectors"], state["scout"]) if state else None
     return Tracked(readings, start, last or readings % check_every == 0)
 
 
-def next_state(tracked: Tracked, found: Eigenpairs) -> dict[str, Any] | None:
+def next_state(tracked: Tracked, found: Eigenpairs) -> dict[str, PyTree] | None:
     """What the next reading starts from, in dicts and arrays alone, as a checkpoint keeps them; None where nothing was found.
 
     A full check adds nothing to it, unless it finds what was missed: a run to which steps are added goes on as if it had not ended.
@@ -75,7 +78,15 @@ def next_state(tracked: Tracked, found: Eigenpairs) -> dict[str, Any] | None:
 
 
 def extreme_pairs(
-    op: Operator, pairs: int, size: int, *, which: Any, tol: float, above: float | None, tracked: Tracked, key: Any
+    op: Operator,
+    pairs: int,
+    size: int,
+    *,
+    which: Which,
+    tol: float,
+    above: float | None,
+    tracked: Tracked,
+    key: RandomKey,
 ) -> Eigenpairs:
     """`pairs` eigenpairs from each end (BE) or of the largest (LA), more where `above` or the last reading asks for them."""
     op = undivided(op)
@@ -97,7 +108,7 @@ def extreme_pairs(
         pairs, start = 2 * pairs, found.start
 
 
-def chance(missed: Any) -> float:
+def chance(missed: AnyReal) -> float:
     """A probability of Eigenpairs as it is recorded, in six digits: 1 bounds any that was not checked."""
     return 1.0 if math.isnan(missed) else float(f"{float(missed):.6g}")
 

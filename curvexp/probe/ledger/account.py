@@ -14,12 +14,13 @@ iteration at the measured λ: on a quadratic it shrinks by the spectral radius i
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 from curvexp.curvature import Objective
 from curvexp.linalg.lapack import fetch
@@ -41,6 +42,7 @@ from curvexp.probe.operators import operator_name
 from curvexp.probe.readings import eps_of
 from curvexp.programs import compiled
 from curvexp.record import Reading
+from curvexp.types import OptState, Params, RandomKey, Scalar
 
 
 def enter(
@@ -53,7 +55,7 @@ def enter(
     batch_size: int | None,
     tol: float,
     full: bool,
-    key: Any,
+    key: RandomKey,
 ) -> tuple[dict[str, Any], Reading, Past]:
     """A reading's scalars, the reading with its `ledger`, and what the next one looks back at.
 
@@ -80,7 +82,7 @@ def enter(
             batch_sharpness, trace_noise with their _stderr: see `noise`; for minibatches.
             hvps: products with the Hessian over all examples that the whole reading took; one over B of P examples counts B/P.
         reading: extra["ledger"] holds eigenvalues, residuals, gradient_share, loss_along, loss_share, contraction, contraction_theory, each
-            (m,), nan where unknown; operator: hessian | preconditioned; loss_from: optimum | model; since: the record measured from.
+            (k,), nan where unknown; operator: hessian | preconditioned; loss_from: optimum | model; since: the record measured from.
     """
     state, params = now.state, at_least_float32(now.state.params)
     batches = draw_batches(whole, batch_size, key) if batch_size is not None else None
@@ -131,17 +133,17 @@ def enter(
 @functools.partial(compiled, static=("update", "preconditioner"))
 @full_precision
 def _account(
-    loss: Any,
-    params: Any,
-    gradient: Any,
-    opt_state: Any,
-    batches: Any,
+    loss: Objective,
+    params: Params,
+    gradient: Params,
+    opt_state: OptState,
+    batches: Int[Array, "m B"] | None,
     *,
     update: Callable[..., Any],
-    preconditioner: Callable[[Any], Any] | None,
-) -> tuple[Any, Any, dict[str, Any], Any, Any]:
+    preconditioner: Callable[[OptState], Params] | None,
+) -> tuple[Params, Params | None, dict[str, Scalar], Float[Array, "m"] | None, Float[Array, "m"] | None]:
     """The gradient g; P or None; quadratic forms of g, of P⁻¹g and of the step s that `update` is about to make of `gradient`, the
-    training's, and the loss's change over s; `noise` of the batches, (M, B) or None.
+    training's, and the loss's change over s; `noise` of the batches, or None.
 
     One linearization of the gradient serves every product with H over all examples.
     """
@@ -153,7 +155,7 @@ def _account(
             at_least_float32(params),
         )  # the step as rounded to the parameters
         step = optax.tree.sub(at_least_float32(moved), params)
-    gradient, product = jax.linearize(jax.grad(loss), params)
+    gradient, product = jax.linearize(jax.grad(cast(Callable[..., Scalar], loss)), params)
     divided = () if divisor is None else (jax.tree.map(jnp.divide, gradient, divisor),)
     vectors = (gradient, step, *divided)
     images = jax.vmap(product)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *vectors))

@@ -3,15 +3,17 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Float64, Int
 
 from curvexp.curvature import Objective
 from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
+from curvexp.types import AnyArray, Params, RandomKey, Scalar, Vector
 
 BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over; all of them where there are no more
 
@@ -19,15 +21,17 @@ BATCHES = 32  # most minibatches that batch sharpness and tr(HΣ) are taken over
 FEWEST_BATCHES = 8  # however large a batch is
 
 
-def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What each minibatch adds to batch sharpness and to tr(HΣ): g_B'H_B g_B/‖g_B‖² and (g_B − g)'H(g_B − g), both (M,).
+def noise(
+    loss: Objective, params: Params, batches: Int[AnyArray, "m B"]
+) -> tuple[Float64[np.ndarray, "m"], Float64[np.ndarray, "m"]]:
+    """What each minibatch adds to batch sharpness and to tr(HΣ): g_B'H_B g_B/‖g_B‖² and (g_B − g)'H(g_B − g).
 
     Their means over all minibatches are the batch sharpness, E[g_B'H_B g_B/‖g_B‖²], and tr(HΣ) with Σ the covariance of the minibatch
     gradient g_B: a step −αg_B raises the mean loss by ½α² tr(HΣ) over the full-batch step. Examples that do not meet in batch normalization
     give Σ = Σ₁(P − B)/(B(P − 1)), Σ₁ the covariance of a single example's gradient.
 
     Args:
-        loss: over all P examples. batches: indices of the examples in each, (M, B).
+        loss: over all P examples. batches: indices of the examples in each.
 
     Source: Andreyev, Beneventano 2024 (arXiv:2412.20553); Wu, Ma, E 2018, sec. 2.
     """
@@ -35,8 +39,8 @@ def noise(loss: Objective, params: Any, batches: Any) -> tuple[np.ndarray, np.nd
     return np.asarray(ratios, np.float64), np.asarray(products, np.float64)
 
 
-def draw_batches(loss: Objective, batch_size: int, key: Any, *, most: int = BATCHES) -> Any:
-    """Indices of minibatches as the training draws them, without replacement, (M, B): all there are, where they are at most `most`."""
+def draw_batches(loss: Objective, batch_size: int, key: RandomKey, *, most: int = BATCHES) -> Int[Array, "m B"]:
+    """Indices of minibatches as the training draws them, without replacement: all there are, where they are at most `most`."""
     count = example_count(loss)
     if batch_count(count, batch_size) <= most:
         return jax.device_put(np.array(list(itertools.combinations(range(count), batch_size))))
@@ -54,13 +58,15 @@ def example_count(loss: Objective) -> int:
     return len(jax.tree.leaves(loss.data)[0])
 
 
-def noises(loss: Any, params: Any, gradient: Any, product: Callable[[Any], Any], batches: Any) -> tuple[Any, Any]:
+def noises(
+    loss: Objective, params: Params, gradient: Params, product: Callable[[Vector], Vector], batches: Int[Array, "m B"]
+) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
     """`noise` of the batches, from gradient and products of the loss over all examples."""
-    dot: Callable[[Any, Any], Any] = optax.tree.vdot
+    dot: Callable[[Vector, Vector], Scalar] = optax.tree.vdot
 
-    def one(chosen: Any) -> tuple[Any, Any]:
+    def one(chosen: Int[Array, "B"]) -> tuple[Scalar, Scalar]:
         part = loss._replace(data=jax.tree.map(lambda leaf: leaf[chosen], loss.data))
-        found, along = jax.linearize(jax.grad(part), params)
+        found, along = jax.linearize(jax.grad(cast(Callable[..., Scalar], part)), params)
         off = optax.tree.sub(found, gradient)
         return dot(found, along(found)) / dot(found, found), dot(off, product(off))
 
@@ -69,5 +75,5 @@ def noises(loss: Any, params: Any, gradient: Any, product: Callable[[Any], Any],
 
 @compiled
 @full_precision
-def _noise(loss: Any, params: Any, batches: Any) -> tuple[Any, Any]:
-    return noises(loss, params, *jax.linearize(jax.grad(loss), params), batches)
+def _noise(loss: Objective, params: Params, batches: Int[Array, "m B"]) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
+    return noises(loss, params, *jax.linearize(jax.grad(cast(Callable[..., Scalar], loss)), params), batches)

@@ -7,22 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Float64, PyTree
 
 from curvexp import theory
 from curvexp.linalg.lapack import fetch, threads
 from curvexp.linalg.layout import LARGE
 from curvexp.linalg.precision import at_least_float32, full_precision
 from curvexp.optim import Optimizer, momentum_of
+from curvexp.optim.base import StepMatrix
 from curvexp.probe.ledger.operator import Spectrum
 from curvexp.probe.ledger.past import Now, Past
 from curvexp.probe.readings import as_rows, eps_of
 from curvexp.programs import compiled
+from curvexp.types import Params, Scalar
 
 HIDDEN = 100  # a component under so many √n·eps of the whole is rounding
 
 
-def momentum(optimizer: Optimizer, state: Any) -> Any:
-    """The momentum in a training state, a pytree like the parameters; None where theory's iteration has none."""
+def momentum(optimizer: Optimizer, state: Any) -> Params:
+    """The momentum in a training state; None where theory's iteration has none."""
     return None if optimizer.iteration is None else momentum_of(state.opt_state)
 
 
@@ -31,13 +34,13 @@ def direction_columns(
     spectrum: Spectrum,
     past: Past,
     now: Now,
-    gradient: Any,
-    divisor: Any,
+    gradient: Params,
+    divisor: Params | None,
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """The ledger's columns, each (m,); the numbers of the steps that they look back on; the shrinking of what is not tracked.
+    """The ledger's columns, each (k,); the numbers of the steps that they look back on; the shrinking of what is not tracked.
 
     Args:
-        gradient: at the parameters that are now. divisor: P, or None; pytrees like the parameters.
+        gradient: at the parameters that are now. divisor: P, or None.
     """
     state, optimum = now.state, now.optimum
     m = momentum(optimizer, state)
@@ -78,9 +81,9 @@ def direction_columns(
 
 
 def predicted_contraction(
-    optimizer: Optimizer, used: dict[str, Any], values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Theory's contraction, the geometric mean over the steps of these numbers, (m,), and the iteration at their mean lr, (m, d, d)."""
+    optimizer: Optimizer, used: dict[str, Any], values: Float64[np.ndarray, "k"]
+) -> tuple[Float64[np.ndarray, "k"], StepMatrix]:
+    """Theory's contraction, the geometric mean over the steps of these numbers, and the iteration at their mean lr."""
     if optimizer.iteration is None:
         return np.full(len(values), np.nan), np.zeros((len(values), 1, 1))
     lr = np.atleast_1d(used[optimizer.lr_name])
@@ -90,9 +93,13 @@ def predicted_contraction(
 
 
 def _modes(
-    iteration: np.ndarray, found: dict[str, np.ndarray], norms: dict[str, float], suffix: str, params: Any
-) -> np.ndarray:
-    """Size of each direction's dominant mode, (m,); nan where the rounding of the whole hides it."""
+    iteration: StepMatrix,
+    found: dict[str, Float64[np.ndarray, "k"]],
+    norms: dict[str, float],
+    suffix: str,
+    params: Params,
+) -> Float64[np.ndarray, "k"]:
+    """Size of each direction's dominant mode; nan where the rounding of the whole hides it."""
     gradient, momentum = found[f"gradient{suffix}"], found.get(f"momentum{suffix}")
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     floor = HIDDEN * math.sqrt(n) * eps_of(params) * norms[f"gradient{suffix}"]
@@ -104,9 +111,9 @@ def _modes(
 
 
 def _project(
-    eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Components along each eigenvector, (m,), and norms, in the coordinates P^(1/2)θ: of `vectors` as gradients, and of the way from the
+    eigenvectors: PyTree, vectors: dict[str, Params], params: Params, optimum: Params | None, divisor: Params | None
+) -> tuple[dict[str, Float64[np.ndarray, "k"]], dict[str, float]]:
+    """Components along each eigenvector, and norms, in the coordinates P^(1/2)θ: of `vectors` as gradients, and of the way from the
     optimum, where it is known, as `offset`."""
     if not isinstance(eigenvectors, np.ndarray) and sum(leaf.size for leaf in jax.tree.leaves(params)) <= LARGE:
         eigenvectors, vectors, params, optimum, divisor = fetch((eigenvectors, vectors, params, optimum, divisor))
@@ -127,20 +134,22 @@ def _project(
     return {name: np.asarray(part, np.float64) for name, part in made.items()}, {k: float(v) for k, v in norms.items()}
 
 
-def _flat(tree: Any) -> np.ndarray:
+def _flat(tree: PyTree) -> Float64[np.ndarray, "n"]:
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 @compiled
 @full_precision
-def _projected(eigenvectors: Any, vectors: dict[str, Any], params: Any, optimum: Any, divisor: Any) -> tuple[Any, Any]:
+def _projected(
+    eigenvectors: PyTree, vectors: dict[str, Params], params: Params, optimum: Params | None, divisor: Params | None
+) -> tuple[dict[str, Float[Array, "k"]], dict[str, Scalar]]:
     found, offset = dict(vectors), None if optimum is None else optax.tree.sub(params, optimum)
     if divisor is not None:
         found = {name: jax.tree.map(lambda g, p: g / jnp.sqrt(p), vector, divisor) for name, vector in found.items()}
     if offset is not None:
         found["offset"] = offset if divisor is None else jax.tree.map(lambda d, p: d * jnp.sqrt(p), offset, divisor)
 
-    def components(vector: Any) -> Any:
+    def components(vector: Params) -> Float[Array, "k"]:
         return jax.vmap(lambda v: optax.tree.vdot(v, vector))(eigenvectors)
 
     return {name: components(vector) for name, vector in found.items()}, {

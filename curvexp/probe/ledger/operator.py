@@ -1,10 +1,11 @@
 """Eigenpairs of the operator that decides stability: the Hessian, or the preconditioned one."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Float64, PyTree
 
 from curvexp.curvature import Objective, hessian, preconditioned
 from curvexp.linalg import dense_eigh
@@ -13,26 +14,35 @@ from curvexp.linalg.lapack import threads
 from curvexp.probe.ledger.past import Past
 from curvexp.probe.solve import chance, solved
 from curvexp.record import Reading
+from curvexp.types import Params, RandomKey
 
 
 class Spectrum(NamedTuple):
     """Eigenpairs of the operator that decides stability, as a Reading has them, and the products that they took; those of a preconditioned
     Hessian by products with the next one's scout, and the probabilities that one of them was missed, and one above them."""
 
-    eigenvalues: np.ndarray
-    residuals: np.ndarray
-    eigenvectors: Any
+    eigenvalues: Float64[np.ndarray, "k"]
+    residuals: Float64[np.ndarray, "k"]
+    eigenvectors: PyTree
     complete: bool
     products: int
-    scout: Any = None
-    missed: Any = None
+    scout: PyTree = None
+    missed: tuple[float, float] | None = None
 
 
 NOT_MEASURED = Spectrum(np.empty(0), np.empty(0), None, False, 0)
 
 
 def deciding_spectrum(
-    whole: Objective, params: Any, reading: Reading, divisor: Any, *, past: Past, tol: float, full: bool, key: Any
+    whole: Objective,
+    params: Params,
+    reading: Reading,
+    divisor: Params | None,
+    *,
+    past: Past,
+    tol: float,
+    full: bool,
+    key: RandomKey,
 ) -> Spectrum:
     """The reading's own eigenpairs; or as many of the preconditioned Hessian, from the reading's dense Hessian where it has one."""
     values, residuals = reading.eigenvalues, reading.residuals

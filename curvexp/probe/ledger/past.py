@@ -2,6 +2,10 @@
 
 from typing import Any, NamedTuple
 
+from jaxtyping import PyTree
+
+from curvexp.types import Params
+
 
 class Past(NamedTuple):
     """What a reading looks back at.
@@ -13,10 +17,10 @@ class Past(NamedTuple):
     """
 
     step: Any = None
-    gradient: Any = None
-    momentum: Any = None
-    vectors: Any = None
-    scout: Any = None
+    gradient: Params | None = None
+    momentum: Params | None = None
+    vectors: PyTree = None
+    scout: PyTree = None
     readings: int = 0
 
 
@@ -33,4 +37,4 @@ class Now(NamedTuple):
     hyper: dict[str, float]
     loss: float
     base: float | None
-    optimum: Any
+    optimum: Params | None

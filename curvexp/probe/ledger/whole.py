@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from curvexp import theory
 from curvexp.optim import Optimizer
@@ -27,7 +28,7 @@ def gradient_and_step(forms: dict[str, float]) -> dict[str, float]:
     }
 
 
-def mean_of_batches(name: str, values: Any, exact: bool) -> dict[str, float]:
+def mean_of_batches(name: str, values: ArrayLike, exact: bool) -> dict[str, float]:
     values = np.asarray(values, np.float64)
     stderr = 0.0 if exact else float(values.std(ddof=1) / math.sqrt(len(values)))
     return {name: float(values.mean()), f"{name}_stderr": stderr}
