@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Float64
 
 from curvexp import optim, theory
 from curvexp import probe as probes
@@ -27,9 +28,10 @@ from curvexp.training.ending import Bounds, Stop, bounds, crossings, measured_ra
 from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, initial, look, run_keys, seen_of
 from curvexp.training.meter import Meter
 from curvexp.training.rows import Start
-from curvexp.training.state import Snapshot, State, state_of
+from curvexp.training.state import LateState, Snapshot, State, state_of
 from curvexp.training.structure import kind_of, parameters
 from curvexp.training.tune import tune
+from curvexp.types import Params, RandomKey
 
 MATMUL_PRECISIONS = (
     "highest",
@@ -58,7 +60,7 @@ class Run(NamedTuple):
 
     problem: Problem
     optimizer: Optimizer | optax.GradientTransformation
-    key: Any
+    key: RandomKey | int
     probe: Probe | None = None
     target: float | Literal["auto"] | None = "auto"
     diverge_at: float = 1e6
@@ -106,7 +108,7 @@ class Account:
                 begin, params, carry.opt_state, self.problem.data, self.problem.test, orders, kind=kind
             )
             self.first = float(shown["loss"])
-            state = state_of(carry, orders[0] if self.minibatch else (), order_key)
+            state: State | LateState = state_of(carry, orders[0] if self.minibatch else (), order_key)
         else:
             *_, probe_key = run_keys(self.key)
             self.optimizer = self.optimizer._replace(hyper=dict(taken_up.hyper))
@@ -163,7 +165,14 @@ class Account:
         call = CALL[jax.default_backend() != "cpu"]
         return max(min(took) - call, min(took) / 10)
 
-    def follow(self, losses: np.ndarray, loss: np.ndarray, ends: Sequence[int], *, recorded: bool) -> int | None:
+    def follow(
+        self,
+        losses: Float[np.ndarray, "steps"],
+        loss: Float[np.ndarray, "records"],
+        ends: Sequence[int],
+        *,
+        recorded: bool,
+    ) -> int | None:
         """Judges the losses of a block, before its records are made; the step at which the run stops in it, or None.
 
         Args:
@@ -205,7 +214,7 @@ class Account:
         if self.ended is None:
             self.ended = "diverged", f"the loss of a minibatch is {shown['batch_loss']} at step {step}"
 
-    def record(self, state: Any, shown: dict[str, Any], *, due: bool) -> Record:
+    def record(self, state: State | LateState, shown: dict[str, Any], *, due: bool) -> Record:
         """The record of the step that the run stands at. due: whether the probe is; at the run's end it always is."""
         last = self.ended is not None or self.done == self.steps
         scalars, reading = self.meter(state, shown, probed=last or due, last=last)
@@ -214,19 +223,19 @@ class Account:
         snapshot = self.snapshot(state)
         return Record(self.done, scalars, reading, state, outcome=outcome, snapshot=snapshot, row=self.number)
 
-    def snapshot(self, state: Any) -> Snapshot:
+    def snapshot(self, state: State | LateState) -> Snapshot:
         """What the run goes on from after a record."""
         meter, hyper, blocks = self.meter, dict(self.optimizer.hyper), self.counted
         return Snapshot(
             state, hyper, meter.probe_state, meter.read, self.losses, blocks, self.first, self.reached, meter.since
         )
 
-    def _first_order(self, key: Any) -> Any:
+    def _first_order(self, key: RandomKey) -> Any:
         if not self.minibatch:
             return ()
         return draw_orders(key, np.int32(0), examples=self.kind.examples, count=1)
 
-    def _outcome(self, state: Any, shown: dict[str, Any]) -> Outcome:
+    def _outcome(self, state: State | LateState, shown: dict[str, Any]) -> Outcome:
         status, reason = self.ended or ("completed", None)
         losses = np.concatenate(self.losses) if self.keeps else None
         return Outcome(
@@ -241,12 +250,12 @@ class Account:
         )
 
 
-def start(problem: Problem, key: Any) -> Any:
+def start(problem: Problem, key: RandomKey | int) -> Params:
     """The parameters with which a run of this key begins."""
     return initial(as_key(key), init=problem.init)[0]
 
 
-def as_key(key: Any) -> Any:
+def as_key(key: RandomKey | int) -> RandomKey:
     """A JAX key, of an integer too."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return jax.random.key(int(key))
@@ -324,7 +333,7 @@ def template(problem: Problem, optimizer: Optimizer, *, batch_size: int | None) 
     """The shapes of a run's training state; nothing is computed. `optimizer` has its numbers, see `Snapshot.hyper`."""
     kind = kind_of(problem, optimizer, batch_size, MATMUL_PRECISIONS[0])  # of no account for shapes
 
-    def start(key: Any) -> State:
+    def start(key: RandomKey) -> State:
         params = problem.init(key)
         orders: Any = () if batch_size is None else draw_orders.function(key, 0, examples=kind.examples, count=1)
         carry, _ = begin.function(params, optimizer.init(params), problem.data, problem.test, orders, kind=kind)
@@ -342,9 +351,9 @@ def _shapes_seen(carry: Carry, problem: Problem, kind: Kind) -> Seen:
 def _rates(
     problem: Problem,
     optimizer: Optimizer,
-    state: Any,
+    state: State | LateState,
     hyper: dict[str, float],
-    losses: np.ndarray | None,
+    losses: Float64[np.ndarray, "steps"] | None,
     limits: Bounds,
 ) -> dict[str, float | None]:
     """Measured and theoretical contraction a step; None where they have no meaning: minibatches, or no known minimum or spectrum."""

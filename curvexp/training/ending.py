@@ -4,9 +4,11 @@ The stop rule stands here once: `crossings` compares losses with the same number
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import DTypeLike
 
 DEFAULT_TARGET_FRACTION = 1e-3  # of the initial distance from the minimum, where the problem knows its minimum
 DEFAULT_TARGET_LOSS = 0.1  # where it does not
@@ -66,6 +68,9 @@ def bounds(
     return Bounds(minimum, base, wanted, ceiling, floor, start)
 
 
+Flags: TypeAlias = Bool[np.ndarray | np.bool, "..."]
+
+
 class Stop(NamedTuple):
     """Losses at which a run stops, in its precision; -inf or inf for none.
 
@@ -73,12 +78,12 @@ class Stop(NamedTuple):
         target: stops a run that came down to it. ceiling, floor: beyond them it has diverged.
     """
 
-    target: Any
-    ceiling: Any
-    floor: Any
+    target: float | Float[np.ndarray, ""]
+    ceiling: float | Float[np.ndarray, ""]
+    floor: float | Float[np.ndarray, ""]
 
 
-def stop_of(limits: Bounds, *, at_target: bool, dtype: Any = np.float64) -> Stop:
+def stop_of(limits: Bounds, *, at_target: bool, dtype: DTypeLike = np.float64) -> Stop:
     """The losses of these bounds that stop a run whose losses have this precision.
 
     Args:
@@ -89,7 +94,7 @@ def stop_of(limits: Bounds, *, at_target: bool, dtype: Any = np.float64) -> Stop
         return Stop(*(np.asarray(value, dtype) for value in values))
 
 
-def crossings(loss: Any, stop: Stop) -> tuple[Any, Any, Any, Any]:
+def crossings(loss: Float[np.ndarray | np.floating, "..."], stop: Stop) -> tuple[Flags, Flags, Flags, Flags]:
     """Whether a loss, or each of an array, is not finite, above the ceiling, below the floor, at the target: a run stops at any."""
     return ~np.isfinite(loss), loss > stop.ceiling, loss < stop.floor, loss <= stop.target
 
@@ -111,7 +116,9 @@ def verdict(
     return None
 
 
-def measured_rate(losses: np.ndarray, *, minimum: float | None, eps: float, double_root: bool) -> float | None:
+def measured_rate(
+    losses: Float[np.ndarray, "steps"], *, minimum: float | None, eps: float, double_root: bool
+) -> float | None:
     """Contraction a step of the distance √(loss − f*), by least squares of its logarithm on the step.
 
     The fit takes the second half of the steps before the loss comes within 1000·eps·|f*| of f*, where rounding begins. Where a
@@ -119,7 +126,7 @@ def measured_rate(losses: np.ndarray, *, minimum: float | None, eps: float, doub
     log k is a second regressor, without which the fit would be off by about 1/k.
 
     Args:
-        losses: of every step from 0 on, (steps + 1,).
+        losses: of every step from 0 on.
         minimum: f*; None or -inf gives None.
         eps: machine epsilon of the losses' precision.
         double_root: whether the method has such an iteration.

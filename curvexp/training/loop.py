@@ -10,24 +10,26 @@ import collections
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Int, PyTree, PyTreeDef, Shaped
 
 from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
+from curvexp.types import AnyArray, AnyCount, AnyReal, Init, OptState, Params, RandomKey, Scalar
 
 
 class Kind(NamedTuple):
     """What a compiled training program is specialised to: its functions by identity, its sizes by value."""
 
-    loss: Callable[[Any, Any], Any]
+    loss: Callable[[Params, PyTree], Scalar]
     update: Callable[..., Any]
-    numbers: Callable[[Any], dict[str, Any]]
-    evaluate: Callable[[Any, Any, Any], dict[str, Any]] | None
+    numbers: Callable[[OptState], dict[str, AnyReal]]
+    evaluate: Callable[[Params, PyTree, PyTree], dict[str, Scalar]] | None
     examples: int | None
     batch_size: int | None
     matmul_precision: str
@@ -47,11 +49,14 @@ class Kind(NamedTuple):
 class Carry(NamedTuple):
     """What a step makes of a step: the arrays of a training state."""
 
-    params: Any
-    opt_state: Any
-    step: Any
-    loss: Any
-    gradient: Any
+    params: Params
+    opt_state: OptState
+    step: AnyCount
+    loss: AnyReal
+    gradient: Params
+
+
+Drawn: TypeAlias = Int[AnyArray, "epochs P"] | tuple[()]  # the orders of the examples; () without minibatches
 
 
 class Seen(NamedTuple):
@@ -61,7 +66,7 @@ class Seen(NamedTuple):
         loss: array and column of the loss on all data. losses: those of the first of the losses after each step.
     """
 
-    structure: Any
+    structure: PyTreeDef
     columns: tuple[tuple[str, int], ...]
     loss: tuple[str, int]
     losses: tuple[str, int]
@@ -80,27 +85,29 @@ def _in_its_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.partial(compiled, static=("init",))
 @full_precision
-def initial(key: Any, *, init: Callable[[Any], Any]) -> tuple[Any, ...]:
+def initial(key: RandomKey, *, init: Init) -> tuple[Any, ...]:
     """The parameters at the start; the keys of batch order, tuning and probes."""
     first, *others = jax.random.split(key, 4)
     return init(first), *others
 
 
 @compiled
-def run_keys(key: Any) -> tuple[Any, ...]:
+def run_keys(key: RandomKey) -> tuple[RandomKey, ...]:
     """The keys that `initial` gives, for a run that has its parameters."""
     return tuple(jax.random.split(key, 4)[1:])
 
 
 @compiled
-def folded(key: Any, number: Any) -> Any:
+def folded(key: RandomKey, number: AnyCount) -> RandomKey:
     """The key of a reading at this step."""
     return jax.random.fold_in(key, number)
 
 
 @functools.partial(compiled, static=("kind",))
 @_in_its_precision
-def begin(params: Any, opt_state: Any, data: Any, test: Any, orders: Any, *, kind: Kind) -> tuple[Carry, Any]:
+def begin(
+    params: Params, opt_state: OptState, data: PyTree, test: PyTree, orders: Drawn, *, kind: Kind
+) -> tuple[Carry, dict[str, Any]]:
     """The state before the first step, and what it shows."""
     loss, gradient = jax.value_and_grad(kind.loss)(params, _batch(data, orders, jnp.int32(0), jnp.int32(0), kind))
     carry = Carry(params, opt_state, jnp.int32(0), loss, gradient)
@@ -110,8 +117,17 @@ def begin(params: Any, opt_state: Any, data: Any, test: Any, orders: Any, *, kin
 @functools.partial(compiled, static=("kind", "records", "length"))
 @_in_its_precision
 def advance(
-    carry: Carry, data: Any, test: Any, orders: Any, first: Any, until: Any, *, kind: Kind, records: int, length: int
-) -> tuple[Carry, dict[str, Any], dict[str, Any]]:
+    carry: Carry,
+    data: PyTree,
+    test: PyTree,
+    orders: Drawn,
+    first: AnyCount,
+    until: AnyCount,
+    *,
+    kind: Kind,
+    records: int,
+    length: int,
+) -> tuple[Carry, dict[str, Shaped[Array, "records m"]], dict[str, Shaped[Array, "records m"]]]:
     """A block: the state after records * length updates, or at step `until` where that comes first, and what the host reads of it.
 
     Beyond `until` the steps are made for nothing: parameters and optimizer stay, and loss and gradient are the same again. So a state
@@ -119,7 +135,7 @@ def advance(
     finds it in the losses. To judge each loss on the device took a kernel a step, of the 20 of a small network.
 
     Args:
-        orders: of the epochs from `first` on, see `draw_orders`; () without minibatches. until: (), int32.
+        orders: of the epochs from `first` on, see `draw_orders`; () without minibatches.
         records, length: how many times what a record shows is kept, and updates before each; static.
 
     Returns:
@@ -127,13 +143,13 @@ def advance(
         `unpacked` takes, where there are several. Each as one array for each dtype, of which there mostly is one.
     """
 
-    def step(carry: Carry, _: None) -> tuple[Carry, Any]:
+    def step(carry: Carry, _: None) -> tuple[Carry, AnyReal]:
         carry = _step(carry, data, orders, first, until, kind)
         return carry, carry.loss
 
     ends: collections.Counter[str] = collections.Counter()
 
-    def record(carry: Carry, _: None) -> tuple[Carry, dict[str, Any]]:
+    def record(carry: Carry, _: None) -> tuple[Carry, dict[str, Shaped[Array, "m"]]]:
         carry, losses = jax.lax.scan(step, carry, length=length)
         shown = look(carry, data, test, kind), losses
         ends.update(_sizes(shown) - ends)  # known once this is traced
@@ -143,23 +159,23 @@ def advance(
     return carry, {name: rows[name][:, :end] for name, end in ends.items()}, rows if records > 1 else {}
 
 
-def advance_rows(kind: Kind, records: int, length: int, data_axes: Any, test_axes: Any) -> Callable[..., Any]:
+def advance_rows(kind: Kind, records: int, length: int, data_axes: PyTree, test_axes: PyTree) -> Callable[..., Any]:
     """`advance` for several runs that stand at one step: leaves of the data have a leading axis where their axes are 0."""
     one = functools.partial(advance.function, kind=kind, records=records, length=length)
     return jax.vmap(one, in_axes=(0, data_axes, test_axes, 0, None, 0))
 
 
 @functools.partial(compiled, static=("examples", "count"))
-def draw_orders(key: Any, first: Any, *, examples: int, count: int) -> Any:
-    """The orders of the examples in `count` epochs from `first` on, (count, examples); that of an epoch depends on its number alone."""
+def draw_orders(key: RandomKey, first: AnyCount, *, examples: int, count: int) -> Int[Array, "epochs P"]:
+    """The orders of the examples in `count` epochs from `first` on; that of an epoch depends on its number alone."""
 
-    def one(epoch: Any) -> Any:
+    def one(epoch: Int[Array, ""]) -> Int[Array, "P"]:
         return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
 
     return jax.lax.map(one, first + jnp.arange(count))
 
 
-def look(carry: Carry, data: Any, test: Any, kind: Kind) -> dict[str, Any]:
+def look(carry: Carry, data: PyTree, test: PyTree, kind: Kind) -> dict[str, Any]:
     """What a record shows of a state without its curvature, computed in the program that made the state."""
     return {
         "loss": kind.loss(carry.params, data) if kind.batch_size else carry.loss,
@@ -170,7 +186,7 @@ def look(carry: Carry, data: Any, test: Any, kind: Kind) -> dict[str, Any]:
     }
 
 
-def seen_of(shown: Any) -> Seen:
+def seen_of(shown: PyTree) -> Seen:
     """How to read a block, from what `look` gives, arrays or shapes."""
     leaves, structure = jax.tree.flatten(shown)
     ends: collections.Counter[str] = collections.Counter()
@@ -188,10 +204,10 @@ class Shown:
     """What blocks of several rows show, on the host, converted to Python's numbers at once.
 
     Attributes:
-        loss: on all data at each record, (rows, records). losses: after each step, (rows, steps). Both in the run's precision.
+        loss: on all data at each record of each row. losses: after each step. Both in the run's precision.
     """
 
-    def __init__(self, packed: dict[str, np.ndarray], seen: Seen) -> None:
+    def __init__(self, packed: dict[str, Shaped[np.ndarray, "rows records m"]], seen: Seen) -> None:
         """Args: packed: as `advance` gives it, with a leading axis of rows."""
         (name, place), (losses, first) = seen.loss, seen.losses
         self.seen = seen
@@ -208,7 +224,7 @@ class Shown:
         )
 
 
-def unpacked(shown: dict[str, Any], like: Carry) -> Callable[[dict[str, np.ndarray]], Carry]:
+def unpacked(shown: dict[str, PyTree], like: Carry) -> Callable[[dict[str, Shaped[np.ndarray, "m"]]], Carry]:
     """What makes a state of what `advance` keeps of one record, on the host: numpy arrays that are views.
 
     Args:
@@ -225,28 +241,28 @@ def unpacked(shown: dict[str, Any], like: Carry) -> Callable[[dict[str, np.ndarr
         ends[name] += math.prod(form.shape)
         found.append((name, slice(begin, ends[name]), form.shape, leaf))
 
-    def one(packed: dict[str, np.ndarray]) -> Carry:
+    def one(packed: dict[str, Shaped[np.ndarray, "m"]]) -> Carry:
         parts = [_like(packed[name][place].reshape(shape), leaf) for name, place, shape, leaf in found]
         return jax.tree.unflatten(structure, parts)
 
     return one
 
 
-def _wide(array: np.ndarray) -> np.ndarray:
+def _wide(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """The array in a dtype that numpy has numbers of: bfloat16 and its like in float64."""
     return array if array.dtype.kind in "biuf" else array.astype(np.float64)
 
 
-def _packed(*trees: Any) -> dict[str, Any]:
+def _packed(*trees: PyTree) -> dict[str, Shaped[Array, "m"]]:
     """The leaves as one vector for each dtype, in their order."""
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[Array]] = {}
     for leaf in jax.tree.leaves(trees):
         array = _plain(leaf)
         found.setdefault(str(array.dtype), []).append(array.reshape(-1))
     return {name: jnp.concatenate(parts) for name, parts in found.items()}
 
 
-def _sizes(*trees: Any) -> "collections.Counter[str]":
+def _sizes(*trees: PyTree) -> "collections.Counter[str]":
     """Numbers of the leaves, for each dtype."""
     found: collections.Counter[str] = collections.Counter()
     for leaf in map(_plain, jax.tree.leaves(trees)):
@@ -254,20 +270,20 @@ def _sizes(*trees: Any) -> "collections.Counter[str]":
     return found
 
 
-def _plain(leaf: Any) -> Any:
+def _plain(leaf: PyTree) -> Array:
     """An array, which a random key is none of."""
     leaf = jnp.asarray(leaf)
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
-def _like(array: np.ndarray, leaf: Any) -> Any:
+def _like(array: Shaped[np.ndarray, "..."], leaf: Array) -> Array | np.ndarray:
     """The array, as a random key where the leaf is one."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
     return array
 
 
-def _step(carry: Carry, data: Any, orders: Any, first: Any, until: Any, kind: Kind) -> Carry:
+def _step(carry: Carry, data: PyTree, orders: Drawn, first: AnyCount, until: AnyCount, kind: Kind) -> Carry:
     """The state after one update more, or the same one at step `until`."""
     updates, opt_state = kind.update(carry.gradient, carry.opt_state, carry.params)
     params = optax.apply_updates(carry.params, updates)
@@ -280,10 +296,11 @@ def _step(carry: Carry, data: Any, orders: Any, first: Any, until: Any, kind: Ki
     return Carry(params, opt_state, step, loss, gradient)
 
 
-def _batch(data: Any, orders: Any, step: Any, first: Any, kind: Kind) -> Any:
+def _batch(data: PyTree, orders: Drawn, step: Int[Array, ""], first: AnyCount, kind: Kind) -> PyTree:
     """The examples of this step, in the orders of the epochs from `first` on."""
     if not kind.batch_size:
         return data
+    assert not isinstance(orders, tuple)
     epoch, position = jnp.divmod(step, kind.batches)
     chosen = jax.lax.dynamic_slice(orders, (epoch - first, position * kind.batch_size), (1, kind.batch_size))[0]
     return jax.tree.map(lambda leaf: leaf[chosen], data)

@@ -14,7 +14,9 @@ from curvexp.probe import Probe, ledger
 from curvexp.problem import Problem
 from curvexp.record import Reading
 from curvexp.training.loop import folded
+from curvexp.training.state import LateState, State
 from curvexp.training.tune import over_all_data
+from curvexp.types import RandomKey
 
 
 class Meter:
@@ -25,7 +27,7 @@ class Meter:
         problem: Problem,
         optimizer: Optimizer,
         probe: Probe,
-        key: Any,
+        key: RandomKey,
         batch_size: int | None,
         clock: Callable[[], float] | None,
     ) -> None:
@@ -48,7 +50,7 @@ class Meter:
                 self.threshold["threshold"] = float(self.optimizer.threshold(self.hyper))
 
     def __call__(
-        self, state: Any, shown: dict[str, Any], *, probed: bool, last: bool = False
+        self, state: State | LateState, shown: dict[str, Any], *, probed: bool, last: bool = False
     ) -> tuple[dict[str, Any], Reading | None]:
         """The record's scalars and reading; where the loss is not finite there is no curvature to read."""
         if shown["numbers"] != self.numbers:
@@ -91,7 +93,7 @@ class Meter:
         return scalars, reading
 
 
-def _since(optimizer: Optimizer, state: Any, read: ledger.Past) -> ledger.Past:
+def _since(optimizer: Optimizer, state: State | LateState, read: ledger.Past) -> ledger.Past:
     """What a reading looks back at: this state of the record before, and the last reading."""
     momentum = ledger.momentum(optimizer, state)
     return read._replace(step=state.step, gradient=state.gradient, momentum=momentum)

@@ -17,10 +17,10 @@ WASTE = 0.1  # of the steps that a block may make for nothing before a shorter p
 GAPS = 256  # between records that are looked at for it
 
 
-_remembered: "weakref.WeakKeyDictionary[Any, dict[Hashable, int]]" = weakref.WeakKeyDictionary()
+_remembered: weakref.WeakKeyDictionary[Any, dict[Hashable, int]] = weakref.WeakKeyDictionary()
 
 
-def remembered(loss: Any) -> dict[Hashable, int]:
+def remembered(loss: object) -> dict[Hashable, int]:
     """The sizes of blocks that this process found for trainings of a loss: another one has the same, for which there are programs."""
     try:
         return _remembered.setdefault(loss, {})

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, PyTree
 
 from curvexp.linalg.lapack import thread_settings, x64
 from curvexp.linalg.layout import devices_of
 from curvexp.programs import kept
 from curvexp.training.loop import Carry, Kind, advance, advance_rows, draw_orders
 from curvexp.training.pace import Span
-from curvexp.training.state import Held, LateState, Orders, Records, state_of
+from curvexp.training.state import Held, LateState, Orders, Records, State, state_of
+from curvexp.types import AnyArray, RandomKey
 
 LEAST_ROWS = 4  # of a program that a core has for itself: fewer are not worth its call
 
@@ -28,9 +30,9 @@ class Start(NamedTuple):
     """What a block of one run is made of. key: of the epochs' orders."""
 
     carry: Carry
-    data: Any
-    test: Any
-    key: Any
+    data: PyTree
+    test: PyTree
+    key: RandomKey
 
 
 class Block:
@@ -40,13 +42,15 @@ class Block:
         carry: the state at its end. shown, states: of its records, see `advance`.
     """
 
-    def __init__(self, part: "Part", span: Span, before: Carry, orders: Orders, found: tuple[Any, Any, Any]) -> None:
+    def __init__(
+        self, part: "Part", span: Span, before: Carry, orders: Orders, found: tuple[Carry, PyTree, PyTree]
+    ) -> None:
         self.part, self.span, self.before, self.orders = part, span, before, orders
         self.carry, self.shown, self.states = found
         self.held: Held | None = None
         self.records: Records | None = None
 
-    def state(self, row: int, record: int, step: int) -> Any:
+    def state(self, row: int, record: int, step: int) -> State | LateState:
         """The state of a run of the part at a record, at which it stands after so many steps in all."""
         part, key = self.part, self.part.keys[row]
         alone = part.axes is None
@@ -105,8 +109,8 @@ class Part:
             self._orders = (first, count), drawn[0] if self.axes is None else _stack(drawn)
         return Orders(self._orders[1], first, kind.batches)
 
-    def arguments(self, carry: Carry, orders: Orders, until: np.ndarray) -> tuple[Any, ...]:
-        """Of a block's program. until: the step at which each row's block ends, (size,) int32."""
+    def arguments(self, carry: Carry, orders: Orders, until: Int[np.ndarray, "rows"]) -> tuple[Any, ...]:
+        """Of a block's program. until: the step at which each row's block ends."""
         steps = until[0] if self.axes is None else until
         return carry, self.data, self.test, orders.drawn, np.int32(orders.first), steps
 
@@ -115,7 +119,7 @@ class Part:
         orders = self.orders(kind, span.begun, span.records * span.length)
         return self.made(kind, span, self.carry, orders, np.full(self.size, span.until, np.int32))
 
-    def made(self, kind: Kind, span: Span, carry: Carry, orders: Orders, until: np.ndarray) -> Block:
+    def made(self, kind: Kind, span: Span, carry: Carry, orders: Orders, until: Int[np.ndarray, "rows"]) -> Block:
         """A block from this state on."""
         arguments = self.arguments(carry, orders, until)
         if self.axes is None:
@@ -213,7 +217,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def side_by_side(rows: int, data: Any) -> int:
+def side_by_side(rows: int, data: PyTree) -> int:
     """How many programs go side by side, each with some of the rows: one on an accelerator, and where what they share lies on several
     devices, whose programs would wait for each other."""
     apart = devices_of(data) > 1
@@ -227,35 +231,35 @@ def _axes(starts: Sequence[Start]) -> Axes:
     return Axes(*(_differing([getattr(start, name) for start in starts]) for name in ("data", "test")))
 
 
-def _differing(trees: Sequence[Any]) -> tuple[int | None, ...]:
+def _differing(trees: Sequence[PyTree]) -> tuple[int | None, ...]:
     """0 for each leaf that is not the same array, or an equal one, in all trees."""
     return tuple(None if _all_equal(leaves) else 0 for leaves in zip(*map(jax.tree.leaves, trees), strict=True))
 
 
-def _all_equal(leaves: Sequence[Any]) -> bool:
+def _all_equal(leaves: Sequence[AnyArray]) -> bool:
     first = leaves[0]
     others = [leaf for leaf in leaves[1:] if leaf is not first]
     return all(_plain(leaf) and np.array_equal(np.asarray(leaf), np.asarray(first)) for leaf in others)
 
 
-def _with_axes(trees: Sequence[Any], axes: tuple[int | None, ...]) -> Any:
+def _with_axes(trees: Sequence[PyTree], axes: tuple[int | None, ...]) -> PyTree:
     columns = zip(*map(jax.tree.leaves, trees), axes, strict=True)
     found = [column[0] if axis is None else _stack(column) for *column, axis in columns]
     return jax.tree.unflatten(jax.tree.structure(trees[0]), found)
 
 
-def _stacked(trees: Sequence[Any]) -> Any:
+def _stacked(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: _stack(leaves), *trees)
 
 
-def _stack(leaves: Sequence[Any]) -> Any:
+def _stack(leaves: Sequence[AnyArray]) -> Array:
     """The leaves as one array with a leading axis; by numpy where they lie in the host's memory: JAX would compile for it."""
     if all(map(_plain, leaves)) and jax.default_backend() == "cpu":
         return jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves]))
     return jnp.stack(leaves)
 
 
-def _plain(leaf: Any) -> bool:
+def _plain(leaf: AnyArray) -> bool:
     """Whether numpy can hold it: no random key."""
     return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
@@ -263,12 +267,12 @@ def _plain(leaf: Any) -> bool:
 # ---- programs ---------------------------------------------------------------------------------------------------------------------
 
 
-def _program(kind: Kind, records: int, length: int, axes: Axes, arguments: tuple[Any, ...]) -> Any:
+def _program(kind: Kind, records: int, length: int, axes: Axes, arguments: tuple[Any, ...]) -> jax.stages.Compiled:
     """The compiled block of several runs, for arguments of these shapes."""
     leaves, structure = jax.tree.flatten(arguments)
     key = ("rows", kind, records, length, axes, structure, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), x64())
 
-    def make() -> Any:
+    def make() -> jax.stages.Compiled:
         trees = (
             jax.tree.unflatten(jax.tree.structure(tree), wanted)
             for tree, wanted in ((arguments[1], axes.data), (arguments[2], axes.test))
@@ -278,7 +282,7 @@ def _program(kind: Kind, records: int, length: int, axes: Axes, arguments: tuple
     return kept(key, make)
 
 
-def _bytes(compiled: Any) -> float:
+def _bytes(compiled: jax.stages.Compiled) -> float:
     """What a program takes, by the compiler's account; 0 where it gives none."""
     found = compiled.memory_analysis()
     if found is None:

@@ -26,9 +26,10 @@ from curvexp.training.account import Account, Run, check_run
 from curvexp.training.loop import Kind
 from curvexp.training.pace import Pace, Span, remembered
 from curvexp.training.rows import Block, Launched, Parts, cores, side_by_side
-from curvexp.training.state import Snapshot
+from curvexp.training.state import LateState, Snapshot, State
 from curvexp.training.structure import check_equal, parameters
 from curvexp.training.visit import Visit
+from curvexp.types import RandomKey
 
 MOST_ORDERS = 2**24  # examples in the orders that a block draws beforehand, 64 MB
 MOST_STATES = 2**26  # bytes of the states that a block keeps for its records, where these are several
@@ -40,7 +41,7 @@ def run(
     probe: Probe | None = None,
     *,
     steps: int,
-    key: Any,
+    key: RandomKey | int,
     batch_size: int | None = None,
     record_every: int = 10,
     target: float | Literal["auto"] | None = "auto",
@@ -299,7 +300,7 @@ class Rows(Iterator[list[Record]]):
         self.failed(account.number, error)
 
 
-def _recorded(account: Account, state: Any, shown: dict[str, Any], due: bool) -> Record:
+def _recorded(account: Account, state: State | LateState, shown: dict[str, Any], due: bool) -> Record:
     return account.record(state, shown, due=due)
 
 

@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree, PyTreeDef
 
 from curvexp import optim
 from curvexp.linalg.lapack import x64
@@ -16,9 +17,13 @@ from curvexp.linalg.precision import full_precision
 from curvexp.optim import Optimizer
 from curvexp.problem import Problem
 from curvexp.training.loop import Kind
+from curvexp.types import Init
+
+if TYPE_CHECKING:
+    from curvexp.training.account import Run
 
 
-def by_structure(runs: Sequence[Any], *, batch_size: int | None = None) -> list[list[int]]:
+def by_structure(runs: Sequence["Run"], *, batch_size: int | None = None) -> list[list[int]]:
     """Numbers of the runs, those of equal structure together: each list can go through one `run_many`.
 
     Runs of equal structure have the same functions (loss, evaluation, optimizer), arrays of the same shapes and dtypes (data, parameters),
@@ -33,7 +38,7 @@ def by_structure(runs: Sequence[Any], *, batch_size: int | None = None) -> list[
     return list(found.values())
 
 
-def check_equal(runs: Sequence[Any], batch_size: int | None) -> None:
+def check_equal(runs: Sequence["Run"], batch_size: int | None) -> None:
     """Refuses runs of unequal structure.
 
     Raises:
@@ -50,7 +55,7 @@ def check_equal(runs: Sequence[Any], batch_size: int | None) -> None:
                 )
 
 
-def structure(run: Any, batch_size: int | None) -> dict[str, Hashable]:
+def structure(run: "Run", batch_size: int | None) -> dict[str, Hashable]:
     """What rows of one program have in common, each part by the name that a person knows it by."""
     problem, optimizer = run.problem, optim.as_optimizer(run.optimizer)
     kind = kind_of(problem, optimizer, batch_size, "highest")  # the same for all
@@ -75,7 +80,7 @@ def kind_of(problem: Problem, optimizer: Optimizer, batch_size: int | None, matm
     return Kind(*functions, problem.examples, batch_size, matmul_precision)
 
 
-def parameters(init: Callable[[Any], Any]) -> int:
+def parameters(init: Init) -> int:
     """Number of parameters that a problem begins with."""
     _, forms = _parameters_form(init, x64())
     return sum(math.prod(shape) for shape, _ in forms)
@@ -83,19 +88,19 @@ def parameters(init: Callable[[Any], Any]) -> int:
 
 @functools.lru_cache(maxsize=8)
 @full_precision
-def _parameters_form(init: Callable[[Any], Any], wide: bool) -> "_Form":
+def _parameters_form(init: Init, wide: bool) -> "_Form":
     return _form(jax.eval_shape(init, jax.random.key(0)))
 
 
-_Form = tuple[Any, tuple[tuple[Any, str], ...]]
+_Form = tuple[PyTreeDef, tuple[tuple[Any, str], ...]]
 
 
-def _form(tree: Any) -> _Form:
+def _form(tree: PyTree) -> _Form:
     """Structure of a tree, shapes and dtypes of its arrays."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = getattr(value, "__qualname__", None) or str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

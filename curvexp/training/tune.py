@@ -1,7 +1,5 @@
 """The numbers that `auto` stands for, chosen by theory or by a measurement at the start."""
 
-from typing import Any
-
 import jax
 
 from curvexp import optim
@@ -11,9 +9,10 @@ from curvexp.optim import Optimizer
 from curvexp.probe.readings import eps_of, gradient
 from curvexp.probe.solve import sharpness, undivided
 from curvexp.problem import Problem
+from curvexp.types import Params, RandomKey
 
 
-def tune(problem: Problem, optimizer: Optimizer, params: Any, *, key: Any) -> tuple[Optimizer, str | None]:
+def tune(problem: Problem, optimizer: Optimizer, params: Params, *, key: RandomKey) -> tuple[Optimizer, str | None]:
     """The optimizer with its `auto` numbers chosen, and how, in a sentence (None where nothing was auto).
 
     Theory's best where the problem knows its spectrum; else a fraction of the stability threshold for the sharpness at `params`, the

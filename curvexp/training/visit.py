@@ -9,6 +9,7 @@ from curvexp.training.account import Account
 from curvexp.training.loop import Shown
 from curvexp.training.pace import Span
 from curvexp.training.rows import Block
+from curvexp.training.state import LateState, State
 
 
 class Visit:
@@ -42,7 +43,7 @@ class Visit:
 
     def records(
         self, number: int, begun: int, end: int, *, due: bool, recorded: bool
-    ) -> Iterator[tuple[Account, Any, dict[str, Any], bool]]:
+    ) -> Iterator[tuple[Account, State | LateState, dict[str, Any], bool]]:
         """What `Account.record` takes, of the runs that have a record in the block's stretch `number`, after step `begun` up to `end`."""
         for row, account in enumerate(self.accounts):
             if not account.alive:
