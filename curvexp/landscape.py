@@ -8,30 +8,33 @@ has the norm of the parameters' filter, so that x = 1 changes each by its own si
 Source: Li, Xu, Taylor, Studer, Goldstein 2018 (Visualizing the Loss Landscape of Neural Nets), sec. 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Float64
+from numpy.typing import ArrayLike
 
 from curvexp.curvature import Objective, hessian
 from curvexp.linalg import eigsh
 from curvexp.linalg.precision import at_least_float32, full_precision
 from curvexp.programs import compiled
+from curvexp.types import Params, RandomKey, Scalar
 
 POINTS = 41  # a side
 POINTS_NETWORK = 25
 
 
 def parameter_plane(
-    whole: Objective, params: Any, path: np.ndarray, steps: Sequence[int], optimum: Any
+    whole: Objective, params: Params, path: Float64[np.ndarray, "m 2"], steps: Sequence[int], optimum: ArrayLike | None
 ) -> dict[str, Any]:
     """The whole loss of a problem with two parameters, over what the run went through, and the Hessian's eigenvectors at its end.
 
     Args:
-        params: two numbers, for their structure. path: (p, 2), finite, the parameters at `steps`; the last is where the Hessian is taken.
+        params: two numbers, for their structure. path: finite, the parameters at `steps`; the last is where the Hessian is taken.
         optimum: (2,) or None.
 
     The window is a square over the path, the optimum, and the critical point of the local quadratic model where that is near.
@@ -64,15 +67,15 @@ def parameter_plane(
 
 
 def plane(
-    whole: Objective, params: Any, u: Any, v: Any, *, reach: tuple[float, float], points: int = POINTS
-) -> tuple[Any, Any, Any]:
-    """x (points,), y (points,) and the loss (points, points), rows along y, over [−reach, reach] along u and v."""
+    whole: Objective, params: Params, u: Params, v: Params, *, reach: tuple[float, float], points: int = POINTS
+) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"], Float64[np.ndarray, "points points"]]:
+    """x, y and the loss, rows along y, over [−reach, reach] along u and v."""
     dtype = ravel_pytree(params)[0].dtype
     xs, ys = (np.linspace(-r, r, points) for r in reach)
     return xs, ys, np.asarray(_grid(whole, params, u, v, jnp.asarray(xs, dtype), jnp.asarray(ys, dtype)), np.float64)
 
 
-def around(whole: Objective, params: Any, *, step: int, key: Any) -> list[dict[str, Any]]:
+def around(whole: Objective, params: Params, *, step: int, key: RandomKey) -> list[dict[str, Any]]:
     """Two planes around the point that a run ended at: the leading two eigenvectors, and filter-normalized random directions.
 
     Along an eigenvector the reach is where its quadratic model has doubled the loss, √(2 loss / |λ|), at most half of ‖θ‖.
@@ -94,8 +97,8 @@ def around(whole: Objective, params: Any, *, step: int, key: Any) -> list[dict[s
     return [eigen, {"name": "random", "axes": texts, "x": xs, "y": ys, "loss": grid, **here}]
 
 
-def filter_normalized(params: Any, key: Any) -> Any:
-    """A random direction, a pytree like params: standard normal, each filter (what feeds one unit: all but the last axis) with the norm of
+def filter_normalized(params: Params, key: RandomKey) -> Params:
+    """A random direction: standard normal, each filter (what feeds one unit: all but the last axis) with the norm of
     the parameters' filter; zero for biases and other vectors.
 
     Source: Li et al. 2018, sec. 4.
@@ -103,7 +106,7 @@ def filter_normalized(params: Any, key: Any) -> Any:
     leaves, shape = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
 
-    def one(leaf: Any, key: Any) -> Any:
+    def one(leaf: Float[Array, "..."], key: RandomKey) -> Float[Array, "..."]:
         if leaf.ndim < 2:
             return jnp.zeros_like(leaf)
         drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
@@ -116,14 +119,16 @@ def filter_normalized(params: Any, key: Any) -> Any:
 
 @compiled
 @full_precision
-def _gradient(whole: Any, params: Any) -> Any:
+def _gradient(whole: Callable[[Params], Scalar], params: Params) -> Params:
     return jax.grad(whole)(params)
 
 
 @compiled
 @full_precision
-def _grid(whole: Objective, params: Any, u: Any, v: Any, xs: Any, ys: Any) -> Any:
-    def at(x: Any, y: Any) -> Any:
+def _grid(
+    whole: Objective, params: Params, u: Params, v: Params, xs: Float[Array, "columns"], ys: Float[Array, "rows"]
+) -> Float[Array, "rows columns"]:
+    def at(x: Scalar, y: Scalar) -> Scalar:
         return whole(jax.tree.map(lambda p, a, b: p + x * a + y * b, params, u, v))
 
     return jax.lax.map(lambda y: jax.lax.map(lambda x: at(x, y), xs), ys)

@@ -9,7 +9,7 @@ otherwise), A the operator that decides stability, g the gradient over all train
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from curvexp.errors import ConfigError
 
@@ -444,7 +444,7 @@ def section(name: str, own: Iterable[Quantity] = ()) -> str:
     return found.section if found else "other"
 
 
-def check_own(own: Sequence[Any]) -> None:
+def check_own(own: Sequence[object]) -> None:
     """Refuses descriptions of a person's own scalars that are none.
 
     Raises:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Float64, PyTree
 
 from curvexp import optim, quantities, theory
 from curvexp.curvature import Objective, Operator, hessian
@@ -33,6 +34,7 @@ from curvexp.problem import Problem, bowl
 from curvexp.record import Reading, Record
 from curvexp.sink import RunEnd, RunStart, Sink
 from curvexp.training import over_all_data, run
+from curvexp.types import OptState, Params, RandomKey, Scalar
 
 SMALL = 500  # parameters up to which a dense Hessian is the reference
 
@@ -60,7 +62,7 @@ def check_problem(problem: Problem, *, seed: int = 0) -> None:
     _holds(_equal(params, problem.init(key)), "init gives the same parameters for the same key")
     _holds(_shapes(params) == _shapes(problem.init(other)), "init gives the same shapes for every key")
 
-    def loss(p: Any) -> Any:
+    def loss(p: Params) -> Scalar:
         return problem.loss(p, problem.data)
 
     value = loss(params)
@@ -191,7 +193,7 @@ RUN_CONFIG: dict[str, Any] = {  # of the run that a sink is given
 }
 
 
-def _gives(sink: Sink, name: str, argument: Any) -> None:
+def _gives(sink: Sink, name: str, argument: object) -> None:
     """Calls a method of a sink as a run does."""
     method = getattr(sink, name, None)
     _holds(callable(method), f"a sink has the method {name}")
@@ -220,11 +222,11 @@ def _small_run(diverged: bool) -> list[Record]:
     return list(run(bowl(), optimizer, exact(every=2), key=jax.random.key(0), **settings))  # type: ignore[arg-type]
 
 
-def _check_derivatives(loss: Callable[[Any], Any], params: Any, key: Any, eps: float) -> None:
+def _check_derivatives(loss: Callable[[Params], Scalar], params: Params, key: RandomKey, eps: float) -> None:
     flat, tree = ravel_pytree(params)
     u, v = (vector / jnp.linalg.norm(vector) for vector in jax.random.normal(key, (2, flat.size), flat.dtype))
 
-    def along(t: Any) -> Any:
+    def along(t: float) -> Scalar:
         return loss(tree(flat + t * u))
 
     step = eps ** (1 / 3) * max(1.0, float(jnp.linalg.norm(flat)))
@@ -245,7 +247,7 @@ def _check_derivatives(loss: Callable[[Any], Any], params: Any, key: Any, eps: f
     _close(jnp.vdot(u, hv), jnp.vdot(v, hu), 1e3 * eps * largest + 1e-30, "the Hessian is symmetric", relative=False)
 
 
-def _check_examples(problem: Problem, params: Any, value: Any, eps: float) -> None:
+def _check_examples(problem: Problem, params: Params, value: Scalar, eps: float) -> None:
     if problem.model is not None and problem.criterion is not None:
         found = problem.criterion(problem.model(params, problem.data.inputs), problem.data.targets)
         _close(found, value, 1e3 * eps, "the loss is criterion(model(params, inputs), targets)")
@@ -267,7 +269,9 @@ def _check_examples(problem: Problem, params: Any, value: Any, eps: float) -> No
     _close(mean, value, 1e3 * eps, "the loss is the mean over the examples")
 
 
-def _check_known(problem: Problem, params: Any, loss: Callable[[Any], Any], key: Any, eps: float) -> None:
+def _check_known(
+    problem: Problem, params: Params, loss: Callable[[Params], Scalar], key: RandomKey, eps: float
+) -> None:
     known, value = problem.known, float(loss(params))
     close = functools.partial(_close, relative=False)
     for name, bound in (("known.minimum", known.minimum), ("lower_bound", problem.lower_bound)):
@@ -321,14 +325,14 @@ def _check_theory(optimizer: Optimizer, hyper: dict[str, float]) -> None:
         )
 
 
-def _measured(optimizer: Optimizer, values: np.ndarray, *, steps: int = 400) -> np.ndarray:
+def _measured(optimizer: Optimizer, values: Float64[np.ndarray, "m"], *, steps: int = 400) -> Float64[np.ndarray, "m"]:
     """Factor a step by which the updates shrink the components of a quadratic, each normalized anew before it under- or overflows."""
     curvatures = jnp.asarray(values)
     x, grown = jnp.ones_like(curvatures), np.zeros(len(values))
     state = optimizer.init(x)
 
     @jax.jit
-    def advance(x: Any, state: Any) -> tuple[Any, Any]:
+    def advance(x: Float[Array, "m"], state: OptState) -> tuple[Float[Array, "m"], OptState]:
         step, state = optimizer.transform.update(curvatures * x, state, x)
         return optax.apply_updates(x, step), state
 
@@ -344,12 +348,12 @@ def _measured(optimizer: Optimizer, values: np.ndarray, *, steps: int = 400) -> 
     return np.exp(grown / steps)
 
 
-def _divided(leaf: Any, *, by: Any) -> Any:
+def _divided(leaf: Any, *, by: Array) -> Any:
     """The moments of a state divided; its numbers and counts as they are."""
     return leaf / by if jnp.shape(leaf) == by.shape else leaf
 
 
-def _check_reading(reading: Reading, probe: Probe, whole: Objective, params: Any, size: int) -> None:
+def _check_reading(reading: Reading, probe: Probe, whole: Objective, params: Params, size: int) -> None:
     values, residuals = reading.eigenvalues, reading.residuals
     for name, array in (
         ("eigenvalues", values),
@@ -382,7 +386,9 @@ def _check_reading(reading: Reading, probe: Probe, whole: Objective, params: Any
         _holds(name in described, f"the scalar {name} is described: add curvexp.Quantity to probe.quantities")
 
 
-def _check_residuals(op: Operator, values: np.ndarray, residuals: np.ndarray, params: Any, promise: str) -> None:
+def _check_residuals(
+    op: Operator, values: Float64[np.ndarray, "k"], residuals: Float64[np.ndarray, "k"], params: Params, promise: str
+) -> None:
     exact = np.linalg.eigvalsh(np.asarray(op.dense(), np.float64))
     nearest = np.abs(exact[None] - values[:, None]).min(axis=1)
     # the reference has rounding of its own, n·eps of the largest at most
@@ -395,7 +401,7 @@ def _holds(truth: bool, promise: str) -> None:
         raise ContractError(f"broken promise: {promise}.")
 
 
-def _close(found: Any, expected: Any, tolerance: float, promise: str, *, relative: bool = True) -> None:
+def _close(found: PyTree, expected: PyTree, tolerance: float, promise: str, *, relative: bool = True) -> None:
     """Compares two pytrees, by the largest difference; a relative tolerance is one of the largest expected entry."""
     a, b = (
         np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
@@ -406,9 +412,9 @@ def _close(found: Any, expected: Any, tolerance: float, promise: str, *, relativ
     _holds(worst <= bound, f"{promise}; they differ by {worst:.3g}, {bound:.3g} is allowed")
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: PyTree, b: PyTree) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def _shapes(tree: Any) -> Any:
+def _shapes(tree: PyTree) -> Any:
     return jax.tree.map(lambda leaf: (jnp.shape(leaf), str(jnp.result_type(leaf))), tree), jax.tree.structure(tree)

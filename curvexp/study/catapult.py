@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float64
 
 from curvexp import optim, probe, theory, training
 from curvexp.problem import two_layers
@@ -42,14 +43,14 @@ def catapult(
 
 
 class Catapults(NamedTuple):
-    """Runs of the linear network, each array (multiples, seeds): loss, lr·λ and whether it diverged (1, 0) at the end; λ₀ as the probe
+    """Runs of the linear network: loss, lr·λ and whether it diverged (1, 0) at the end; λ₀ as the probe
     measured it and by its closed form."""
 
-    losses: np.ndarray
-    ends: np.ndarray
-    diverged: np.ndarray
-    starts: np.ndarray
-    starts_exact: np.ndarray
+    losses: Float64[np.ndarray, "multiples seeds"]
+    ends: Float64[np.ndarray, "multiples seeds"]
+    diverged: Float64[np.ndarray, "multiples seeds"]
+    starts: Float64[np.ndarray, "multiples seeds"]
+    starts_exact: Float64[np.ndarray, "multiples seeds"]
 
 
 def _linear_network(
@@ -156,5 +157,5 @@ def _end(run: Recorded, name: str) -> float:
     return math.nan if run.diverged else float(run.scalars[name][-1])
 
 
-def _list(values: Any) -> str:
+def _list(values: Sequence[float] | Float64[np.ndarray, "m"]) -> str:
     return ", ".join(f"{value:g}" for value in values)

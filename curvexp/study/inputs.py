@@ -2,18 +2,20 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64
 
 import curvexp
 from curvexp import optim, preprocess, theory, training
 from curvexp.problem import Problem, data, linear, network
 from curvexp.study.claim import Claim, Result, at_least, equal, mean_interval, not_applicable
 from curvexp.study.training import steps_to_target
+from curvexp.types import Init
 
 BLOCK = 100  # steps between two looks at whether a run has come to its target
 SATURATED = 10.0  # tanh'(10) = 8e-9
@@ -148,7 +150,7 @@ def from_zero(problem: Problem) -> Problem:
 
 
 @functools.cache
-def _zeros(init: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _zeros(init: Init) -> Init:
     """One function for one structure of the parameters, so that all its runs share their programs."""
     return lambda key: jax.tree.map(jnp.zeros_like, init(key))
 
@@ -195,7 +197,15 @@ def _second_moment(dataset: str, given: data.Dataset, prepared: str, measured: f
     )
 
 
-def _comparisons(dataset: str, name: str, top: Any, taken: Any, kappa: Any, steps: int, size: float) -> list[Claim]:
+def _comparisons(
+    dataset: str,
+    name: str,
+    top: Float64[np.ndarray, "m seeds"],
+    taken: Float64[np.ndarray, "m seeds"],
+    kappa: Float64[np.ndarray, "m seeds"],
+    steps: int,
+    size: float,
+) -> list[Claim]:
     """Paired over seeds: ln of raw over the prepared one, its mean with a 95 % interval, which must lie above 0."""
     where = f"{dataset}, {name}"
     paired = "paired over seeds; the whole 95 % t-interval of the mean logarithm of the ratio must lie on its side of 0"

@@ -2,16 +2,17 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 import curvexp
 from curvexp import preprocess
 from curvexp.problem import data, network
 from curvexp.study.claim import Result, at_least, equal
+from curvexp.types import Params, Scalar
 
 
 def scale_invariance(
@@ -60,10 +61,18 @@ def scale_invariance(
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "name"))
-def _products(params: Any, data: Any, factor: Any, v: Any, *, loss: Callable[..., Any], name: str) -> Any:
+def _products(
+    params: Params,
+    data: PyTree,
+    factor: Scalar | float,
+    v: Float[Array, "..."],
+    *,
+    loss: Callable[..., Scalar],
+    name: str,
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """Gradient, Hessian times v and Hessian times the kernel, of the loss in one layer's kernel, taken at factor times it."""
 
-    def of_kernel(kernel: Any) -> Any:
+    def of_kernel(kernel: Float[Array, "..."]) -> Scalar:
         return loss({**params, name: {**params[name], "kernel": kernel}}, data)
 
     kernel = factor * params[name]["kernel"]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64, PyTree
+from numpy.typing import ArrayLike
 
 from curvexp import curvature, optim, preprocess, theory
 from curvexp.linalg import eigsh
@@ -14,6 +16,7 @@ from curvexp.problem import Problem, data, network
 from curvexp.study.claim import Claim, Result, at_least, at_most, equal, mean_interval, not_applicable
 from curvexp.study.training import at_target
 from curvexp.training import Run
+from curvexp.types import Params, Scalar
 
 EXAMPLES = 120  # of each class
 MOST = 5000  # steps of training
@@ -24,8 +27,8 @@ EXACT = 1e-3  # eigsh's tolerance, relative to the largest eigenvalue
 class Leading(NamedTuple):
     """The largest eigenvalues of an operator, (k,), descending, and their eigenvectors, (n, k)."""
 
-    values: np.ndarray
-    vectors: np.ndarray
+    values: Float64[np.ndarray, "k"]
+    vectors: Float64[np.ndarray, "n k"]
 
 
 def outliers(
@@ -164,14 +167,14 @@ def batchnorm_spectrum(
     return Result(claims, found)
 
 
-def widest_gap(values: Any) -> int:
+def widest_gap(values: ArrayLike) -> int:
     """How many of the descending values stand before the largest ratio of neighbours."""
     v = np.maximum(np.asarray(values, np.float64), np.finfo(np.float64).tiny)
     return int(np.argmax(v[:-1] / v[1:])) + 1
 
 
-def overlap(left: Any, right: Any) -> float:
-    """Mean squared cosine of the principal angles of two subspaces with orthonormal bases (n, k)."""
+def overlap(left: Float[np.ndarray, "n k"], right: Float[np.ndarray, "n k"]) -> float:
+    """Mean squared cosine of the principal angles of two subspaces with orthonormal bases."""
     return float(np.linalg.norm(left.T @ right) ** 2 / left.shape[1])
 
 
@@ -201,19 +204,19 @@ def classifier(given: data.Dataset, prepared: str, activation: str, hidden: Sequ
     )
 
 
-def trained(problem: Problem, *, seeds: int, lr: float, target: float) -> list[Any]:
+def trained(problem: Problem, *, seeds: int, lr: float, target: float) -> list[Params]:
     """Parameters where heavy ball (momentum 0.9) on all examples first has the target loss, for each seed."""
     optimizer = optim.momentum(lr=lr, momentum=0.9)
     runs = [Run(problem, optimizer, seed, target=target) for seed in range(seeds)]
     return at_target(runs, steps=MOST, block=BLOCK)
 
 
-def hessian(problem: Problem, params: Any) -> curvature.Operator:
+def hessian(problem: Problem, params: Params) -> curvature.Operator:
     """Over all training examples."""
     return curvature.hessian(problem.loss, params, problem.data)
 
 
-def ggn(problem: Problem, params: Any) -> curvature.Operator:
+def ggn(problem: Problem, params: Params) -> curvature.Operator:
     """Over all training examples."""
     assert problem.model is not None  # every network has both
     assert problem.criterion is not None
@@ -230,12 +233,12 @@ def leading(op: curvature.Operator, k: int) -> Leading:
 
 
 def gradient_shares(
-    problem: Problem, params: Any, vectors: Any, *, seed: int, size: int = 64, batches: int = 20
+    problem: Problem, params: Params, vectors: Float[np.ndarray, "n k"], *, seed: int, size: int = 64, batches: int = 20
 ) -> tuple[float, float]:
-    """Share of ‖g‖² in a subspace with orthonormal basis (n, k): of the gradient over all examples, and the mean over minibatches."""
+    """Share of ‖g‖² in a subspace with orthonormal basis: of the gradient over all examples, and the mean over minibatches."""
     random, count = np.random.default_rng(seed), len(problem.data.targets)
 
-    def share(given: Any) -> float:
+    def share(given: PyTree) -> float:
         g = np.concatenate(
             [
                 np.asarray(leaf, np.float64).ravel()
@@ -250,5 +253,5 @@ def gradient_shares(
 
 
 @functools.partial(jax.jit, static_argnames="loss")
-def _gradient(params: Any, given: Any, *, loss: Callable[[Any, Any], Any]) -> Any:
+def _gradient(params: Params, given: PyTree, *, loss: Callable[[Params, PyTree], Scalar]) -> Params:
     return jax.grad(loss)(params, given)

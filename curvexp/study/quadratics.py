@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64, Int, PyTree
 
 import curvexp
 from curvexp import optim, preprocess, theory
 from curvexp.problem import Problem, data, linear, network, quadratics, surface
+from curvexp.problem.quadratics import Start
 from curvexp.study.claim import Result, at_most, equal
 from curvexp.study.training import iterates
 from curvexp.training import Run
+from curvexp.types import Scalar
 
 ROUNDING = (
     "float64 rounding: n·eps is 2e-14 for n = 100, and sums of positive and negative terms lose a few digits more"
@@ -281,11 +284,11 @@ def negative_curvature(
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _contraction(lrs: Any, numbers: Any, steps: int) -> Any:
+def _contraction(lrs: Float[Array, "m"], numbers: PyTree, steps: int) -> Float[Array, "m"]:
     """‖M^k‖^(1/k) of the map that k steps of gradient descent make of all start points, for each lr."""
 
-    def one(lr: Any) -> Any:
-        def step(x: Any, _: Any) -> Any:
+    def one(lr: Scalar) -> Scalar:
+        def step(x: Float[Array, "n"], _: None) -> tuple[Float[Array, "n"], None]:
             return x - lr * jax.vmap(jax.grad(quadratics.quadratic_loss), (0, None))(x, numbers), None
 
         mapped, _ = jax.lax.scan(step, jnp.eye(len(numbers.vector)), None, length=steps)
@@ -295,10 +298,10 @@ def _contraction(lrs: Any, numbers: Any, steps: int) -> Any:
 
 
 @jax.jit
-def _radii(rays: Any, numbers: Any, level: Any) -> Any:
+def _radii(rays: Float[Array, "m n"], numbers: PyTree, level: Scalar | float) -> Float[Array, "m"]:
     """Distance from the origin along each ray at which the loss is `level`, by bisection."""
 
-    def half(_: Any, bracket: Any) -> Any:
+    def half(_: Int[Array, ""], bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = (low + high) / 2
         below = jax.vmap(quadratics.quadratic_loss, (0, None))(middle[:, None] * rays, numbers) < level
@@ -313,13 +316,13 @@ _gradients = jax.jit(jax.vmap(jax.grad(quadratics.quadratic_loss), (0, None)))
 _dense_hessian = jax.jit(jax.hessian(quadratics.quadratic_loss))
 
 
-def _rotated(eigenvalues: Sequence[float], *, start: Any = "random") -> Problem:
+def _rotated(eigenvalues: Sequence[float], *, start: Start = "random") -> Problem:
     return quadratics.quadratic(
         preprocess=preprocess.raw(), dtype=jnp.float64, eigenvalues=list(eigenvalues), start=start
     )
 
 
-def _decay(component: Any, largest: Any) -> float:
+def _decay(component: Float64[np.ndarray, "steps"], largest: float) -> float:
     """Factor a step of |component|, by least squares on its logarithm while it stands above 1e-9 of the largest."""
     kept = np.abs(component) > 1e-9 * largest
     end = len(kept) if kept.all() else int(np.argmin(kept))

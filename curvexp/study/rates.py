@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import scipy.stats
+from jaxtyping import Array, Float, Float64
 
 from curvexp import optim, preprocess, theory, training
 from curvexp.optim import Optimizer
@@ -16,6 +17,7 @@ from curvexp.problem import Problem, quadratics
 from curvexp.study.claim import Result, equal
 from curvexp.study.training import iterates, steps_to_target
 from curvexp.training import Run
+from curvexp.types import Params, Scalar
 
 MOST = 10**7  # steps that a method may take
 BLOCK = 5000  # steps between two looks at whether a run has come to its target
@@ -169,7 +171,7 @@ def _geometric(dimension: int, condition: float, seed: int) -> Problem:
     )
 
 
-def _expected(stem: str, problem: Problem, start: Any, hyper: dict[str, Any], target: float, near: int) -> int:
+def _expected(stem: str, problem: Problem, start: Params, hyper: dict[str, float], target: float, near: int) -> int:
     """The first step at which the closed form's loss is at most the target, within 50 steps of `near`; -1 where not there."""
     values, vectors = np.linalg.eigh(np.asarray(problem.data.matrix))
     components = vectors.T @ np.asarray(start)
@@ -180,7 +182,7 @@ def _expected(stem: str, problem: Problem, start: Any, hyper: dict[str, Any], ta
     return int(k[below.argmax(), 0]) if below.any() and (near < 50 or not below[0]) else -1
 
 
-def _slopes(kappa: Any, steps: Any) -> Any:
+def _slopes(kappa: Float64[np.ndarray, "m"], steps: Float64[np.ndarray, "seeds m"]) -> Float64[np.ndarray, "..."]:
     """Slopes of resampled seeds: at each κ a seed is drawn with replacement."""
     random = np.random.default_rng(0)
     drawn = random.integers(len(steps), size=(500, len(steps), len(kappa)))
@@ -188,11 +190,11 @@ def _slopes(kappa: Any, steps: Any) -> Any:
     return np.polyfit(np.log(kappa), means.T, 1)[0]
 
 
-def _search(smallest: float, largest: float) -> Any:
+def _search(smallest: float, largest: float) -> scipy.optimize.OptimizeResult:
     """(lr, momentum) of the least worst contraction, measured as LAPACK's spectral radius of the Jacobian of optax's own step."""
     grid = np.geomspace(smallest, largest, 9)
 
-    def worst(point: Any) -> float:
+    def worst(point: Float64[np.ndarray, "2"]) -> float:
         if not (0 < point[0] < 4 / largest and 0 <= point[1] < 1):
             return 2.0
         return float(
@@ -217,11 +219,11 @@ def _search(smallest: float, largest: float) -> Any:
 
 
 @jax.jit
-def _step_jacobians(point: Any, curvatures: Any) -> Any:
-    """Jacobian of one step of optax's heavy ball on ½λx² in (x, buffer), (m, 2, 2), for each λ."""
+def _step_jacobians(point: Float[Array, "2"], curvatures: Float[Array, "m"]) -> Float[Array, "m 2 2"]:
+    """Jacobian of one step of optax's heavy ball on ½λx² in (x, buffer), for each λ."""
     transform = optim.momentum(lr=0.1, momentum=0.5).transform
 
-    def step(z: Any, curvature: Any) -> Any:
+    def step(z: Float[Array, "2"], curvature: Scalar) -> Float[Array, "2"]:
         state = transform.init(z[0])
         hyper = {"lr": point[0], "momentum": point[1]}
         trace = state.inner_state[0]._replace(trace=z[1])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Int
 
 if TYPE_CHECKING:
     from curvexp.store import Runs
@@ -15,14 +16,14 @@ class Recorded(NamedTuple):
     Attributes:
         name: its folder, as in `Runs`. status: completed or diverged.
         config: the values of its config by their keys, such as `optim.lr`.
-        steps: of its records, (m,). scalars: each at these steps, (m,), NaN where a record does not have it.
+        steps: of its records. scalars: each at these steps, NaN where a record does not have it.
     """
 
     name: str
     status: str
     config: Mapping[str, Any]
-    steps: np.ndarray
-    scalars: Mapping[str, np.ndarray]
+    steps: Int[np.ndarray, "m"]
+    scalars: Mapping[str, Float64[np.ndarray, "m"]]
 
     @property
     def diverged(self) -> bool:

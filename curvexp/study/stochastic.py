@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64
 
 from curvexp import theory
 from curvexp.study.claim import Result, equal, mean_interval
+from curvexp.types import RandomKey, Scalar
 
 
 def sgd_stability(
@@ -67,25 +69,27 @@ def sgd_stability(
 
 
 @functools.partial(jax.jit, static_argnames=("chains", "size"))
-def _batch_curvatures(curvatures: Any, key: Any, *, chains: int, size: int) -> Any:
-    """Curvature of each chain's minibatch loss, drawn without replacement, by autodiff of the loss: (chains,)."""
+def _batch_curvatures(
+    curvatures: Float[np.ndarray, "P"], key: RandomKey, *, chains: int, size: int
+) -> Float[Array, "chains"]:
+    """Curvature of each chain's minibatch loss, drawn without replacement, by autodiff of the loss."""
 
-    def loss(x: Any, batch: Any) -> Any:
+    def loss(x: Scalar, batch: Float[Array, "B"]) -> Scalar:
         return jnp.mean(0.5 * batch * x**2)
 
-    def one(key: Any) -> Any:
+    def one(key: RandomKey) -> Scalar:
         batch = jax.random.choice(key, curvatures, (size,), replace=False)
         return jax.grad(loss)(1.0, batch)
 
     return jax.lax.map(one, jax.random.split(key, chains), batch_size=20000)
 
 
-def _factors(batches: Any, lr: float) -> Any:
+def _factors(batches: Float[np.ndarray, "chains"], lr: float) -> Float64[np.ndarray, "groups"]:
     """Mean of (x₁/x₀)² over the chains of each of 20 groups, one step of SGD from x₀ = 1."""
     return np.array([np.square(1 - lr * group).mean() for group in np.array_split(batches, 20)])
 
 
-def _bisected(batches: Any, limit: float) -> float:
+def _bisected(batches: Float[np.ndarray, "chains"], limit: float) -> float:
     """The step size at which the simulated E x² stays as it is."""
     low, high = 0.01 * limit, 10 * limit
     for _ in range(60):

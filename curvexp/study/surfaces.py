@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Float, Float64
 
 from curvexp import preprocess, theory
 from curvexp.problem import Problem, data, linear, network, quadratics, surface
 from curvexp.study.claim import Result, equal
+from curvexp.types import AnyArray, Flat, Params, Scalar
 
 FORMS = {"bowl": "minimum", "dome": "maximum", "valley": "inconclusive", "saddle": "saddle"}
 KINDS = ("minimum", "maximum", "saddle", "inconclusive", "not critical")
@@ -19,18 +21,19 @@ REACH = 6.0  # critical points are looked for in [−6, 6]², which holds all of
 
 
 class Point(NamedTuple):
-    """A point that Newton's method came to: x (2,), norm of the gradient, eigenvalues of the Hessian (2,), and its kind."""
+    """A point that Newton's method came to: x, norm of the gradient, eigenvalues of the Hessian, and its kind."""
 
-    x: Any
+    x: Float64[np.ndarray, "2"]
     gradient: float
-    eigenvalues: Any
+    eigenvalues: Float64[np.ndarray, "2"]
     kind: str
 
 
 def four_forms(*, starts: int = 400, seed: int = 0) -> Result:
     """The kind of each form's critical point; all critical points of the surfaces found from random starts, and their kinds."""
     counted = "counts and kinds are whole: none is allowed to differ"
-    claims, points = [], {}
+    claims: list[Claim] = []
+    points: dict[str, Any] = {}
     for name, kind in FORMS.items():
         problem = getattr(quadratics, name)(preprocess=preprocess.raw(), dtype=jnp.float64)
         (found,) = critical_points(problem, starts=1, seed=seed, limit=np.inf)
@@ -117,7 +120,7 @@ def taylor_step(*, exponents: Sequence[float] = (-1.0, -3.0), points: int = 9, s
     return Result(claims, {"lengths": lengths, **curves})
 
 
-def classified(problem: Problem, x: Any) -> Point:
+def classified(problem: Problem, x: Float[AnyArray, "n"]) -> Point:
     """The point's kind by theory's test on the autodiff gradient and Hessian."""
     gradient = float(np.linalg.norm(jax.grad(problem.loss)(jnp.asarray(x), problem.data)))
     values = np.linalg.eigvalsh(np.asarray(jax.hessian(problem.loss)(jnp.asarray(x), problem.data)))
@@ -129,7 +132,7 @@ def classified(problem: Problem, x: Any) -> Point:
 def critical_points(problem: Problem, *, starts: int, seed: int, limit: float) -> list[Point]:
     """Where Newton's method goes from random starts in the square, each place once, those beyond `limit` left out."""
 
-    def newton(x: Any, _: Any) -> Any:
+    def newton(x: Flat, _: None) -> tuple[Flat, None]:
         hessian = jax.hessian(problem.loss)(x, problem.data)
         step = jnp.linalg.pinv(hessian, rtol=1e-12) @ jax.grad(problem.loss)(x, problem.data)
         return x - step, None
@@ -152,11 +155,13 @@ def _curved() -> list[Problem]:
     ]
 
 
-def _taylor_errors(problem: Problem, params: Any, lengths: Any) -> tuple[Any, Any]:
+def _taylor_errors(
+    problem: Problem, params: Params, lengths: Float64[np.ndarray, "m"]
+) -> tuple[Float64[np.ndarray, "m"], Float64[np.ndarray, "m"]]:
     """Lengths in units of the best step, and |actual − predicted| change of the loss; along −g where the third derivative is felt."""
     flat, tree = ravel_pytree(params)
 
-    def loss(v: Any) -> Any:
+    def loss(v: Flat) -> Scalar:
         return problem.loss(tree(v), problem.data)
 
     g = jax.grad(loss)(flat)
@@ -168,7 +173,7 @@ def _taylor_errors(problem: Problem, params: Any, lengths: Any) -> tuple[Any, An
     return lengths * scale, np.abs(actual - predicted)
 
 
-def _along_gradient(problem: Problem, x: Any, g: Any) -> tuple[float, float]:
+def _along_gradient(problem: Problem, x: Flat, g: Flat) -> tuple[float, float]:
     """The step along −g with the least loss, by a search; and the one at which the loss is what it was, by root finding."""
 
     def change(e: float) -> float:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float64, Int
 
 from curvexp.training import Run, by_structure, run_many
+from curvexp.types import Params
 
 
-def iterates(runs: Sequence[Run], *, steps: int) -> np.ndarray:
-    """The parameters after every step of runs of equal structure, (runs, steps + 1, n) in float64; no run ends before its last step.
+def iterates(runs: Sequence[Run], *, steps: int) -> Float64[np.ndarray, "runs steps n"]:
+    """The parameters after every step of runs of equal structure; no run ends before its last step.
 
     Args:
         runs: whose parameters are one vector of n numbers.
@@ -19,7 +21,7 @@ def iterates(runs: Sequence[Run], *, steps: int) -> np.ndarray:
     >>> iterates([Run(bowl, optim.sgd(lr=0.25), 0)], steps=2)[0].tolist()
     [[1.0, 1.0], [0.75, 0.0], [0.5625, 0.0]]
     """
-    paths: list[list[np.ndarray]] = [[] for _ in runs]
+    paths: list[list[Float64[np.ndarray, "n"]]] = [[] for _ in runs]
     whole = [one._replace(target=None, diverge_at=math.inf) for one in runs]
     for records in run_many(whole, steps=steps, record_every=1):
         for record in records:
@@ -29,8 +31,8 @@ def iterates(runs: Sequence[Run], *, steps: int) -> np.ndarray:
     return np.array(paths)
 
 
-def steps_to_target(runs: Sequence[Run], *, steps: int, block: int) -> np.ndarray:
-    """The first step at which each run's loss is at most its target, (runs,); `steps` where it comes later.
+def steps_to_target(runs: Sequence[Run], *, steps: int, block: int) -> Int[np.ndarray, "runs"]:
+    """The first step at which each run's loss is at most its target; `steps` where it comes later.
 
     Args:
         runs: of any structure; those of equal structure go together. Each has a number as its target.
@@ -45,13 +47,13 @@ def steps_to_target(runs: Sequence[Run], *, steps: int, block: int) -> np.ndarra
     return found
 
 
-def at_target(runs: Sequence[Run], *, steps: int, block: int) -> list[object]:
+def at_target(runs: Sequence[Run], *, steps: int, block: int) -> list[Params]:
     """The parameters with which each run first has a loss of at most its target, in the order of the runs.
 
     Raises:
         RuntimeError: one does not come there within `steps`.
     """
-    found: list[object] = [None] * len(runs)
+    found: list[Params] = [None] * len(runs)
     for numbers in by_structure(runs):
         for records in run_many([runs[number] for number in numbers], steps=steps, record_every=block):
             for record in records:
