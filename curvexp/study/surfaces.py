@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 
 from curvexp import preprocess, theory
 from curvexp.problem import Problem, data, linear, network, quadratics, surface
-from curvexp.study.claim import Result, equal
+from curvexp.study.claim import Claim, Result, equal
 from curvexp.types import AnyArray, Flat, Params, Scalar
 
 FORMS = {"bowl": "minimum", "dome": "maximum", "valley": "inconclusive", "saddle": "saddle"}
