@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from curvexp.store import load_blocks as load_blocks
     from curvexp.store import load_densities as load_densities
     from curvexp.store import load_ledger as load_ledger
+    from curvexp.store import load_params as load_params
     from curvexp.store import load_planes as load_planes
     from curvexp.store import load_runs as load_runs
     from curvexp.training import Run as Run
@@ -97,6 +98,7 @@ _HOME = {
         "load_blocks",
         "load_densities",
         "load_ledger",
+        "load_params",
         "load_planes",
         "load_runs",
     ),

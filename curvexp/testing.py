@@ -186,7 +186,7 @@ def check_sink(sink: Sink, *, status: str = "completed", folder: str | Path | No
 
 
 RUN_CONFIG: dict[str, Any] = {  # of the run that a sink is given
-    **{"seed": 0, "steps": 4, "record_every": 2, "landscape": "auto", "precision": "float32"},
+    **{"seed": 0, "steps": 4, "record_every": 2, "landscape": "auto", "keep_params": True, "precision": "float32"},
     "checkpoint": {"every": 2, "seconds": None, "keep": 2},
 }
 

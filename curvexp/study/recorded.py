@@ -47,10 +47,11 @@ def recorded(runs: "Runs", name: str) -> list[Recorded]:
 def _recorded(runs: "Runs", row: Mapping[str, Any]) -> Recorded:
     records = runs.metrics[runs.metrics["run"] == row["run"]].set_index("step")
     scalars = {str(key): records[key].to_numpy(np.float64) for key in records.columns if key != "run"}
-    spectra = runs.spectra[runs.spectra["run"] == row["run"]].pivot(
-        index="step", columns="index", values=["eigenvalue", "gradient_overlap"]
+    spectra = runs.spectra[runs.spectra["run"] == row["run"]]
+    eigenvalues, overlaps = (
+        spectra.pivot(index="step", columns="index", values=name) for name in ("eigenvalue", "gradient_overlap")
     )
-    size = records.reindex(spectra.index).get("grad_norm", np.nan)
+    size = records.reindex(eigenvalues.index).get("grad_norm", np.nan)
     return Recorded(
         name=row["run"],
         status=row["status"],
@@ -58,7 +59,7 @@ def _recorded(runs: "Runs", row: Mapping[str, Any]) -> Recorded:
         summary={key: value for key, value in row.items() if not key.startswith("config.")},
         steps=records.index.to_numpy(np.int64),
         scalars=scalars,
-        readings=spectra.index.to_numpy(np.int64),
-        eigenvalues=spectra["eigenvalue"].to_numpy(np.float64),
-        gradient_along=np.sqrt(spectra["gradient_overlap"].to_numpy(np.float64)) * np.reshape(size, (-1, 1)),
+        readings=eigenvalues.index.to_numpy(np.int64),
+        eigenvalues=eigenvalues.to_numpy(np.float64),
+        gradient_along=np.sqrt(overlaps.to_numpy(np.float64)) * np.reshape(size, (-1, 1)),
     )
