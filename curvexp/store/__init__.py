@@ -12,10 +12,11 @@
 Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX here; pandas only where runs are read.
 """
 
-from curvexp.store.detail import load_block_densities, load_blocks, load_densities, load_planes
+from curvexp.store.detail import load_block_densities, load_blocks, load_densities, load_ledger, load_planes
 from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable, read_object, replaced
 from curvexp.store.params import load_params
-from curvexp.store.runs import MARKS, Runs, load_ledger, load_runs
+from curvexp.store.runs import Runs, load_runs
+from curvexp.store.untrusted import MARKS
 
 __all__ = [
     "ENDINGS",
