@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-import scipy.stats
 
 from curvexp import optim, preprocess, theory
 from curvexp.problem import quadratics
