@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from curvexp.app.rebuilt import load_problem as load_problem
     from curvexp.curvature import Operator as Operator
     from curvexp.curvature import WeightedMean as WeightedMean
     from curvexp.curvature import block as block
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "app.rebuilt": ("load_problem",),
     "curvature": (
         "Operator",
         "WeightedMean",

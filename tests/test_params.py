@@ -129,3 +129,33 @@ def test_what_is_damaged_or_of_another_model_is_refused_in_words(tmp_path):
     (tmp_path / "params.npz").symlink_to(tmp_path / "pickled.npy")
     with pytest.raises(ConfigError, match="no such file"):
         curvexp.load_params(tmp_path)
+
+
+def test_the_problem_of_a_run_has_its_data_its_preprocessing_and_its_loss(tmp_path, monkeypatch):
+    typed = [
+        "problem=mlp",
+        "problem/data=wine",
+        "problem.hidden=[4]",
+        "preprocess=normalized",
+        "optim.lr=0.1",
+        "probe=exact",
+    ]
+    assert call(*typed, "steps=10", "landscape=off", f"hydra.run.dir={tmp_path}") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = curvexp.load_problem(tmp_path)
+    params = curvexp.load_params(tmp_path, like=found.init(jax.random.key(9)))
+    # the same function at the same parameters, compiled in another program: some float32 roundings
+    assert float(found.loss(params, found.data)) == pytest.approx(summary["loss"], rel=1e-5)
+    top = curvexp.eigsh(curvexp.hessian(found.loss, params, found.data), k=1, key=0).eigenvalues[0]
+    assert float(top) == pytest.approx(summary["lambda_max"], rel=1e-3)  # eigsh's tolerance
+
+
+def test_a_problem_of_a_strangers_folder_calls_what_is_trusted_alone(tmp_path):
+    assert call("problem=bowl", "probe=off", "steps=2", "landscape=off", f"hydra.run.dir={tmp_path}") == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["problem"] = {"_target_": "os.system", "_partial_": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"trust=\[os\]"):
+        curvexp.load_problem(tmp_path)
+    with pytest.raises(ConfigError, match="expected a run's folder"):
+        curvexp.load_problem(tmp_path / "none")
