@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from curvexp.app.rebuilt import load_problem as load_problem
     from curvexp.curvature import Operator as Operator
     from curvexp.curvature import WeightedMean as WeightedMean
     from curvexp.curvature import block as block
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from curvexp.store import load_blocks as load_blocks
     from curvexp.store import load_densities as load_densities
     from curvexp.store import load_ledger as load_ledger
+    from curvexp.store import load_params as load_params
     from curvexp.store import load_planes as load_planes
     from curvexp.store import load_runs as load_runs
     from curvexp.training import Run as Run
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "app.rebuilt": ("load_problem",),
     "curvature": (
         "Operator",
         "WeightedMean",
@@ -97,6 +100,7 @@ _HOME = {
         "load_blocks",
         "load_densities",
         "load_ledger",
+        "load_params",
         "load_planes",
         "load_runs",
     ),

@@ -21,6 +21,7 @@ from helpers import call
 from curvexp import optim, preprocess, probe, training
 from curvexp import problem as problems
 from curvexp.app import checkpoint, resume
+from curvexp.app.resume import snapshots
 from curvexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -331,7 +332,7 @@ def test_a_checkpoint_of_another_version_is_told_and_the_run_begins_anew(here, m
     assert call(*RUN, "hydra.run.dir=whole") == 0
     with monkeypatch.context() as patch:
         interrupt_at(patch, 25)
-        patch.setattr(resume, "CHECKPOINT_FORM", resume.CHECKPOINT_FORM - 1)
+        patch.setattr(snapshots, "CHECKPOINT_FORM", snapshots.CHECKPOINT_FORM - 1)
         assert call(*RUN, "hydra.run.dir=part") == 130
     assert call("resume=part") == 0
     assert "cannot be used, the one before it is taken: another version of curvexp made it" in capsys.readouterr().err

@@ -344,7 +344,7 @@ def test_jax_and_pandas_stay_unloaded_where_runs_are_written_and_jax_where_they_
 
 
 def test_the_ledger_comes_back_a_row_a_direction_and_what_is_damaged_has_none(tmp_path):
-    columns = {name: np.array([0.1, np.nan]) for name in store.runs.LEDGER}
+    columns = {name: np.array([0.1, np.nan]) for name in store.detail.LEDGER}
     whole = {**columns, "eigenvalues": np.array([-1.0, 3.0]), "since": 5, "operator": "hessian", "loss_from": "model"}
     first = {**whole, "since": None}
     damaged = {**whole, "contraction": np.array([1.0])}

@@ -61,6 +61,19 @@ def build(config: dict[str, Any], *, names: dict[str, str] | None = None) -> Exp
     return Experiment(problem, optimizer, probe, tracker, sinks, parameters)
 
 
+def problem_of(config: dict[str, Any]) -> Any:
+    """The problem that the config describes, on one device.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    with texts.told(config):
+        found, _ = _problem(
+            json.dumps(config["problem"]), json.dumps(config["preprocess"]), _dtype(config["precision"]), 1
+        )
+    return found
+
+
 def build_parts(config: dict[str, Any]) -> tuple[Any, Any, Sink, list[Sink]]:
     """The optimizer, the probe, the tracker and the person's own sinks: what can be built, and refused, without data."""
     with texts.told(config):

@@ -16,6 +16,7 @@ OURS = (
     "metrics.jsonl",
     "spectrum.jsonl",
     "landscape.json",
+    "params.npz",
     "traceback.txt",
     "checkpoints",
     "wandb",

@@ -121,6 +121,8 @@ def _check_numbers(config: dict[str, Any]) -> None:
     landscape = "off" if config["landscape"] is False else config["landscape"]  # YAML reads a bare off as false
     if landscape not in ("auto", "all", "off"):
         raise ConfigError(f"landscape={landscape}: expected auto, all or off. Change landscape.")
+    if not isinstance(config["keep_params"], bool):
+        raise ConfigError(f"keep_params={config['keep_params']}: expected true or false. Change keep_params.")
     for key in ("steps", "record_every"):
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:

@@ -6,6 +6,7 @@
     own          those of the config's `sinks`
     checkpoint   what the run goes on from, when all of these have the record: on resuming none of them lacks one
     trajectory   the way through parameter space; with the last record it draws the planes, when the last checkpoint is on the disk
+    params       the parameters that the run ends with
 
 They start and finish in this order too. An error of the store ends the run. The others see to their own errors, and what a person's sink
 raises is told once.
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from curvexp.app.build import Experiment
+from curvexp.app.final_params import FinalParams
 from curvexp.app.keeper import TAKEN, Checkpoints
 from curvexp.app.trajectory import Trajectory
 from curvexp.quantities import QUANTITIES
@@ -37,7 +39,15 @@ def of_run(
     trajectory = Trajectory(store.folder, experiment.problem)
     checkpoints = Checkpoints(store.folder, trajectory, experiment.tracker, asked=checkpoint_asked)
     own = [Guarded(sink, f"sinks.{number}") for number, sink in enumerate(experiment.sinks)]
-    return [store, display, Guarded(experiment.tracker, "track"), *own, checkpoints, trajectory]
+    return [
+        store,
+        display,
+        Guarded(experiment.tracker, "track"),
+        *own,
+        checkpoints,
+        trajectory,
+        FinalParams(store.folder),
+    ]
 
 
 class Store:

@@ -13,12 +13,13 @@ from curvexp.numeric import is_number
 LARGEST = 2**53  # whole numbers up to it are floats too
 
 
-def whole(key: str, value: object, *, least: int = 1) -> int:
-    """A whole number from `least` to LARGEST."""
+def whole(key: str, value: object, *, least: int = 1, most: int = LARGEST) -> int:
+    """A whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
         raise ConfigError(f"{key}={value}: expected a whole number >= {least}. Change {key}.")
-    if value > LARGEST:
-        raise ConfigError(f"{key}={value}: expected a whole number <= 2^53. Change {key}.")
+    if value > most:
+        limit = "2^53" if most == LARGEST else most
+        raise ConfigError(f"{key}={value}: expected a whole number <= {limit}. Change {key}.")
     return int(value)
 
 

@@ -40,9 +40,15 @@ class Dataset(NamedTuple):
     classes: int | None = None
 
 
-def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
-    """1797 handwritten digits of 8x8 pixels, 10 classes (UCI, Alpaydin, Kaynak 1998)."""
-    return _classes("digits", _shipped("digits.csv.gz", delimiter=","), test_fraction, seed)
+def digits(*, classes: int = 10, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    """1797 handwritten digits of 8x8 pixels, 10 classes (UCI, Alpaydin, Kaynak 1998), about 180 examples of each.
+
+    Args:
+        classes: the digits 0 to classes − 1 alone, at least 2.
+    """
+    table = _shipped("digits.csv.gz", delimiter=",")
+    kept = table[table[:, -1] < checks.whole("problem.data.classes", classes, least=2, most=10)]
+    return _classes("digits", kept, test_fraction, seed)
 
 
 def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:

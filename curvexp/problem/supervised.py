@@ -144,7 +144,7 @@ def _evaluate(
     def evaluate(params: Params, data: Examples, test: Examples | None) -> dict[str, Scalar]:
         found = {}
         if classes:
-            found["accuracy"] = _accuracy(model(params, data.inputs), data.targets)
+            found["accuracy"] = accuracy(model(params, data.inputs), data.targets)
         if test is None:
             return found
         if batchnorm is None:
@@ -154,12 +154,19 @@ def _evaluate(
             outputs = model(params, jnp.concatenate([data.inputs, test.inputs]), rows=rows)[rows:]
         found["test_loss"] = criterion(outputs, test.targets)
         if classes:
-            found["test_accuracy"] = _accuracy(outputs, test.targets)
+            found["test_accuracy"] = accuracy(outputs, test.targets)
         return found
 
     return evaluate
 
 
-def _accuracy(outputs: Float[Array, "P C"], targets: Shaped[AnyArray, "P ..."]) -> Scalar:
-    chosen = outputs[:, 0] > 0 if outputs.shape[-1] == 1 else jnp.argmax(outputs, axis=-1)
-    return jnp.mean(chosen == (targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)), dtype=outputs.dtype)
+def accuracy(outputs: Float[Array, "... C"], targets: Shaped[AnyArray, "..."]) -> Scalar:
+    """Share of the examples whose own class has the largest output, the first of equal ones; NaN outputs are wrong."""
+    if outputs.shape[-1] == 1:
+        return jnp.mean((outputs[..., 0] > 0) == targets.reshape(outputs.shape[:-1]), dtype=outputs.dtype)
+    classes = (targets if targets.ndim < outputs.ndim else jnp.argmax(targets, axis=-1))[..., None]
+    own = jnp.take_along_axis(
+        outputs, classes, axis=-1
+    )  # a quarter of the time of argmax on a CPU, which is a tenth of a small step
+    index = jnp.arange(outputs.shape[-1])
+    return jnp.mean(jnp.where(index < classes, outputs < own, outputs <= own).all(axis=-1), dtype=outputs.dtype)

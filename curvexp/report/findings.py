@@ -13,7 +13,7 @@ from curvexp.quantities import label
 from curvexp.report.frames import SETTING, short, varying
 from curvexp.report.tables import interval
 from curvexp.store import Runs
-from curvexp.store.runs import Unreadable, named, read
+from curvexp.store.untrusted import Unreadable, named, read
 
 MEASURES = {
     "lambda_max_start": f"{label('lambda_max')} at the start",

@@ -7,13 +7,16 @@
                              else was measured
     <run>/checkpoints/<step> what the run goes on from, see curvexp.app.checkpoint; while the run lives it locks <run>/.lock
     <run>/landscape.json     the loss on planes through parameter space, with the way of the run on them; where it was asked for
+    <run>/params.npz         the parameters that the run ended with, an array a leaf; numpy reads it
 
 Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX here; pandas only where runs are read.
 """
 
-from curvexp.store.detail import load_block_densities, load_blocks, load_densities, load_planes
+from curvexp.store.detail import load_block_densities, load_blocks, load_densities, load_ledger, load_planes
 from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable, read_object, replaced
-from curvexp.store.runs import MARKS, Runs, load_ledger, load_runs
+from curvexp.store.params import load_params
+from curvexp.store.runs import Runs, load_runs
+from curvexp.store.untrusted import MARKS
 
 __all__ = [
     "ENDINGS",
@@ -28,6 +31,7 @@ __all__ = [
     "load_blocks",
     "load_densities",
     "load_ledger",
+    "load_params",
     "load_planes",
     "load_runs",
     "read_object",

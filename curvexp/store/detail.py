@@ -1,4 +1,4 @@
-"""What some runs have beyond scalars and eigenvalues: spectral densities, spectra by block, the loss on planes through parameter space."""
+"""What some runs have beyond scalars and eigenvalues: ledgers, densities, spectra by block, the loss on planes through parameter space."""
 
 import json
 import os
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curvexp.errors import ConfigError
-from curvexp.store.runs import (
+from curvexp.store.untrusted import (
     LARGEST_JSON,
     Unreadable,
-    _clean,
-    _float,
-    _floats,
-    _folders,
-    _read_lines,
+    clean,
+    floats,
     operator_in,
     read,
+    read_lines,
+    run_folders,
+    to_float,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +26,46 @@ if TYPE_CHECKING:
 
 MOST_GRID = 501  # points a side of a plane that is still read
 MOST_PLANES = 8  # of a run that are still read
+
+
+LEDGER = {  # keys of a reading's ledger, and the columns that they become
+    "eigenvalues": "eigenvalue",
+    "residuals": "residual",
+    **{name: name for name in ("gradient_share", "loss_along", "loss_share", "contraction", "contraction_theory")},
+}
+
+
+def load_ledger(folder: str | Path) -> "pd.DataFrame":
+    """The ledgers of all runs under a folder, a row a tracked direction of a reading; docs/ledger.md tells the columns.
+
+    run, step, since (the record that the contraction is measured from), operator, loss_from, index (0 for the smallest eigenvalue that was
+    measured), and the columns of LEDGER, NaN where unknown. A line without a ledger, or with a damaged one, has no row.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    import pandas as pd
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{folder}: no such folder; expected one with runs in it")
+    root, frames = root.resolve(), []
+    for path, problem in run_folders(root):
+        for row in read_lines(path / "spectrum.jsonl")[0] if problem is None else []:
+            found = row.get("ledger")
+            if not isinstance(found, dict):
+                continue
+            arrays = [floats(found[key]) for key in LEDGER if isinstance(found.get(key), list)]
+            sizes = {len(array) for array in arrays}
+            if len(arrays) != len(LEDGER) or len(sizes) != 1 or 0 in sizes:
+                continue
+            name = clean(os.path.relpath(path, root))
+            head = {"run": name, "step": row["step"], "since": to_float(found.get("since"))}
+            head |= {key: clean(str(found.get(key))) for key in ("operator", "loss_from")}
+            columns = dict(zip(LEDGER.values(), arrays, strict=True))
+            frames.append(pd.DataFrame({**head, "index": np.arange(len(arrays[0])), **columns}))
+    names = ["run", "step", "since", "operator", "loss_from", "index", *LEDGER.values()]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=names)
 
 
 def load_densities(folder: str | Path) -> "pd.DataFrame":
@@ -39,7 +79,7 @@ def load_densities(folder: str | Path) -> "pd.DataFrame":
     """
     parts = []
     for path, name in _runs(folder):
-        for row in _read_lines(path / "spectrum.jsonl")[0]:
+        for row in read_lines(path / "spectrum.jsonl")[0]:
             if (curve := _curve(row.get("density"))) is not None:
                 parts.append({"run": name, "step": row["step"], **curve, "operator": operator_in(row)})
     return _long(parts, ["run", "step", "x", "density", "stderr", "operator"])
@@ -56,10 +96,10 @@ def load_blocks(folder: str | Path) -> "pd.DataFrame":
     """
     parts = []
     for name, row, block, found in _blocks(folder):
-        arrays = [_floats(found[key]) for key in ("eigenvalues", "residuals") if isinstance(found.get(key), list)]
+        arrays = [floats(found[key]) for key in ("eigenvalues", "residuals") if isinstance(found.get(key), list)]
         if len(arrays) == 2 and len(arrays[0]) == len(arrays[1]):
             columns = {"index": np.arange(len(arrays[0])), "eigenvalue": arrays[0], "residual": arrays[1]}
-            facts = {key: _float(found.get(key)) for key in ("size", "missed")}
+            facts = {key: to_float(found.get(key)) for key in ("size", "missed")}
             parts.append(
                 {"run": name, "step": row["step"], "block": block, **columns, **facts, "operator": operator_in(row)}
             )
@@ -106,20 +146,20 @@ def load_planes(folder: str | Path) -> list[dict[str, Any]]:
 def _blocks(folder: str | Path) -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     """Each block of each line of the runs: the run's name, the line, the block's name, and what was recorded of the block."""
     for path, name in _runs(folder):
-        for row in _read_lines(path / "spectrum.jsonl")[0]:
+        for row in read_lines(path / "spectrum.jsonl")[0]:
             found = row.get("blocks")
             for block, entry in found.items() if isinstance(found, dict) else ():
                 if isinstance(entry, dict):
-                    yield name, row, _clean(block), entry
+                    yield name, row, clean(block), entry
 
 
 def _curve(found: Any) -> dict[str, np.ndarray] | None:
     """x, density and stderr, each (points,), or None where it is no density."""
     if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("x", "density")):
         return None
-    x, y = _floats(found["x"]), _floats(found["density"])
+    x, y = floats(found["x"]), floats(found["density"])
     stderr = found.get("stderr")
-    error = _floats(stderr) if isinstance(stderr, list) else np.full(len(x), np.nan)
+    error = floats(stderr) if isinstance(stderr, list) else np.full(len(x), np.nan)
     return {"x": x, "density": y, "stderr": error} if len(x) == len(y) == len(error) else None
 
 
@@ -141,7 +181,7 @@ def _plane(plane: dict[str, Any]) -> dict[str, Any]:
     if numbers["path"].ndim != 2 or numbers["path"].shape != (len(numbers["path_steps"]), 2):
         raise ValueError("not a path")
     one, other = plane["axes"]
-    found: dict[str, Any] = {"name": _clean(str(plane["name"])), "axes": [_clean(str(one)), _clean(str(other))]}
+    found: dict[str, Any] = {"name": clean(str(plane["name"])), "axes": [clean(str(one)), clean(str(other))]}
     for key, shape in (("eigenvalues", (2,)), ("eigenvectors", (2, 2))):
         array = None if plane.get(key) is None else np.array(plane[key], np.float64)
         found[key] = array if array is not None and array.shape == shape and np.isfinite(array).all() else None
@@ -153,4 +193,4 @@ def _runs(folder: str | Path) -> list[tuple[Path, str]]:
     if not root.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one with runs in it")
     root = root.resolve()
-    return [(path, _clean(os.path.relpath(path, root))) for path, problem in _folders(root) if problem is None]
+    return [(path, clean(os.path.relpath(path, root))) for path, problem in run_folders(root) if problem is None]

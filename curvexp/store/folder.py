@@ -28,7 +28,7 @@ SUMMARY = (  # keys that every summary has, null where they have no meaning
     "versions",
 )
 FILES = ("metrics.jsonl", "spectrum.jsonl")  # that grow by a line
-OF_AN_END = ("landscape.json", "traceback.txt")  # what only a run's end leaves
+OF_AN_END = ("landscape.json", "params.npz", "traceback.txt")  # what only a run's end leaves
 ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")
 LARGEST = 2**24  # bytes of a config or summary that is gone on from
 DEEPEST = 50  # levels of it

@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,16 @@ import numpy as np
 from jaxtyping import Float, Float64, PyTree
 from numpy.typing import ArrayLike
 
-from curvexp import curvature, optim, preprocess, theory
+from curvexp import curvature, load_params, preprocess, theory
 from curvexp.linalg import eigsh
 from curvexp.problem import Problem, data, network
 from curvexp.study.claim import Claim, Result, at_least, at_most, equal, mean_interval, not_applicable
-from curvexp.study.training import at_target
-from curvexp.training import Run
+from curvexp.study.recorded import Recorded, recorded
 from curvexp.types import Params, Scalar
 
-EXAMPLES = 120  # of each class
-MOST = 5000  # steps of training
-BLOCK = 50  # steps between two looks at whether a run has come to its target
+if TYPE_CHECKING:
+    from curvexp.store import Runs
+
 EXACT = 1e-3  # eigsh's tolerance, relative to the largest eigenvalue
 
 
@@ -32,60 +32,66 @@ class Leading(NamedTuple):
 
 
 def outliers(
+    runs: "Runs",
+    folder: Path,
     *,
     classes: Sequence[int] = (3, 5, 7, 10),
     least: int = 5,
     hidden: Sequence[int] = (32, 32),
     loss: float = 0.3,
-    seeds: int = 3,
+    fitted_loss: float = 0.01,
+    seeds: int = 5,
 ) -> Result:
     """Outliers, counted up to the widest gap, of the Hessian and of the Gauss-Newton matrix, in a training's middle and at its end.
 
     Args:
+        runs: each a sweep over classes and seeds that stops at its target: middle, of ReLU networks on raw inputs, at `loss`; fitted, of
+            tanh networks on normalized inputs, at `fitted_loss`. folder: that they lie in.
         least: classes from which on the count is claimed. With fewer the widest gap may lie between two outliers.
     """
-    claims: list[Claim] = []
     found: dict[str, Any] = {"classes": list(classes)}
-    whole = "counts are whole: none is allowed to differ"
+    whole = "a median of counts: none is allowed to differ"
     counts = {name: np.zeros((len(classes), seeds), int) for name in ("hessian", "ggn", "fitted")}
     carried, aligned = np.zeros((2, len(classes), seeds))
-    for i, number in enumerate(classes):
-        given = first_classes(number)
-        problem, smooth = (classifier(given, *kind, hidden) for kind in (("raw", "relu"), ("normalized", "tanh")))
-        middle = trained(problem, seeds=seeds, lr=0.003, target=loss)
-        fitted = trained(smooth, seeds=seeds, lr=0.1, target=0.01)
-        for seed, params in enumerate(middle):
-            h, g = leading(hessian(problem, params), number + 6), leading(ggn(problem, params), number + 6)
-            counts["hessian"][i, seed], counts["ggn"][i, seed] = widest_gap(h.values), widest_gap(g.values)
-            rest = curvature.difference(hessian(problem, params), ggn(problem, params))
-            size = float(jnp.abs(eigsh(rest, k=1, which="LM", tol=1e-2).eigenvalues[0]))
-            carried[i, seed] = size / g.values[number - 2]
-            aligned[i, seed] = overlap(h.vectors[:, : number - 1], g.vectors[:, : number - 1])
-            found |= {f"hessian {number} {seed}": h.values, f"ggn {number} {seed}": g.values}
-            counts["fitted"][i, seed] = widest_gap(leading(hessian(smooth, fitted[seed]), number + 6).values)
+    for run in recorded(runs, "middle"):
+        number, seed = int(run.config["problem.data.classes"]), int(run.config["seed"])
+        at = classes.index(number), seed
+        problem = classifier(number, "raw", "relu", hidden)
+        params = at_target(run, folder)
+        h, g = leading(hessian(problem, params), number + 6), leading(ggn(problem, params), number + 6)
+        counts["hessian"][at], counts["ggn"][at] = widest_gap(h.values), widest_gap(g.values)
+        rest = curvature.difference(hessian(problem, params), ggn(problem, params))
+        size = float(jnp.abs(eigsh(rest, k=1, which="LM", tol=1e-2).eigenvalues[0]))
+        carried[at] = size / g.values[number - 2]
+        aligned[at] = overlap(h.vectors[:, : number - 1], g.vectors[:, : number - 1])
+        found |= {f"hessian {number} {seed}": h.values, f"ggn {number} {seed}": g.values}
+    for run in recorded(runs, "fitted"):
+        number = int(run.config["problem.data.classes"])
+        top = leading(hessian(classifier(number, "normalized", "tanh", hidden), at_target(run, folder)), number + 6)
+        counts["fitted"][classes.index(number), int(run.config["seed"])] = widest_gap(top.values)
     expected = theory.classifier_outliers(classes)[:, None]
     many = np.asarray(classes) >= least
     task = f"digits with their mean, ReLU, loss {loss:g}"
-    claims = []
-    if many.any():
-        claims = [
-            equal(
-                f"{task}: the Hessian of K ≥ {least} classes has K−1 outliers",
-                expected[many],
-                counts["hessian"][many],
-                because=whole,
-            ),
-            equal(f"{task}: the Gauss-Newton matrix has as many", expected[many], counts["ggn"][many], because=whole),
-        ]
-    if not many.all():
-        right = counts["hessian"][~many] == expected[~many]
-        claims.append(
-            not_applicable(
-                f"{task}: with fewer classes the widest gap comes after K−1 in {int(right.sum())} of {right.size} runs",
-                because="of few outliers the first may stand as far above the next as that above the rest",
-                measurement=float(right.sum()),
-            )
+    claims = [
+        equal(
+            f"{task}, K ≥ {least}: {statement}", expected[many, 0], np.median(counts[name][many], axis=1), because=whole
         )
+        for name, statement in (
+            ("hessian", f"the Hessian has K−1 outliers (median of {seeds} starts)"),
+            ("ggn", "the Gauss-Newton matrix has as many"),
+        )
+        if many.any()
+    ]
+    for group, chosen in ((f"K ≥ {least}", many), ("fewer classes", ~many)):
+        right = counts["hessian"][chosen] == expected[chosen]
+        if right.size:
+            claims.append(
+                not_applicable(
+                    f"{task}, {group}: the widest gap comes after K−1 in {int(right.sum())} of {right.size} runs",
+                    because="of single runs nothing is claimed: the last outlier may stand as far below those above as above the rest",
+                    measurement=float(right.sum()),
+                )
+            )
     claims += [
         at_most(
             f"{task}: the residual part H − G cannot make one: its norm over the last outlier of G",
@@ -100,10 +106,10 @@ def outliers(
             because="a random subspace of so many dimensions has about (K−1)/n, 0.005 at most",
         ),
     ]
-    agree = int((counts["fitted"] == expected).sum())
+    agree, of = int((counts["fitted"] == expected).sum()), counts["fitted"].size
     claims.append(
         not_applicable(
-            f"centred digits, tanh, fitted to a loss of 0.01: the widest gap comes after K−1 in {agree} of {counts['fitted'].size} runs",
+            f"centred digits, tanh, fitted to a loss of {fitted_loss:g}: the widest gap comes after K−1 in {agree} of {of} runs",
             because="the statement is for inputs with a mean, ReLU and a training in its middle: outside of that it is not borne out",
             measurement=float(agree),
         )
@@ -112,17 +118,27 @@ def outliers(
 
 
 def batchnorm_spectrum(
-    *, hidden: Sequence[int] = (32, 32), losses: Sequence[float] = (0.3, 0.1), seeds: int = 5
+    runs: "Runs",
+    folder: Path,
+    *,
+    hidden: Sequence[int] = (32, 32),
+    losses: Sequence[float] = (0.3, 0.1),
+    seeds: int = 5,
 ) -> Result:
-    """With and without batch normalization, same inputs and loss: how far the outliers stand out, and the gradients' share in them."""
-    given, number = first_classes(10), 10
+    """With and without batch normalization, same inputs and loss: how far the outliers stand out, and the gradients' share in them.
+
+    Args:
+        runs: without and with, each a sweep over the losses that it stops at, and over seeds. folder: that they lie in.
+    """
+    number = 10
     claims: list[Claim] = []
     found: dict[str, Any] = {"losses": list(losses)}
     for loss in losses:
         ratio, top, share, noisy = (np.zeros((2, seeds)) for _ in range(4))
-        for row, prepared in enumerate(("normalized", "batchnorm")):
-            problem = classifier(given, prepared, "relu", hidden)
-            for seed, params in enumerate(trained(problem, seeds=seeds, lr=0.03, target=loss)):
+        for row, (name, prepared) in enumerate((("without", "normalized"), ("with", "batchnorm"))):
+            problem = classifier(number, prepared, "relu", hidden)
+            for run in (run for run in recorded(runs, name) if run.config["target"] == loss):
+                params, seed = at_target(run, folder), int(run.config["seed"])
                 lead = leading(hessian(problem, params), 2 * number)
                 ratio[row, seed] = lead.values[0] / lead.values[number - 1]
                 top[row, seed] = lead.values[0]
@@ -178,37 +194,29 @@ def overlap(left: Float[np.ndarray, "n k"], right: Float[np.ndarray, "n k"]) -> 
     return float(np.linalg.norm(left.T @ right) ** 2 / left.shape[1])
 
 
-def first_classes(number: int) -> data.Dataset:
-    """The digits 0 to number − 1, 120 examples of each on average."""
-    whole = data.digits()
-    assert whole.test_inputs is not None  # the digits have a test part
-    assert whole.test_targets is not None
-    kept, tested = (np.asarray(part) < number for part in (whole.targets, whole.test_targets))
-    return whole._replace(
-        inputs=whole.inputs[kept][: EXAMPLES * number],
-        targets=whole.targets[kept][: EXAMPLES * number],
-        test_inputs=whole.test_inputs[tested],
-        test_targets=whole.test_targets[tested],
-        classes=number,
-    )
-
-
-def classifier(given: data.Dataset, prepared: str, activation: str, hidden: Sequence[int]) -> Problem:
-    """A network with cross-entropy on these examples."""
+def classifier(classes: int, prepared: str, activation: str, hidden: Sequence[int]) -> Problem:
+    """The network of the runs, on the digits 0 to classes − 1."""
     return network.mlp(
         preprocess=getattr(preprocess, prepared)(),
         dtype=jnp.float32,
-        data=given,
+        data=data.digits(classes=classes),
         hidden=list(hidden),
         activation=activation,
     )
 
 
-def trained(problem: Problem, *, seeds: int, lr: float, target: float) -> list[Params]:
-    """Parameters where heavy ball (momentum 0.9) on all examples first has the target loss, for each seed."""
-    optimizer = optim.momentum(lr=lr, momentum=0.9)
-    runs = [Run(problem, optimizer, seed, target=target) for seed in range(seeds)]
-    return at_target(runs, steps=MOST, block=BLOCK)
+def at_target(run: Recorded, folder: Path) -> Any:
+    """The parameters with which a run came to its target.
+
+    Raises:
+        RuntimeError: it did not.
+    """
+    if not run.summary["steps_to_target"] >= 0:
+        raise RuntimeError(
+            f"{run.name}: the loss is {run.scalars['loss'][-1]:.3g} after {run.steps[-1]} steps, above its target "
+            f"{run.config['target']:g}: give it more steps, or raise the target."
+        )
+    return load_params(folder / run.name)
 
 
 def hessian(problem: Problem, params: Params) -> curvature.Operator:

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from curvexp.training import Run, by_structure, run_many
-from curvexp.types import Params
 
 
 def iterates(runs: Sequence[Run], *, steps: int) -> Float64[np.ndarray, "runs steps n"]:
@@ -44,26 +43,4 @@ def steps_to_target(runs: Sequence[Run], *, steps: int, block: int) -> Int[np.nd
             for record in records:
                 if record.outcome is not None and record.outcome.steps_to_target is not None:
                     found[numbers[record.row]] = record.outcome.steps_to_target
-    return found
-
-
-def at_target(runs: Sequence[Run], *, steps: int, block: int) -> list[Params]:
-    """The parameters with which each run first has a loss of at most its target, in the order of the runs.
-
-    Raises:
-        RuntimeError: one does not come there within `steps`.
-    """
-    found: list[Params] = [None] * len(runs)
-    for numbers in by_structure(runs):
-        for records in run_many([runs[number] for number in numbers], steps=steps, record_every=block):
-            for record in records:
-                outcome = record.outcome
-                if outcome is None:
-                    continue
-                if outcome.steps_to_target is None:
-                    raise RuntimeError(
-                        f"the loss is {outcome.loss:.3g} after {outcome.steps} steps, above {outcome.target_loss}: lower the lr, "
-                        "or raise the target."
-                    )
-                found[numbers[record.row]] = record.state.params
     return found

@@ -49,6 +49,7 @@ from curvexp.theory.stability import nesterov_threshold as nesterov_threshold
 from curvexp.theory.stability import rmsprop_threshold as rmsprop_threshold
 from curvexp.theory.stability import sgd_largest_lr as sgd_largest_lr
 from curvexp.theory.stability import sgd_second_moment_factor as sgd_second_moment_factor
+from curvexp.theory.stability import step_matrix as step_matrix
 from curvexp.theory.taylor import best_step_along_gradient as best_step_along_gradient
 from curvexp.theory.taylor import best_step_length as best_step_length
 from curvexp.theory.taylor import taylor_change as taylor_change

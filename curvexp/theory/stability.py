@@ -162,7 +162,7 @@ def heavy_ball_iteration(
            [ 1.  ,  0.5 ]])
     """
     a, b, h = float64(lr, momentum, eigenvalues)
-    return _matrix(1 - a * h, -a * h * b, 1.0, b)
+    return step_matrix(1 - a * h, -a * h * b, 1.0, b)
 
 
 def nesterov_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
@@ -175,7 +175,7 @@ def nesterov_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, momentum: Array
            [ 1.   ,  0.5  ]])
     """
     a, b, h = float64(lr, momentum, eigenvalues)
-    return _matrix(1 - a * h * (1 + b), -a * h * b**2, 1.0, b)
+    return step_matrix(1 - a * h * (1 + b), -a * h * b**2, 1.0, b)
 
 
 def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
@@ -194,7 +194,7 @@ def adam_iteration(eigenvalues: ArrayLike, *, lr: ArrayLike, b1: ArrayLike) -> F
            [ 0.5 ,  0.5 ]])
     """
     a, b, h = float64(lr, b1, eigenvalues)
-    return _matrix(1 - a * h * (1 - b), -a * h * b, 1 - b, b)
+    return step_matrix(1 - a * h * (1 - b), -a * h * b, 1 - b, b)
 
 
 def adamw_iteration(
@@ -214,7 +214,17 @@ def adamw_iteration(
            [ 0.5 ,  0.5 ]])
     """
     a, b, w, h = float64(lr, b1, weight_decay, eigenvalues)
-    return _matrix(1 - a * w - a * h * (1 - b), -a * h * b, 1 - b, b)
+    return step_matrix(1 - a * w - a * h * (1 - b), -a * h * b, 1 - b, b)
+
+
+def step_matrix(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
+    """[[a, b], [c, d]] with the entries broadcast: the step of an optimizer on (⟨v,g⟩, ⟨v,m⟩), v an eigenvector.
+
+    >>> step_matrix([1.0, 2.0], 0.0, 0.0, 1.0).shape
+    (2, 2, 2)
+    """
+    entries = np.broadcast_arrays(*float64(a, b, c, d))
+    return np.stack(entries, axis=-1).reshape(*entries[0].shape, 2, 2)
 
 
 def iteration_threshold(iteration: Callable[[ArrayLike], ArrayLike], *, lr: ArrayLike) -> Array:
@@ -319,12 +329,6 @@ def catapult_range(curvature: ArrayLike) -> tuple[Array, Array]:
     """
     (h,) = float64(curvature)
     return 2 / h, 4 / h
-
-
-def _matrix(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> Float64[np.ndarray, "... 2 2"]:
-    """[[a, b], [c, d]], broadcast."""
-    entries = np.broadcast_arrays(*float64(a, b, c, d))
-    return np.stack(entries, axis=-1).reshape(*entries[0].shape, 2, 2)
 
 
 def _margins(m: Array) -> Array:

@@ -25,7 +25,17 @@ SUMMARIES = {  # key: what of the scalar stands in W&B's summary besides the val
 STABILITY = "curvature/sharpness_and_threshold"
 SHARE = 0.03  # of the loop's time that W&B may take while it is not BEHIND records behind: what it does beside the loop costs as much again
 BEHIND = 1000
-ARTIFACT = ("config.json", "summary.json", "metrics.jsonl", "spectrum.jsonl", "landscape.json", "traceback.txt")
+ARTIFACT = (
+    *(
+        "config.json",
+        "summary.json",
+        "metrics.jsonl",
+        "spectrum.jsonl",
+        "landscape.json",
+        "params.npz",
+        "traceback.txt",
+    ),
+)
 
 log = logging.getLogger("curvexp.track")
 

@@ -7,7 +7,7 @@ import pytest
 
 import curvexp
 from curvexp import console, optim, preprocess, probe, problem, testing, track
-from curvexp.app import keeper, sinks, trajectory
+from curvexp.app import final_params, keeper, sinks, trajectory
 from curvexp.app.launch import rows
 from curvexp.problem import data
 from curvexp.store import ENDINGS, RunFolder
@@ -149,6 +149,7 @@ SINKS = {
     "off": lambda folder: track.off(),
     "checkpoint": lambda folder: keeper.Checkpoints(folder, trajectory.Trajectory(folder, problem.bowl()), track.off()),
     "trajectory": lambda folder: trajectory.Trajectory(folder, problem.bowl()),
+    "params": lambda folder: final_params.FinalParams(folder),
 }
 
 
@@ -158,6 +159,7 @@ def test_sinks_that_ship_pass(name, status, tmp_path):
     testing.check_sink(SINKS[name](started(tmp_path)), status=status, folder=tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert ("checkpoints" in left) == (name == "checkpoint" and status in ("completed", "diverged", "interrupted"))
+    assert ("params.npz" in left) == (name == "params" and status not in ("failed", "skipped"))
     assert ("landscape.json" in left) == (name == "trajectory" and status in ("completed", "diverged"))
 
 

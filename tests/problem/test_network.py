@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from curvexp import preprocess
 from curvexp.errors import ConfigError
-from curvexp.problem import mlp
+from curvexp.problem import mlp, supervised
 from curvexp.problem.data import Dataset, diabetes, digits, gaussian, split, wine
 from curvexp.problem.network import ACTIVATIONS, _activation
 
@@ -263,3 +263,29 @@ def test_the_default_network_learns_digits_in_a_hundred_steps_of_gradient_descen
 def test_bad_options_name_their_key(options, key) -> None:
     with pytest.raises(ConfigError, match=key):
         build(dtype=jnp.float32, **options)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_accuracy_is_that_of_argmax_with_equal_outputs_too(one_hot):
+    data = wine()
+    problem = mlp(data=data, hidden=[3], preprocess=preprocess.normalized())
+    params = jax.tree.map(
+        jnp.zeros_like, problem.init(jax.random.key(0))
+    )  # all outputs are equal: the first class is chosen
+    assert float(problem.evaluate(params, problem.data, None)["accuracy"]) == pytest.approx(
+        (problem.data.targets == 0).mean()
+    )
+    outputs = jax.random.randint(jax.random.key(1), (500, 4), 0, 3).astype(jnp.float32)  # many ties
+    targets = jax.random.randint(jax.random.key(2), (500,), 0, 4)
+    given = jax.nn.one_hot(targets, 4) if one_hot else targets
+    true = (np.asarray(outputs).argmax(axis=1) == np.asarray(targets)).mean()
+    assert float(supervised.accuracy(outputs, given)) == pytest.approx(true, rel=1e-6)
+
+
+def test_accuracy_of_one_output_is_that_of_its_sign_whatever_the_shape_of_the_labels():
+    outputs, targets = jnp.array([[1.0], [-1.0], [2.0]]), jnp.array([1, 1, 0])
+    assert (
+        float(supervised.accuracy(outputs, targets))
+        == float(supervised.accuracy(outputs, targets[:, None]))
+        == pytest.approx(1 / 3)
+    )

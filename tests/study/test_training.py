@@ -3,16 +3,15 @@
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from curvexp import load_runs, optim, preprocess, study, theory, training
-from curvexp.problem import data, network, quadratics
-from curvexp.record import Record
+from curvexp import load_runs, optim, study, theory, training
+from curvexp.problem import quadratics
+from curvexp.record import Reading, Record
 from curvexp.store import RunFolder
 from curvexp.study.recorded import recorded
-from curvexp.study.training import at_target, iterates, steps_to_target
+from curvexp.study.training import iterates, steps_to_target
 from curvexp.training import Run
 
 EIGENVALUES = [0.5, 1.0, 4.0]
@@ -66,29 +65,6 @@ def test_a_run_begins_with_the_parameters_that_start_tells():
     assert np.array_equal(first.state.params, training.start(problem, 3))
 
 
-def test_parameters_at_a_target_are_the_first_below_it_and_runs_of_unequal_structure_keep_their_order():
-    def classifier(width):
-        given = data.wine()
-        return network.mlp(preprocess=preprocess.normalized(), data=given, hidden=[width])
-
-    problems = [classifier(3), classifier(4), classifier(3)]
-    runs = [Run(problem, optim.sgd(lr=0.5), seed, target=0.5) for seed, problem in enumerate(problems)]
-    for run, params in zip(runs, at_target(runs, steps=200, block=50), strict=True):
-        records = list(
-            training.run(run.problem, run.optimizer, key=run.key, steps=200, record_every=1, target=run.target)
-        )
-        assert records[-2].scalars["loss"] > 0.5 >= records[-1].scalars["loss"]
-        for found, alone in zip(jax.tree.leaves(params), jax.tree.leaves(records[-1].state.params), strict=True):
-            # float32, sums in another order in a program of several rows: some eps over some ten steps
-            assert np.asarray(found) == pytest.approx(np.asarray(alone), rel=1e-4, abs=1e-5)
-
-
-def test_a_target_that_is_not_reached_is_told_with_the_loss():
-    runs = [Run(quadratics.quadratic(dimension=3), optim.sgd(lr=1e-4), 0, target=1e-3)]
-    with pytest.raises(RuntimeError, match="after 20 steps"):
-        at_target(runs, steps=20, block=10)
-
-
 def test_no_study_has_a_training_loop_of_its_own():
     for file in Path(study.__file__).parent.glob("*.py"):
         text = file.read_text()
@@ -114,3 +90,33 @@ def test_recorded_runs_are_found_by_name_in_the_order_of_their_sweep(tmp_path):
     assert np.isnan(found[0].scalars["sharpness"][0])
     assert found[0].scalars["sharpness"][1] == 2.0
     assert recorded(load_runs(tmp_path), "flat") == []
+
+
+def test_recorded_readings_have_the_gradient_along_each_eigenvector_and_nan_where_it_was_not_measured(tmp_path):
+    folder = RunFolder(tmp_path / "steep" / "0")
+    folder.start({}, {})
+    for step, values, shares in (
+        (0, [1.0, 4.0], [0.25, 0.75]),
+        (5, None, None),
+        (10, [2.0], [1.0]),
+        (15, [1.0, 4.0], None),
+    ):
+        arrays = [None if part is None else np.array(part) for part in (values, shares)]
+        reading = None if values is None else Reading(arrays[0], np.zeros(len(values)), arrays[1], True, {}, {})
+        folder.append(Record(step, {"loss": 1.0, "grad_norm": 2.0 + step}, reading, None, seconds=0.0))
+    folder.finish(status="completed", steps_to_target=7)
+    (run,) = recorded(load_runs(tmp_path), "steep")
+    assert run.summary["steps_to_target"] == 7
+    assert run.readings.tolist() == [0, 10, 15]
+    np.testing.assert_array_equal(run.eigenvalues, [[1.0, 4.0], [2.0, np.nan], [1.0, 4.0]])
+    np.testing.assert_array_equal(run.gradient_along, [[1.0, np.sqrt(3.0)], [12.0, np.nan], [np.nan, np.nan]])
+
+
+def test_a_run_without_readings_has_none(tmp_path):
+    folder = RunFolder(tmp_path / "steep" / "0")
+    folder.start({}, {})
+    folder.append(Record(0, {"loss": 1.0}, None, None, seconds=0.0))
+    folder.finish(status="completed")
+    (run,) = recorded(load_runs(tmp_path), "steep")
+    assert run.readings.shape == (0,)
+    assert len(run.eigenvalues) == len(run.gradient_along) == 0

@@ -5,15 +5,12 @@ A job whose worker dies goes on from its last checkpoint, or from the start, on 
 failed.
 """
 
-import io
 import json
 import os
-import stat
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -25,10 +22,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from curvexp import console
 from curvexp.app import resume
+from curvexp.app.launch.shipping import pack, unpack
 from curvexp.errors import ConfigError
 from curvexp.store import RunFolder
 
-MOST_BYTES = 2**30  # of a job's folder that is shipped, before and after compression
 MARK = ".ray"  # a file in the sweep's folder, by which a worker tells that it sees the same folder
 
 
@@ -114,30 +111,12 @@ def launch(
             (done,), _ = ray.wait(list(going), num_returns=1)
             number = going.pop(done)
             job = _Composed(batch[number - first], number, config, context, str(sweep))
-            try:
-                home = ray.get(done)
-            except (
-                ray.exceptions.WorkerCrashedError,
-                ray.exceptions.NodeDiedError,
-                ray.exceptions.OutOfMemoryError,
-            ) as error:
-                if tries[number] < options.max_retries:
-                    tries[number] += 1
-                    console.err().print(f"#{number} its worker died; start {tries[number] + 1}")
-                    going[start(number)] = number
-                    continue
-                found[number] = job.lost(f"{type(error).__name__}: its worker died, {tries[number] + 1} starts")
-            except ray.exceptions.RayError as error:
-                reason = (str(error).strip().splitlines() or [""])[-1]
-                found[number] = job.lost(f"{type(error).__name__}: {reason}")
+            result = _result(ray, done, job, starts=tries[number] + 1, again=tries[number] < options.max_retries)
+            if result is not None:
+                found[number] = result
             else:
-                if home.shipped is not None:
-                    try:
-                        unpack(home.shipped, job.folder)
-                    except ValueError as error:
-                        home = home._replace(found=job.lost(str(error)))
-                found[number] = home.found
-                job.show(home.node)
+                tries[number] += 1
+                going[start(number)] = number
     except KeyboardInterrupt:
         for reference in going:
             ray.cancel(reference, force=False)
@@ -151,46 +130,30 @@ def launch(
     return [found[number] for number in tries]
 
 
-def pack(folder: Path) -> bytes:
-    """A folder's files as a zip.
+def _result(ray: Any, done: Any, job: "_Composed", *, starts: int, again: bool) -> JobReturn | None:
+    """What a job came to; None where its worker died and it is to be started again.
 
-    Raises:
-        ValueError: they take more than MOST_BYTES.
+    Args:
+        starts: of the job so far. again: whether one more is allowed.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    size = sum(path.stat().st_size for path in files)
-    if size > MOST_BYTES:
-        raise ValueError(
-            f"{folder}: {size} bytes, more than the {MOST_BYTES} that are shipped; share the sweep's folder"
-        )
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
-            archive.write(path, path.relative_to(folder).as_posix())
-    return made.getvalue()
-
-
-def unpack(data: bytes, folder: Path) -> None:
-    """Writes a zip's files under the folder.
-
-    Raises:
-        ValueError: a name leads out of the folder, an entry is a link, or it takes more than MOST_BYTES; nothing is then written.
-    """
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-        for entry in entries:
-            name = PurePosixPath(entry.filename)
-            if (
-                name.is_absolute()
-                or ".." in name.parts
-                or "\\" in entry.filename
-                or stat.S_ISLNK(entry.external_attr >> 16)
-            ):
-                raise ValueError(f"{entry.filename!r} in a shipped folder: expected a file below it")
-        if sum(entry.file_size for entry in entries) > MOST_BYTES:
-            raise ValueError(f"a shipped folder of more than {MOST_BYTES} bytes; share the sweep's folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        archive.extractall(folder)
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+    try:
+        home = ray.get(done)
+    except died as error:
+        if again:
+            console.err().print(f"#{job.number} its worker died; start {starts + 1}")
+            return None
+        return job.lost(f"{type(error).__name__}: its worker died, {starts} starts")
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        return job.lost(f"{type(error).__name__}: {reason}")
+    if home.shipped is not None:
+        try:
+            unpack(home.shipped, job.folder)
+        except ValueError as error:
+            return job.lost(str(error))
+    job.show(home.node)
+    return home.found
 
 
 def _join(ray: Any, options: Options) -> None:

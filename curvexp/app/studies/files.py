@@ -19,6 +19,7 @@ from curvexp.study.claim import Claim, Finding, Result, verdict
 LARGEST = 10**7  # whole number that a study takes
 ABOUT = ("number", "statement", "source", "precision")  # what a study's file says besides its function's numbers
 RUNS = ("overrides", "runs")  # and of the runs that it needs
+GIVEN = ("runs", "folder")  # parameters of its function that are no numbers: the runs, and the folder that they lie in
 
 
 class Study(NamedTuple):
@@ -166,12 +167,14 @@ def _result(study: Study) -> Any:
     """What the function makes of its numbers, and of the runs."""
     if not study.runs:
         return _function(study)(**study.options)
-    runs = trained(study.runs, study.folder / "runs", study=study.name)
+    folder = study.folder / "runs"
+    runs = trained(study.runs, folder, study=study.name)
     jax_cache.prepare_jax(study.precision)  # a run has its own
     takes = inspect.signature(_function(study)).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     options = {key: value for key, value in study.options.items() if key in takes or takes_all}
-    return _function(study)(runs=runs, **options)
+    given = {"runs": runs, "folder": folder} if "folder" in takes else {"runs": runs}
+    return _function(study)(**given, **options)
 
 
 def _path(name: str, config_dir: str | Path | None) -> Path:
@@ -223,7 +226,7 @@ def _function(study: Study) -> Any:
 def _check_options(study: Study, in_runs: dict[str, inspect.Parameter]) -> None:
     """Refuses a number that neither the function nor the runs take, one of another kind, and the lack of one."""
     function = inspect.signature(_function(study)).parameters
-    parameters = {**in_runs, **{key: p for key, p in function.items() if key != "runs"}}
+    parameters = {**in_runs, **{key: p for key, p in function.items() if key not in GIVEN}}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in study.options.items():
         if key not in parameters and not takes_all:

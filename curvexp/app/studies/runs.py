@@ -17,7 +17,7 @@ from curvexp.errors import ConfigError
 if TYPE_CHECKING:
     from curvexp.store import Runs
 
-FREE = ("track", "checkpoint", *keys.CONTROLS)  # keys that a run which is there may have had otherwise
+FREE = ("track", "checkpoint", "keep_params", *keys.CONTROLS)  # keys that a run which is there may have had otherwise
 
 
 class StudyRun(NamedTuple):

@@ -125,56 +125,18 @@ def spectrum(frame: Any, densities: pd.DataFrame | None = None) -> go.Figure:
     )
     drawn.update_layout(style.layout(title=title, height=140 + 130 * len(chosen)))
     has_density = curves is not None and not curves.empty
-    top = 1.0
     for row, step in enumerate(chosen, 1):
-        rows = spectra[spectra["step"] == step].sort_values("eigenvalue")
-        values = rows["eigenvalue"].to_numpy()
-        values = values[style.thin(len(values), MOST_RUG)]
-        edge = None
+        values = np.sort(spectra[spectra["step"] == step]["eigenvalue"].to_numpy())
+        bulk = None
         if has_density and curves is not None:
-            curve = curves[curves["step"] == step].sort_values("x")
-            if len(curve):
-                x, y, error = (curve[key].to_numpy() for key in ("x", "density", "stderr"))
-                at = scale(x)
-                per_axis = np.abs(np.gradient(x, at)) if len(x) > 2 else np.ones(len(x))
-                y, error = y * per_axis, np.nan_to_num(error) * per_axis
-                peak = y.max() or 1.0
-                y, error = y / peak, error / peak
-                seen = np.flatnonzero(y - 2 * error > 0.01)
-                edge = (x[seen[0]], x[seen[-1]]) if len(seen) else None
-                low, high = np.maximum(y - 2 * error, 0), y + 2 * error
-                drawn.add_trace(
-                    go.Scatter(
-                        x=np.concatenate([at, at[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", line={"width": 0},
-                        fillcolor=style.rgba(style.COLOURS[0], 0.2), hoverinfo="skip", name="density ± 2 standard errors",
-                        showlegend=row == 1, legendgroup="band",
-                    ), row=row, col=1,
-                )  # fmt: skip
-                drawn.add_trace(
-                    go.Scatter(
-                        x=at, y=y, mode="lines", line={"color": style.COLOURS[0]}, name="density (peak 1)", showlegend=row == 1,
-                        legendgroup="density", customdata=x, hovertemplate="λ = %{customdata:.3g}",
-                    ), row=row, col=1,
-                )  # fmt: skip
-        out = _outliers(values, edge)
-        for mask, text, marker in (
-            (~out, "eigenvalue", {"symbol": "line-ns-open", "size": 16, "color": style.COLOURS[2]}),
-            (out, "outlier", {"symbol": "circle-open", "size": 11, "color": style.COLOURS[1], "line": {"width": 2}}),
-        ):
-            if mask.any():
-                drawn.add_trace(
-                    go.Scatter(
-                        x=scale(values[mask]), y=np.zeros(mask.sum()), mode="markers", marker=marker, name=text,
-                        legendgroup=text, showlegend=not any(t.name == text for t in drawn.data), customdata=values[mask],
-                        hovertemplate="λ = %{customdata:.5g}",
-                    ), row=row, col=1,
-                )  # fmt: skip
+            bulk = _add_density(drawn, row, curves[curves["step"] == step].sort_values("x"), scale)
+        _add_rug(drawn, row, values[style.thin(len(values), MOST_RUG)], bulk, scale)
     drawn.update_xaxes(gridcolor=style.GRID, zerolinecolor="rgba(128,128,128,0.5)", **scale.ticks())
     drawn.update_xaxes(title="eigenvalue λ", row=len(chosen), col=1)
     drawn.update_yaxes(
         gridcolor=style.GRID,
         showticklabels=False,
-        range=[-0.18, top * 1.25] if has_density else [-1, 1],
+        range=[-0.18, 1.25] if has_density else [-1, 1],
         fixedrange=True,
     )
     complete = bool(spectra.get("complete", pd.Series([False])).all())
@@ -358,6 +320,53 @@ def taylor(frame: Any) -> go.Figure:
         f"{len(rows)} of {total} steps are shown." if len(rows) < total else "",
     )
     return drawn
+
+
+def _add_density(drawn: go.Figure, row: int, curve: pd.DataFrame, scale: style.Symlog) -> tuple[float, float] | None:
+    """Draws a density, its peak at 1, and its error band; the interval in which it surely stands above a hundredth of the peak."""
+    if curve.empty:
+        return None
+    x, y, error = (curve[key].to_numpy() for key in ("x", "density", "stderr"))
+    at = scale(x)
+    per_axis = np.abs(np.gradient(x, at)) if len(x) > 2 else np.ones(len(x))
+    y, error = y * per_axis, np.nan_to_num(error) * per_axis
+    peak = y.max() or 1.0
+    y, error = y / peak, error / peak
+    low, high = np.maximum(y - 2 * error, 0), y + 2 * error
+    drawn.add_trace(
+        go.Scatter(
+            x=np.concatenate([at, at[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", line={"width": 0},
+            fillcolor=style.rgba(style.COLOURS[0], 0.2), hoverinfo="skip", name="density ± 2 standard errors",
+            showlegend=row == 1, legendgroup="band",
+        ), row=row, col=1,
+    )  # fmt: skip
+    drawn.add_trace(
+        go.Scatter(
+            x=at, y=y, mode="lines", line={"color": style.COLOURS[0]}, name="density (peak 1)", showlegend=row == 1,
+            legendgroup="density", customdata=x, hovertemplate="λ = %{customdata:.3g}",
+        ), row=row, col=1,
+    )  # fmt: skip
+    seen = np.flatnonzero(y - 2 * error > 0.01)
+    return (x[seen[0]], x[seen[-1]]) if len(seen) else None
+
+
+def _add_rug(
+    drawn: go.Figure, row: int, values: np.ndarray, bulk: tuple[float, float] | None, scale: style.Symlog
+) -> None:
+    """Draws eigenvalues as a rug, those outside of the bulk ringed."""
+    out = _outliers(values, bulk)
+    for mask, text, marker in (
+        (~out, "eigenvalue", {"symbol": "line-ns-open", "size": 16, "color": style.COLOURS[2]}),
+        (out, "outlier", {"symbol": "circle-open", "size": 11, "color": style.COLOURS[1], "line": {"width": 2}}),
+    ):
+        if mask.any():
+            drawn.add_trace(
+                go.Scatter(
+                    x=scale(values[mask]), y=np.zeros(mask.sum()), mode="markers", marker=marker, name=text,
+                    legendgroup=text, showlegend=not any(t.name == text for t in drawn.data), customdata=values[mask],
+                    hovertemplate="λ = %{customdata:.5g}",
+                ), row=row, col=1,
+            )  # fmt: skip
 
 
 def _outliers(values: np.ndarray, edge: tuple[float, float] | None) -> np.ndarray:
