@@ -54,7 +54,10 @@ def _check_reading(reading: Reading, probe: Probe, whole: Objective, params: Par
             holds(isinstance(array, np.ndarray) and array.dtype == np.float64, f"{name} is a float64 numpy array")
             holds(array.shape == (len(values),), f"{name} has one entry an eigenvalue, and has the shape {array.shape}")
     holds(bool((np.diff(values) >= 0).all()), "eigenvalues ascend")
-    holds(bool((residuals >= 0).all()), "residuals are not negative")
+    holds(
+        bool((residuals >= 0).all()),
+        f"residuals are numbers of at least 0, and one is {residuals[~(residuals >= 0)][:1]}; what is no eigenvalue belongs into `scalars`",
+    )
     holds(
         not reading.complete or len(values) == size,
         f"a complete reading has all {size} eigenvalues, and has {len(values)}",
