@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTreeDef
+from jax.tree_util import PyTreeDef
 
 from curvexp.curvature.operator import Operator
 from curvexp.linalg.vectors import Space, space_of

@@ -1,4 +1,7 @@
-"""Matrix-free symmetric linear algebra on a product v -> Av: eigenpairs, density, inertia, trace, diagonal, norm."""
+"""Matrix-free symmetric linear algebra on a product v -> Av: eigenpairs, density, inertia, trace, diagonal, norm.
+
+The letters of shapes, here and in all of the science, are those of `curvexp.types`.
+"""
 
 from curvexp.linalg.dense import DenseEigenpairs as DenseEigenpairs
 from curvexp.linalg.dense import dense_eigh as dense_eigh

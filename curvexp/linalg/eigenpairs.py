@@ -449,8 +449,8 @@ def _start_rows(
     return rows, count
 
 
-def _flat_rows(leaves: Sequence[Array]) -> np.ndarray:
-    """Vectors as leaves with a leading axis m, as rows (m, n)."""
+def _flat_rows(leaves: Sequence[Float[Array, "m ..."]]) -> Float[np.ndarray, "m n"]:
+    """Vectors as leaves with a leading axis, as rows."""
     return np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.device_get(leaves) if np.size(leaf)], 1)
 
 

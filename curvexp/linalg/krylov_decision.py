@@ -287,7 +287,7 @@ def _missing(worst: AnyReal, limit: AnyReal, xp: ModuleType) -> AnyCount:
 
 
 def _all_vectors(s: State, wanted: Wanted, xp: ModuleType) -> Float[AnyArray, "size size"]:
-    """Eigenvectors of T (size, size), in order of wish."""
+    """Eigenvectors of T, in order of wish."""
     _, y, order, _ = ritz_pairs(s.matrix, 0, s.tally.done, wanted, xp)
     return y[:, order]
 

@@ -158,7 +158,7 @@ def _beside_all(basis: Float[Array, "b m n"], rest: Float[Array, "b n"]) -> Floa
 
 
 def _beside(known: Float[Array, "m n"], rows: Float[Array, "b n"]) -> Float[Array, "b n"]:
-    """What is left of rows (b, n) beside the orthonormal ones of `known`."""
+    """What is left of rows beside the orthonormal ones of `known`."""
     if len(known) == 0:
         return rows
     return rows - jnp.matmul(jnp.matmul(rows, known.T, precision="highest"), known, precision="highest")

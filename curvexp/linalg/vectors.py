@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, PyTreeDef
+from jax.tree_util import PyTreeDef
+from jaxtyping import Array, Float, Int, PyTree
 
 from curvexp.linalg.layout import Layout
 from curvexp.linalg.precision import full_precision

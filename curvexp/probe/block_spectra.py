@@ -187,7 +187,7 @@ def members_of(space: Space, by: str | tuple[str, ...]) -> dict[str, tuple[str, 
     return {pattern: tuple(path for path in known if _matches(path, pattern)) for pattern in by}
 
 
-def checked_by(by: Any) -> str | tuple[str, ...]:
+def checked_by(by: str | Sequence[str]) -> str | tuple[str, ...]:
     """`layer`, or the patterns; refuses what is neither, and a pattern that stands twice."""
     if by == "layer":
         return "layer"

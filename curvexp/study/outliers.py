@@ -25,7 +25,7 @@ EXACT = 1e-3  # eigsh's tolerance, relative to the largest eigenvalue
 
 
 class Leading(NamedTuple):
-    """The largest eigenvalues of an operator, (k,), descending, and their eigenvectors, (n, k)."""
+    """The largest eigenvalues of an operator, descending, and their eigenvectors."""
 
     values: Float64[np.ndarray, "k"]
     vectors: Float64[np.ndarray, "n k"]

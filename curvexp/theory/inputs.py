@@ -14,7 +14,11 @@ from curvexp.theory.recurrence import float64
 
 
 class InputConditions(NamedTuple):
-    """Condition numbers of the second moment of inputs as they are, centred, and centred and divided by their deviations."""
+    """Condition numbers of the second moment of inputs as they are, centred, and centred and divided by their deviations.
+
+    >>> InputConditions(raw=100.0, centered=4.0, normalized=1.0).centered
+    4.0
+    """
 
     raw: float
     centered: float

@@ -87,7 +87,11 @@ def level_set_axes(eigenvalues: ArrayLike, *, level: ArrayLike) -> Array:
 
 
 class Optimum(NamedTuple):
-    """The hyperparameters with the least worst contraction on a quadratic, and that contraction."""
+    """The hyperparameters with the least worst contraction on a quadratic, and that contraction.
+
+    >>> Optimum(lr=0.5, momentum=0.0, rate=0.5).lr
+    0.5
+    """
 
     lr: float
     momentum: float

@@ -38,7 +38,11 @@ def solution(trace: Array, determinant: Array, first: Array, steps: Array) -> Ar
 
 
 def spectral_radius(*, trace: Array, determinant: Array) -> Array:
-    """Largest |z| of the roots of z² − trace·z + determinant: √determinant where the roots are complex."""
+    """Largest |z| of the roots of z² − trace·z + determinant: √determinant where the roots are complex.
+
+    >>> float(spectral_radius(trace=np.array(5.0), determinant=np.array(6.0)))  # of the roots 2 and 3
+    3.0
+    """
     split = discriminant(trace, determinant)
     real = (np.abs(trace) + np.sqrt(np.maximum(split, 0))) / 2
     return np.where(split < 0, np.sqrt(np.maximum(determinant, 0)), real)
@@ -48,6 +52,9 @@ def discriminant(trace: Array, determinant: Array) -> Array:
     """Discriminant trace² − 4·determinant, set to zero where rounding hides it.
 
     Heavy ball's best momentum makes the roots equal. A square root would turn an error of 1e-16 in a zero discriminant into 1e-8.
+
+    >>> discriminant(np.array([2.0, 5.0]), np.array([1.0, 6.0])).tolist()
+    [0.0, 1.0]
     """
     found = trace**2 - 4 * determinant
     noise = 8 * np.finfo(np.float64).eps * (trace**2 + 4 * np.abs(determinant))
@@ -55,5 +62,9 @@ def discriminant(trace: Array, determinant: Array) -> Array:
 
 
 def float64(*values: ArrayLike) -> tuple[Float64[np.ndarray, "..."], ...]:
-    """The arguments as float64 arrays."""
+    """The arguments as float64 arrays.
+
+    >>> float64(1, [2])
+    (array(1.), array([2.]))
+    """
     return tuple(np.asarray(value, np.float64) for value in values)

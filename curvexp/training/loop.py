@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree, PyTreeDef, Shaped
+from jax.tree_util import PyTreeDef
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree, PyTreeDef
+from jax.tree_util import PyTreeDef
+from jaxtyping import PyTree
 
 from curvexp import optim
 from curvexp.linalg.lapack import x64

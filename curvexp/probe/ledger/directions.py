@@ -67,7 +67,7 @@ def direction_columns(
         left = [norms[name] ** 2 - (found[name] ** 2).sum() for name in ("gradient_before", "gradient")]
         rest = float((left[1] / left[0]) ** (0.5 / steps)) if min(left) > 0 else math.nan
     columns = {
-        "since": int(past.step) if steps else None,
+        "since": int(past.step) if steps and past.step is not None else None,
         "loss_from": "model" if optimum is None else "optimum",
         "eigenvalues": values,
         "residuals": spectrum.residuals,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from curvexp.types import Params
+from curvexp.types import AnyCount, Params
 
 
 class Past(NamedTuple):
@@ -16,7 +16,7 @@ class Past(NamedTuple):
         readings: made so far.
     """
 
-    step: Any = None
+    step: AnyCount | int | None = None
     gradient: Params | None = None
     momentum: Params | None = None
     vectors: PyTree = None
