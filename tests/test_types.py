@@ -20,8 +20,8 @@ from curvexp.problem import linear_network, quadratics, supervised, surface
 
 PACKAGE = Path(__file__).parents[1] / "curvexp"
 SCIENCE = (
-    *("linalg", "theory", "curvature", "problem", "preprocess.py", "optim", "probe", "training", "study"),
-    *("record.py", "landscape.py", "numeric.py", "testing.py", "types.py"),
+    *("linalg", "theory", "curvature", "problem", "preprocess.py", "optim", "probe", "training", "study", "testing"),
+    *("record.py", "landscape.py", "numeric.py", "types.py"),
 )
 ANY = {  # what is `Any` alone in a public signature, and why
     "curvature.functions.bound function": "whatever a person gives; what cannot be called is refused there",
