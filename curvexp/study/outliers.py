@@ -205,7 +205,7 @@ def classifier(classes: int, prepared: str, activation: str, hidden: Sequence[in
     )
 
 
-def at_target(run: Recorded, folder: Path) -> Any:
+def at_target(run: Recorded, folder: Path) -> Params:
     """The parameters with which a run came to its target.
 
     Raises:

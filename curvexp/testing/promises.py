@@ -35,5 +35,5 @@ def equal(a: PyTree, b: PyTree) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def shapes(tree: PyTree) -> Any:
+def shapes(tree: PyTree) -> tuple[PyTree, jax.tree_util.PyTreeDef]:
     return jax.tree.map(lambda leaf: (jnp.shape(leaf), str(jnp.result_type(leaf))), tree), jax.tree.structure(tree)
