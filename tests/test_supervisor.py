@@ -39,6 +39,8 @@ def loss(params, data):
 def crash(*, scale=1.0, at=2.0, preprocess, dtype):
     if scale == at:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if scale == 5.0:
+        os._exit(0)  # as a library of C may
     return Problem("quartic", start, loss, jnp.asarray(scale, dtype), lower_bound=0.0)
 """
 
@@ -107,6 +109,14 @@ def test_a_crash_before_a_sweep_began_is_said(tmp_path):
     assert err == "error: its process died by SIGSEGV before the first job began\n"
 
 
+def test_an_exit_from_within_before_a_sweep_began_is_said(tmp_path):
+    for code in (0, 7):
+        process, _ = begun(f"os._exit({code})", tmp_path)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert err == f"error: its process was ended from within, with exit code {code} before the first job began\n"
+
+
 def test_a_crash_after_the_table_changes_no_exit_code(tmp_path):
     code = (
         "from pathlib import Path\n"
@@ -149,6 +159,17 @@ def sweep(*words):
     )
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">/dev/full"])
+def test_a_stream_that_is_closed_or_full_ends_no_sweep(here, closed):
+    line = f"{sys.executable} -m curvexp -m problem=bowl probe=off steps=2 landscape=off hydra.sweep.dir=sweep seed=1,2 {closed}"
+    found = subprocess.run(
+        ["sh", "-c", line], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert statuses(here / "sweep") == ["completed", "completed"]
+    assert (here / "sweep/report.html").exists()
+
+
 def statuses(folder):
     summaries = sorted(folder.glob("*/summary.json"), key=lambda path: int(path.parent.name))
     return [json.loads(path.read_text())["status"] for path in summaries]
@@ -157,15 +178,17 @@ def statuses(folder):
 SMALL = ("optim.lr=0.1", "steps=2", "hydra.sweep.dir=sweep")
 
 
-def test_a_crash_by_a_signal_ends_one_job_and_the_sweep_goes_on(here):
-    process = sweep(*SMALL, "problem.scale=1,2,3")
+def test_a_crash_by_a_signal_or_an_exit_ends_one_job_and_the_sweep_goes_on(here):
+    process = sweep(*SMALL, "problem.scale=1,2,5,3")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 1, out + err
-    assert statuses(here / "sweep") == ["completed", "failed", "completed"]
+    assert statuses(here / "sweep") == ["completed", "failed", "failed", "completed"]
+    summary = json.loads((here / "sweep/2/summary.json").read_text())
+    assert summary["reason"] == "its process was ended from within, with exit code 0"
     summary = json.loads((here / "sweep/1/summary.json").read_text())
     assert summary["reason"] == "its process died by SIGSEGV"
     assert "mylab.py" in (here / "sweep/1/traceback.txt").read_text()
-    assert "3 runs: 2 completed, 1 failed" in out
+    assert "4 runs: 2 completed, 2 failed" in out
     assert "SIGSEGV" in (here / "sweep/report.html").read_text(encoding="utf-8")
 
 

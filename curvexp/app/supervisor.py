@@ -1,11 +1,13 @@
-"""A sweep's process under the eye of another: a crash by a signal ends one job, and the sweep goes on, or ends in its table.
+"""A sweep's process under the eye of another: a crash ends one job, and the sweep goes on, or ends in its table.
 
 `python -m curvexp -m` forks before JAX is loaded. The child runs the sweep; the parent waits, passes on the signals that were sent to it,
-and ends with the child's exit code. Where the child dies by a signal (a segmentation fault, the kernel's kill for want of memory) the
-parent records the job that ran as failed, and forks anew for the jobs that are left. Of jobs that went in step the one that crashed is not
-known: those go on one by one. A parent that is killed takes its child along. On Linux alone: it needs sigwaitinfo and prctl.
+and ends with the child's exit code. Where the child dies by a signal (a segmentation fault, the kernel's kill for want of memory), or is
+ended by a library's exit(), the parent records the job that ran as failed, and forks anew for the jobs that are left. Of jobs that went
+in step the one that crashed is not known: those go on one by one. A parent that is killed takes its child along. On Linux alone: it needs
+sigwaitinfo and prctl.
 """
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -26,6 +28,7 @@ from curvexp.store import ending
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WISHES = (*PASSED_ON, signal.SIGQUIT)  # signals by which a person or a queue ends a process: no crash
 OF_THE_KERNEL = 128  # SI_KERNEL: a terminal sends such a signal to the child as well
+LEFT = "left"  # the note of a child that Python itself ends, by whatever exit code
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 IN_THIS_PROCESS = ("BasicLauncher", "VmapLauncher")
 OF_A_LIST = (
@@ -77,16 +80,22 @@ def supervised(words: Sequence[str], again: Callable[[list[str], Sweep, bool], l
                 return words
             status = _wait(child)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if not os.WIFSIGNALED(status):
-                sys.exit(os.waitstatus_to_exitcode(status))
-            number = os.WTERMSIG(status)
-            if number in WISHES:
-                _die(number)
             facts: dict[str, Any] = {}
             for line in _read(notes).splitlines():
                 facts |= json.loads(line)
+            left = facts.pop(LEFT, False)
+            if os.WIFSIGNALED(status):
+                number = os.WTERMSIG(status)
+                if number in WISHES:
+                    _die(number)
+                why = ", for want of memory or by a person" if number == signal.SIGKILL else ""
+                name = f"its process died by {signal.Signals(number).name}{why}"
+            elif left:
+                sys.exit(os.waitstatus_to_exitcode(status))
+            else:  # not by way of Python: os._exit, or a library's exit()
+                name = f"its process was ended from within, with exit code {os.waitstatus_to_exitcode(status)}"
             sweep = Sweep(**{**facts, "folder": Path(facts["folder"])}) if facts else None
-            words = _after(number, sweep, words, again, _read(trace))
+            words = _after(name, sweep, words, again, _read(trace))
 
 
 def note(**facts: Any) -> None:
@@ -107,15 +116,17 @@ def began(folder: Path, *, sweeper: str, launcher: str, line: str) -> None:
 
 
 def _after(
-    number: int,
+    name: str,
     sweep: Sweep | None,
     words: list[str],
     again: Callable[[list[str], Sweep, bool], list[str]],
     trace: str,
 ) -> list[str]:
-    """The command line that goes on after a crash; where there is none the sweep ends here, in its table."""
-    why = ", for want of memory or by a person" if number == signal.SIGKILL else ""
-    name = f"its process died by {signal.Signals(number).name}{why}"
+    """The command line that goes on after a crash; where there is none the sweep ends here, in its table.
+
+    Args:
+        name: of the crash, in a sentence.
+    """
     if sweep is None:
         console.refuse(f"{name} before the first job began")
         sys.exit(1)
@@ -155,6 +166,7 @@ def _fork(notes: int, trace: int) -> int | None:
     if os.getppid() != parent:  # it was killed meanwhile
         os._exit(1)
     _notes[:] = [os.dup(notes)]
+    atexit.register(note, **{LEFT: True})
     if not faulthandler.is_enabled():
         faulthandler.enable(os.dup(trace))
     return None

@@ -24,6 +24,15 @@ class Stream(Console):
         """The text as the stream can show it."""
         return super().render_str(encodable(text, self.encoding), **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints; where the stream cannot be written, such as a file on a full disk, that is said on standard error, once."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.on_broken_pipe()
+            if self.file is not sys.stderr:
+                err().print(f"what follows is not shown: standard output cannot be written ({error.strerror})")
+
     def on_broken_pipe(self) -> None:
         """What follows is written nowhere: the run and its files do not depend on who reads along."""
         self.quiet = True
@@ -76,7 +85,13 @@ def _encodable(letter: str, encoding: str) -> str:
 
 @contextlib.contextmanager
 def any_stream() -> Iterator[None]:
-    """Within, no character and no reader that has gone makes standard output or error raise, also what libraries print."""
+    """Within, no character and no reader that has gone makes standard output or error raise, also what libraries print.
+
+    A stream that was closed before the process began is the null device from then on.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     for stream, errors in before:
         if errors == "strict":

@@ -1,7 +1,6 @@
 """A promise and how it is told that it is broken."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -58,6 +59,32 @@ def test_a_number_that_comes_as_text_is_refused_as_text(chosen, tmp_path, monkey
             build.build(changed)
         tried += 1
     assert tried
+
+
+@pytest.mark.parametrize(
+    "chosen, key, text",
+    [
+        ([], "target", "null"),
+        ([], "keep_params", "true"),
+        ([], "problem.eigenvalues", "[1, 2]"),
+        (["problem=mlp"], "problem.hidden", "[3]"),
+        (["problem=mlp", "probe=blocks"], "probe.density", "False"),
+        ([], "checkpoint", "{every: 3}"),
+    ],
+)
+def test_a_list_a_mapping_null_and_true_that_come_as_text_are_refused_as_text(chosen, key, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with initialize_config_dir(version_base="1.3", config_dir=str(keys.conf_folder())):
+        plain = keys.plain(compose("config", overrides=chosen))
+    changed = {name: value for name, value in plain.items() if name not in keys.CONTROLS}
+    *above, last = key.split(".")
+    node = changed
+    for name in above:
+        node = node[name]
+    assert last in node
+    node[last] = text
+    with pytest.raises(ConfigError, match=f"{re.escape(key)}='{re.escape(text)}' is text"):
+        build.build(changed)
 
 
 @settings(max_examples=60, deadline=None)
