@@ -32,21 +32,7 @@ def input_mean(
 ) -> Result:
     """λmax of least squares on inputs of mean m, measured through autodiff products, against the law of spiked models."""
     ratio = features / samples
-    raw, centered, secular = np.zeros((3, len(means), seeds))
-    for i, mean in enumerate(means):
-        for seed in range(seeds):
-            given = data.gaussian(
-                samples=samples,
-                features=features,
-                mean=float(mean),
-                condition_number=1.0,
-                variance=variance,
-                seed=seed,
-                test_fraction=0.0,
-            )
-            raw[i, seed] = largest(_least_squares(given, "raw", bias=False), seed=seed)
-            centered[i, seed] = largest(_least_squares(given, "centered", bias=False), seed=seed)
-            secular[i, seed] = theory.top_of_second_moment(np.cov(given.inputs.T, bias=True), given.inputs.mean(axis=0))
+    raw, centered, secular = _largest_by_mean(features, samples, means, variance, seeds)
     strength = features * np.square(np.asarray(means, np.float64)) / variance
     predicted = theory.spiked_top_eigenvalue(strength, ratio=ratio, variance=variance)
     out = strength > 2 * theory.outlier_threshold(ratio)
@@ -101,6 +87,28 @@ def input_mean(
             )
         )
     return Result(claims, {"mean": means, "raw": raw, "centered": centered, "predicted": predicted})
+
+
+def _largest_by_mean(
+    features: int, samples: int, means: Sequence[float], variance: float, seeds: int
+) -> Float64[np.ndarray, "3 means seeds"]:
+    """λmax of least squares on raw and on centred inputs, measured, and that of the sample's C + mm' by the secular equation."""
+    raw, centered, secular = found = np.zeros((3, len(means), seeds))
+    for i, mean in enumerate(means):
+        for seed in range(seeds):
+            given = data.gaussian(
+                samples=samples,
+                features=features,
+                mean=float(mean),
+                condition_number=1.0,
+                variance=variance,
+                seed=seed,
+                test_fraction=0.0,
+            )
+            raw[i, seed] = largest(_least_squares(given, "raw", bias=False), seed=seed)
+            centered[i, seed] = largest(_least_squares(given, "centered", bias=False), seed=seed)
+            secular[i, seed] = theory.top_of_second_moment(np.cov(given.inputs.T, bias=True), given.inputs.mean(axis=0))
+    return found
 
 
 def normalization(

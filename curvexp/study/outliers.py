@@ -49,26 +49,21 @@ def outliers(
             tanh networks on normalized inputs, at `fitted_loss`. folder: that they lie in.
         least: classes from which on the count is claimed. With fewer the widest gap may lie between two outliers.
     """
-    found: dict[str, Any] = {"classes": list(classes)}
     whole = "a median of counts: none is allowed to differ"
-    counts = {name: np.zeros((len(classes), seeds), int) for name in ("hessian", "ggn", "fitted")}
-    carried, aligned = np.zeros((2, len(classes), seeds))
+    fitted, hessians, ggns, carried, aligned = (np.full((len(classes), seeds), np.nan) for _ in range(5))
+    found: dict[str, Any] = {"classes": list(classes)}
     for run in recorded(runs, "middle"):
         number, seed = int(run.config["problem.data.classes"]), int(run.config["seed"])
         at = classes.index(number), seed
-        problem = classifier(number, "raw", "relu", hidden)
-        params = at_target(run, folder)
-        h, g = leading(hessian(problem, params), number + 6), leading(ggn(problem, params), number + 6)
-        counts["hessian"][at], counts["ggn"][at] = widest_gap(h.values), widest_gap(g.values)
-        rest = curvature.difference(hessian(problem, params), ggn(problem, params))
-        size = float(jnp.abs(eigsh(rest, k=1, which="LM", tol=1e-2).eigenvalues[0]))
-        carried[at] = size / g.values[number - 2]
-        aligned[at] = overlap(h.vectors[:, : number - 1], g.vectors[:, : number - 1])
-        found |= {f"hessian {number} {seed}": h.values, f"ggn {number} {seed}": g.values}
+        point = _outliers_of(classifier(number, "raw", "relu", hidden), at_target(run, folder), number)
+        hessians[at], ggns[at] = widest_gap(point.hessian), widest_gap(point.ggn)
+        carried[at], aligned[at] = point.rest / point.ggn[number - 2], point.aligned
+        found |= {f"hessian {number} {seed}": point.hessian, f"ggn {number} {seed}": point.ggn}
     for run in recorded(runs, "fitted"):
         number = int(run.config["problem.data.classes"])
         top = leading(hessian(classifier(number, "normalized", "tanh", hidden), at_target(run, folder)), number + 6)
-        counts["fitted"][classes.index(number), int(run.config["seed"])] = widest_gap(top.values)
+        fitted[classes.index(number), int(run.config["seed"])] = widest_gap(top.values)
+    counts = {"hessian": hessians, "ggn": ggns, "fitted": fitted}
     expected = theory.classifier_outliers(classes)[:, None]
     many = np.asarray(classes) >= least
     task = f"digits with their mean, ReLU, loss {loss:g}"
@@ -115,6 +110,27 @@ def outliers(
         )
     )
     return Result(claims, found | {f"count {name}": value for name, value in counts.items()})
+
+
+class _Outliers(NamedTuple):
+    """Leading eigenvalues of Hessian and Gauss-Newton matrix at one point, descending, and how the two compare.
+
+    Attributes:
+        rest: ‖H − G‖₂. aligned: mean squared cosine between the K − 1 leading eigenvectors of the two.
+    """
+
+    hessian: Float64[np.ndarray, "k"]
+    ggn: Float64[np.ndarray, "k"]
+    rest: float
+    aligned: float
+
+
+def _outliers_of(problem: Problem, params: Params, classes: int) -> _Outliers:
+    whole, carrier = hessian(problem, params), ggn(problem, params)
+    h, g = leading(whole, classes + 6), leading(carrier, classes + 6)
+    rest = eigsh(curvature.difference(whole, carrier), k=1, which="LM", tol=1e-2).eigenvalues[0]
+    aligned = overlap(h.vectors[:, : classes - 1], g.vectors[:, : classes - 1])
+    return _Outliers(h.values, g.values, float(jnp.abs(rest)), aligned)
 
 
 def batchnorm_spectrum(
