@@ -134,7 +134,7 @@ NAN = np.where(GOOD.inputs == 3, np.nan, GOOD.inputs)
         ({"inputs": np.zeros((0, 2)), "targets": np.zeros(0, int)}, "shape"),
         ({"inputs": np.zeros((6, 0))}, "shape"),
         ({"inputs": np.arange(6.0)}, "shape"),
-        ({"classes": None}, r"expected \(P, K\)"),
+        ({"classes": None}, r"expected \(P, C\)"),
         ({"classes": None, "targets": np.full((6, 1), np.nan)}, "targets are NaN"),
         ({"test_inputs": NAN, "test_targets": GOOD.targets}, "test inputs are NaN"),
         ({"test_inputs": GOOD.inputs[:, :1], "test_targets": GOOD.targets}, "test inputs have 1 columns"),
