@@ -27,3 +27,16 @@ def rate(value: float) -> str:
     if not 0 < value < 1:
         return number(value, 5)
     return f"{value:.{min(2 - math.floor(math.log10(1 - value)), 7)}f}"
+
+
+def cut(text: object, longest: int = 300) -> str:
+    """A text of at most so many characters, the last one … where more are left out."""
+    shown = str(text)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def brief(value: object) -> str:
+    """A name or a number of a run in at most 60 characters, ? where there is none."""
+    if isinstance(value, float):
+        return "?" if math.isnan(value) else f"{value:.6g}"
+    return cut("?" if value is None else value, 60)

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from curvexp import load_densities, load_ledger, load_planes, load_runs, report
 from curvexp.report import __main__ as command
-from curvexp.report import page
+from curvexp.report.page import assets
 
 FUZZ = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck),
         "phases": [Phase.explicit, Phase.generate]}  # fmt: skip
@@ -433,8 +433,8 @@ COMMANDS = [
 @pytest.fixture
 def short_pages(monkeypatch):
     """Pages without the 5 MB of scripts that are the same in all."""
-    monkeypatch.setattr(page, "_plotly", lambda: "plotly")
-    monkeypatch.setattr(page, "_datatables", lambda kind: "datatables")
+    monkeypatch.setattr(assets, "plotly", lambda: "plotly")
+    monkeypatch.setattr(assets, "datatables", lambda kind: "datatables")
     monkeypatch.setenv("MARK_SECRET", VARIABLE)
     monkeypatch.setenv("COLUMNS", "200")
 

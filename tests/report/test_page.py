@@ -220,7 +220,7 @@ def test_each_run_that_did_not_complete_is_listed_with_its_reason(mixed, made):
         "foreign</strong>",
     ):
         assert text in listed
-    assert "broken/finding.json: not a study&#x27;s finding" in source
+    assert "broken/finding.json: not a study&#39;s finding" in source
     for _, run in load_runs(mixed).runs.iterrows():
         assert html.escape(run["run"]) in source
 
