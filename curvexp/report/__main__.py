@@ -1,9 +1,11 @@
 """The tables over all runs of a folder, and the page with the charts, from a shell: python -m curvexp.report DIR"""
 
 import argparse
+import pkgutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.live import Live
@@ -14,6 +16,9 @@ from curvexp.errors import ConfigError
 from curvexp.report import aggregate, findings, frames, render, write_tables
 from curvexp.report.terminal import render_comparison, render_exceptions, render_studies, sparklines
 from curvexp.store import Runs, load_runs
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 WATCH_SECONDS = 2.0
 
@@ -27,13 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
         if options.watch:
             _watch(options)
         found, by = _studies_alone(options.folder) or _load(options.folder, options)
+        own = [_own_chart(name, found) for name in options.chart]
         _print(found, by, options.folder)
         if not options.no_page:
             from curvexp.report.page import write_page
 
             target = options.html or Path(options.folder) / "report.html"
             try:
-                written = write_page(found, options.folder, target, by=by)
+                written = write_page(found, options.folder, target, by=by, own=own)
                 console.out().print(f"wrote {console.printable(written)}")
             except OSError as error:
                 if options.html:
@@ -71,6 +77,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--by", metavar="COLUMNS", help="group by these instead of problem,preprocess,optim: problem,lr"
     )
+    parser.add_argument(
+        "--chart",
+        metavar="MODULE.FUNCTION",
+        action="append",
+        default=[],
+        help="a function of yours from the runs (curvexp.Runs) to a Plotly figure, for the page; may be given several times",
+    )
     parser.add_argument("--html", metavar="FILE", help="where the page goes; else DIR/report.html")
     parser.add_argument("--no-page", action="store_true", help="tables only")
     for form in ("csv", "parquet"):
@@ -103,6 +116,35 @@ def _load(folder: str, options: argparse.Namespace) -> tuple[Runs, list[str]]:
                 f"--where={options.where}: holds for no run; expected a condition that holds for some. Change --where."
             )
     return found, by
+
+
+def _own_chart(name: str, found: Runs) -> "go.Figure":
+    """The figure that a person's function makes of the runs.
+
+    Raises:
+        ConfigError: it cannot be imported, raises, or returns something else.
+    """
+    import plotly.graph_objects as go
+
+    try:
+        function = pkgutil.resolve_name(name)
+    except Exception as error:  # an ImportError, or what the person's module raises
+        raise ConfigError(
+            f"--chart={name}: cannot be imported ({type(error).__name__}: {error}); expected the import path of a function. Change --chart."
+        ) from error
+    try:
+        figure = function(found)
+    except Exception as error:
+        raise ConfigError(
+            f"--chart={name}: raised {type(error).__name__}: {error}. Mend it, or leave --chart out."
+        ) from error
+    if not isinstance(figure, go.Figure):
+        raise ConfigError(
+            f"--chart={name}: returned {type(figure).__name__}; expected a plotly.graph_objects.Figure. Change --chart."
+        )
+    if not figure.layout.title.text:
+        figure.update_layout(title=name.rpartition(".")[2].replace("_", " "))
+    return figure
 
 
 def _studies_alone(folder: str) -> tuple[Runs, list[str]] | None:

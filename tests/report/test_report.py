@@ -241,3 +241,56 @@ def test_numbers_are_short(value, text):
 )
 def test_a_rate_shows_its_distance_from_one(value, text):
     assert rate(value) == text
+
+
+CHARTS = """
+import plotly.graph_objects as go
+
+def loss_by_run(runs):
+    figure = go.Figure()
+    for name, part in runs.metrics.groupby("run"):
+        figure.add_scatter(x=part["step"], y=part["loss"], name=name)
+    return figure
+
+def titled(runs):
+    return loss_by_run(runs).update_layout(title="Losses <of> mine")
+
+def fails(runs):
+    raise KeyError("no_such_column")
+
+def text(runs):
+    return "a figure"
+"""
+
+
+def test_charts_of_ones_own_stand_on_the_page(sweep, tmp_path, monkeypatch):
+    (tmp_path / "ownlab.py").write_text(CHARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    target = tmp_path / "page.html"
+    typed = [str(sweep), "--html", str(target), "--chart", "ownlab.loss_by_run", "--chart", "ownlab.titled"]
+    assert main(typed) == 0
+    text = target.read_text(encoding="utf-8")
+    assert 'id="own"' in text
+    assert text.index(">loss by run<") < text.index(">Losses &lt;of&gt; mine<")
+
+
+@pytest.mark.parametrize(
+    "name, word",
+    [
+        ("ownlab.fails", "raised KeyError: 'no_such_column'"),
+        ("ownlab.text", "returned str; expected a plotly"),
+        ("ownlab.none", "cannot be imported (AttributeError"),
+        ("no_such_lab.f", "cannot be imported (ModuleNotFoundError"),
+        ("ownlab", "raised TypeError"),
+        ("", "cannot be imported (ValueError"),
+    ],
+)
+def test_a_chart_that_cannot_be_made_is_named_before_anything_is_written(
+    sweep, tmp_path, monkeypatch, capsys, name, word
+):
+    (tmp_path / "ownlab.py").write_text(CHARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    target = tmp_path / "page.html"
+    assert main([str(sweep), "--html", str(target), "--chart", name]) == 2
+    assert word in capsys.readouterr().err
+    assert not target.exists()

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import plotly.graph_objects as go
 
 from curvexp import __version__
 from curvexp.report.frames import SETTING
@@ -19,24 +20,31 @@ from curvexp.report.page.sources import Sources, gather
 from curvexp.store import Runs, replaced
 
 
-def write_page(found: Runs, folder: str | Path, target: str | Path, *, by: Sequence[str] = SETTING) -> Path:
+def write_page(
+    found: Runs, folder: str | Path, target: str | Path, *, by: Sequence[str] = SETTING, own: Sequence[go.Figure] = ()
+) -> Path:
     """The page over these runs of `folder`, written to `target`, replaced as a whole.
+
+    Args:
+        own: charts of the person's, for a section of their own; their titles become headings.
 
     Raises:
         OSError: it cannot be written.
     """
     target = Path(target)
-    text = page(found, folder, by=by)
+    text = page(found, folder, by=by, own=own)
     with replaced(target) as beside:
         beside.write_text(text, encoding="utf-8")
     return target
 
 
-def page(found: Runs, folder: str | Path, *, by: Sequence[str] = SETTING) -> str:
+def page(found: Runs, folder: str | Path, *, by: Sequence[str] = SETTING, own: Sequence[go.Figure] = ()) -> str:
     """The HTML of the page over `found`; densities, planes and studies are read from `folder`."""
     figures = Figures()
     with np.errstate(all="ignore"):  # whatever numbers a folder holds
         shown = _sections(gather(found, folder, by), figures)
+    if own:
+        shown.append(sections.own_charts(own, figures))
     path = os.path.abspath(folder)
     return (
         _environment()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from curvexp.quantities import QUANTITIES, plain
 from curvexp.report import charts, findings, frames
@@ -119,6 +120,12 @@ def across(sources: Sources, figures: Figures) -> Section:
             )
         )
     return Section("across", "Across all runs", "gallery", figures.gallery(*drawings))
+
+
+def own_charts(charts: Sequence[go.Figure], figures: Figures) -> Section:
+    """Charts of the person's own, under their titles."""
+    drawings = [Drawing(chart, str(chart.layout.title.text or "Own chart"), "a chart of your own") for chart in charts]
+    return Section("own", "Own charts", "gallery", figures.gallery(*drawings))
 
 
 # ---- runs without an end ----------------------------------------------------------------------------------------------------------
