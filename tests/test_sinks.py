@@ -32,7 +32,8 @@ class Lines:
 
     def append(self, record):
         self.write("append", record.step, record.scalars["loss"], self.figures["loss"])
-        if record.step == self.stop:
+        if record.step == self.stop and not os.path.exists("stopped"):  # once: a second signal stops at once
+            open("stopped", "w").close()
             os.kill(os.getpid(), signal.SIGINT)
 
     def finish(self, outcome):

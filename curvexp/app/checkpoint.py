@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from curvexp import memory
+from curvexp.store import files
 
-FOLDER = "checkpoints"
+FOLDER = files.CHECKPOINTS
 FORMAT = 1
 LARGEST_TEXT = 2**28  # bytes of the JSON text that are still read
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from curvexp.record import Record
 from curvexp.sink import RunEnd, RunStart
-from curvexp.store import RunFolder, params
+from curvexp.store import RunFolder, files, params
 
 
 class FinalParams:
@@ -46,4 +46,4 @@ class FinalParams:
         try:
             params.save_params(self.folder.path, leaves, step=self.step)
         except OSError as error:
-            self.note(f"{params.PARAMS} was not written: {error.strerror or error}")
+            self.note(f"{files.PARAMS} was not written: {error.strerror or error}")

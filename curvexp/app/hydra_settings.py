@@ -8,19 +8,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from curvexp.app import keys
 from curvexp.errors import ConfigError
+from curvexp.store import files
 
 REPORT = "curvexp.app.sweep_end.ReportAtEnd"
-OURS = (
-    "config.json",
-    "summary.json",
-    "metrics.jsonl",
-    "spectrum.jsonl",
-    "landscape.json",
-    "params.npz",
-    "traceback.txt",
-    "checkpoints",
-    "wandb",
-)
+OURS = (*files.ALL, files.CHECKPOINTS, "wandb")
 
 
 def check(composed: DictConfig, *, sweep: bool) -> None:
@@ -67,7 +58,7 @@ def check_folders(composed: DictConfig, *, sweep: bool) -> None:
         with read_write(composed.hydra), open_dict(composed.hydra):
             composed.hydra.job.id, composed.hydra.job.num = "0", 0  # of its first job, as an example
         _check_inside("hydra.sweep.subdir", _text(composed, "hydra.sweep.subdir"))
-    elif (Path(folder) / "metrics.jsonl").exists():
+    elif (Path(folder) / files.METRICS).exists():
         raise ConfigError(
             f"hydra.run.dir={folder}: expected a new folder, and this one holds a run. Choose another hydra.run.dir, remove it, or go on "
             f"with it: resume={folder}"

@@ -23,7 +23,7 @@ from curvexp.app.place import place_of_job as place_of_job
 from curvexp.app.signals import Signals
 from curvexp.errors import ConfigError, Unsupported
 from curvexp.sink import RunEnd, RunStart, Sink
-from curvexp.store import MARKS, SUMMARY, RecordError, RunFolder, jsonable, secrets
+from curvexp.store import SUMMARY, RecordError, RunFolder, files, jsonable, secrets
 
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy")
 
@@ -105,7 +105,7 @@ class Job:
         elif isinstance(error, Exception) or (isinstance(error, SystemExit) and not TAKEN):  # of a person's own code
             with contextlib.suppress(OSError):  # a full disk
                 trace = "".join(traceback.format_exception(error))
-                (self.place.folder / "traceback.txt").write_text(secrets.hidden(trace), encoding="utf-8")
+                (self.place.folder / files.TRACEBACK).write_text(secrets.hidden(trace), encoding="utf-8")
             first = (str(error).strip().splitlines() or [""])[0]
             self.reason = f"{type(error).__name__}: {first}"
         else:  # the process is taken away: the run goes on elsewhere
@@ -235,7 +235,7 @@ class Job:
         if place.sweep:
             console.err().print(console.line(place.title, summary))
         elif summary["status"] == "failed":
-            trace = place.folder / "traceback.txt"
+            trace = place.folder / files.TRACEBACK
             console.refuse(f"{summary['reason']}" + (f"\nThe traceback is in {trace}." if trace.exists() else ""))
             sys.exit(1)
         else:
@@ -260,11 +260,11 @@ def _todo(config: dict[str, Any], control: dict[str, Any], place: Place, store: 
     """What is to be done in this job's folder: `new`, `on` from its last checkpoint, `anew` from the start, or `nothing`."""
     queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if control["resume"]:
-        if any((place.folder / name).exists() for name in MARKS):  # what a refusal finds stays as it is
+        if any((place.folder / name).exists() for name in files.MARKS):  # what a refusal finds stays as it is
             store.leave()
         resume.check_targets(config, control["trust"] or ())
-    if (control["resume"] is None and not queued_again) or not (place.folder / "config.json").exists():
-        return "new" if not (control["resume"] and (place.folder / "metrics.jsonl").exists()) else "anew"
+    if (control["resume"] is None and not queued_again) or not (place.folder / files.CONFIG).exists():
+        return "new" if not (control["resume"] and (place.folder / files.METRICS).exists()) else "anew"
     store.leave()
     resume.check_same(config, place.folder)
     todo = "on" if not place.sweep else resume.still_to_do(config, place.folder, control["retry"] or ()) or "nothing"

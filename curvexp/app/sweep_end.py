@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from curvexp import console
 from curvexp.app import keys, resume, supervisor
 from curvexp.errors import ConfigError
-from curvexp.store import MARKS, RunFolder, ending
+from curvexp.store import RunFolder, ending, files
 
 
 class Begun(NamedTuple):
@@ -65,7 +65,7 @@ def stopped(reason: str) -> bool:
         beside = str(config.hydra.output_subdir)
         inside = [Path(path) for path, _, _ in os.walk(folder)]
         made = [path for path in inside if (path / beside).is_dir() or not any(path.iterdir())]
-    made = [path for path in made if not any((path / name).exists() for name in MARKS)]
+    made = [path for path in made if not any((path / name).exists() for name in files.MARKS)]
     for path in made:
         store = RunFolder(path)
         chosen = config.hydra.runtime.choices
@@ -90,7 +90,7 @@ def stopped(reason: str) -> bool:
 
 def _recorded(folder: Path, since: float) -> bool:
     """Whether a job under the folder was recorded since then."""
-    summaries = (Path(path) / "summary.json" for path, _, names in os.walk(folder) if "summary.json" in names)
+    summaries = (Path(path) / files.SUMMARY for path, _, names in os.walk(folder) if files.SUMMARY in names)
     return any(path.stat().st_mtime >= since - 1 for path in summaries)
 
 

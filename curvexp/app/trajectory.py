@@ -5,7 +5,7 @@ from typing import Any
 
 from curvexp.record import Record
 from curvexp.sink import RunEnd, RunStart
-from curvexp.store import RunFolder
+from curvexp.store import RunFolder, files
 
 
 class Trajectory:
@@ -79,6 +79,6 @@ class Trajectory:
                 planes = [landscape.parameter_plane(whole, self.params, path[near], steps, optimum)]
             else:
                 planes = landscape.around(whole, self.params, step=self.steps[-1], key=jax.random.key(self.seed))
-            self.folder.keep("landscape.json", {"planes": planes})
+            self.folder.keep(files.LANDSCAPE, {"planes": planes})
         except Exception as error:
             self.note(f"landscape.json was not written: {type(error).__name__}: {error}")

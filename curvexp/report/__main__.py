@@ -15,7 +15,7 @@ from curvexp import console, home
 from curvexp.errors import ConfigError
 from curvexp.report import aggregate, findings, frames, render, write_tables
 from curvexp.report.terminal import render_comparison, render_exceptions, render_studies, sparklines
-from curvexp.store import Runs, load_runs
+from curvexp.store import Runs, files, load_runs
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -196,8 +196,8 @@ def _watch(options: argparse.Namespace) -> None:
 def _going(runs: pd.DataFrame, folder: Path, quiet: float = 60.0) -> bool:
     """Whether a run has no end and its files changed within the last `quiet` seconds; a killed run's do not."""
     for name in runs.loc[runs["status"] == "running", "run"]:
-        files = [folder / str(name) / file for file in ("metrics.jsonl", "summary.json")]
-        if any(file.exists() and time.time() - file.stat().st_mtime < quiet for file in files):
+        written = [folder / str(name) / file for file in (files.METRICS, files.SUMMARY)]
+        if any(path.exists() and time.time() - path.stat().st_mtime < quiet for path in written):
             return True
     return False
 

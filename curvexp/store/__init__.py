@@ -13,15 +13,12 @@ Numbers stand as Python's json writes them, NaN and ±Infinity included. No JAX 
 """
 
 from curvexp.store.detail import load_block_densities, load_blocks, load_densities, load_ledger, load_planes
-from curvexp.store.folder import ENDINGS, FILES, SUMMARY, RecordError, RunFolder, jsonable, read_object, replaced
+from curvexp.store.folder import ENDINGS, SUMMARY, RecordError, RunFolder, jsonable, read_object, replaced
 from curvexp.store.params import load_params
 from curvexp.store.runs import Runs, load_runs
-from curvexp.store.untrusted import MARKS
 
 __all__ = [
     "ENDINGS",
-    "FILES",
-    "MARKS",
     "SUMMARY",
     "RecordError",
     "RunFolder",

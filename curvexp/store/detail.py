@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curvexp.errors import ConfigError
+from curvexp.store import files
 from curvexp.store.untrusted import (
     LARGEST_JSON,
     Unreadable,
@@ -51,7 +52,7 @@ def load_ledger(folder: str | Path) -> "pd.DataFrame":
         raise ConfigError(f"{folder}: no such folder; expected one with runs in it")
     root, frames = root.resolve(), []
     for path, problem in run_folders(root):
-        for row in read_lines(path / "spectrum.jsonl")[0] if problem is None else []:
+        for row in read_lines(path / files.SPECTRUM)[0] if problem is None else []:
             found = row.get("ledger")
             if not isinstance(found, dict):
                 continue
@@ -79,7 +80,7 @@ def load_densities(folder: str | Path) -> "pd.DataFrame":
     """
     parts = []
     for path, name in _runs(folder):
-        for row in read_lines(path / "spectrum.jsonl")[0]:
+        for row in read_lines(path / files.SPECTRUM)[0]:
             if (curve := _curve(row.get("density"))) is not None:
                 parts.append({"run": name, "step": row["step"], **curve, "operator": operator_in(row)})
     return _long(parts, ["run", "step", "x", "density", "stderr", "operator"])
@@ -132,10 +133,10 @@ def load_planes(folder: str | Path) -> list[dict[str, Any]]:
     """
     planes = []
     for path, name in _runs(folder):
-        if not os.path.lexists(path / "landscape.json"):
+        if not os.path.lexists(path / files.LANDSCAPE):
             continue
         try:
-            value = json.loads(read(path / "landscape.json", largest=LARGEST_JSON))
+            value = json.loads(read(path / files.LANDSCAPE, largest=LARGEST_JSON))
             for plane in value["planes"][:MOST_PLANES]:
                 planes.append({"run": name, **_plane(plane)})
         except (Unreadable, ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -146,7 +147,7 @@ def load_planes(folder: str | Path) -> list[dict[str, Any]]:
 def _blocks(folder: str | Path) -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     """Each block of each line of the runs: the run's name, the line, the block's name, and what was recorded of the block."""
     for path, name in _runs(folder):
-        for row in read_lines(path / "spectrum.jsonl")[0]:
+        for row in read_lines(path / files.SPECTRUM)[0]:
             found = row.get("blocks")
             for block, entry in found.items() if isinstance(found, dict) else ():
                 if isinstance(entry, dict):

@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 
 from curvexp.errors import ConfigError
+from curvexp.store import files
 from curvexp.store.folder import RunFolder, read_object
 
 
@@ -20,10 +21,10 @@ def unfinished(sweep: Path, since: float) -> list[Path]:
     found = []
     for folder, _, names in os.walk(sweep):
         run = Path(folder)
-        if "summary.json" not in names or (read_object(run / "summary.json") or {}).get("status") != "running":
+        if files.SUMMARY not in names or (read_object(run / files.SUMMARY) or {}).get("status") != "running":
             continue
         with contextlib.suppress(OSError):
-            if (run / "summary.json").stat().st_mtime >= since - 1 and not _is_written(run):
+            if (run / files.SUMMARY).stat().st_mtime >= since - 1 and not _is_written(run):
                 found.append(run)
     return sorted(found, key=lambda run: (len(run.name), run))
 
@@ -38,9 +39,9 @@ def end(runs: Sequence[Path], reason: str, traceback: str = "") -> bool:
     for run in runs:
         store = RunFolder(run)
         try:
-            store.take_up(read_object(run / "config.json") or {})
+            store.take_up(read_object(run / files.CONFIG) or {})
             if traceback:
-                (run / "traceback.txt").write_text(traceback, encoding="utf-8")
+                (run / files.TRACEBACK).write_text(traceback, encoding="utf-8")
             store.finish(status="failed", reason=reason)
         except (ConfigError, OSError):  # another process took it up meanwhile, or the disk is full
             ended = False

@@ -20,6 +20,7 @@ import orjson
 from curvexp.errors import ConfigError
 from curvexp.quantities import QUANTITIES
 from curvexp.record import Record
+from curvexp.store import files
 
 SUMMARY = (  # keys that every summary has, null where they have no meaning
     *("status", "problem", "preprocess", "optim", "operator", "seed", "steps", "parameters", "reason"),
@@ -27,8 +28,6 @@ SUMMARY = (  # keys that every summary has, null where they have no meaning
     *(f"{quantity.name}_start" for quantity in QUANTITIES if quantity.summary and quantity.start),
     "versions",
 )
-FILES = ("metrics.jsonl", "spectrum.jsonl")  # that grow by a line
-OF_AN_END = ("landscape.json", "params.npz", "traceback.txt")  # what only a run's end leaves
 ENDINGS = ("completed", "diverged", "interrupted", "failed", "skipped")
 LARGEST = 2**24  # bytes of a config or summary that is gone on from
 DEEPEST = 50  # levels of it
@@ -64,9 +63,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
-            self._metrics = self._grows("metrics.jsonl", os.O_EXCL)
+            self._metrics = self._grows(files.METRICS, os.O_EXCL)
             self.update(**{**summary, "status": "running"})
-            _replace(self.path / "config.json", plain)
+            _replace(self.path / files.CONFIG, plain)
             self._refused = False
         except FileExistsError as error:
             raise ConfigError(
@@ -89,13 +88,13 @@ class RunFolder:
         self._refused = True
         try:
             self._hold()
-            self.summary |= read_object(self.path / "summary.json") or {}
+            self.summary |= read_object(self.path / files.SUMMARY) or {}
             self.update(status="running", reason=None)
-            _replace(self.path / "config.json", plain)
-            for name in FILES:
+            _replace(self.path / files.CONFIG, plain)
+            for name in files.RECORDS:
                 if (self.path / name).exists():
                     self._sizes[name] = (self.path / name).stat().st_size
-            self._metrics = self._grows("metrics.jsonl")
+            self._metrics = self._grows(files.METRICS)
             self._refused = False
         except OSError as error:
             raise ConfigError(
@@ -104,15 +103,15 @@ class RunFolder:
 
     def cut(self, sizes: Mapping[str, int]) -> None:
         """Takes the records' files back to these sizes in bytes, those not named to nothing, and what only an end leaves away."""
-        for name in FILES:
+        for name in files.RECORDS:
             path, size = self.path / name, sizes.get(name, 0)
-            if size == 0 and name != "metrics.jsonl":
+            if size == 0 and name != files.METRICS:
                 path.unlink(missing_ok=True)
                 self._sizes.pop(name, None)
             elif path.exists():
                 os.truncate(path, size)
                 self._sizes[name] = size
-        for name in OF_AN_END:
+        for name in files.OF_AN_END:
             (self.path / name).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
@@ -159,9 +158,9 @@ class RunFolder:
                 line["gradient_overlaps"] = reading.gradient_overlaps
             if self._spectrum is None:
                 with _recording():
-                    self._spectrum = self._grows("spectrum.jsonl")
-            self._append("spectrum.jsonl", self._spectrum, {**line, "complete": reading.complete, **reading.extra})
-        self._append("metrics.jsonl", self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
+                    self._spectrum = self._grows(files.SPECTRUM)
+            self._append(files.SPECTRUM, self._spectrum, {**line, "complete": reading.complete, **reading.extra})
+        self._append(files.METRICS, self._metrics, {"step": record.step, "seconds": record.seconds, **record.scalars})
 
     def keep(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file of this name into the folder, replaced as a whole.
@@ -175,7 +174,7 @@ class RunFolder:
         """Sets these keys of the summary, and replaces the file as a whole."""
         self.summary |= jsonable(fields)
         with _recording():
-            _replace(self.path / "summary.json", self.summary)
+            _replace(self.path / files.SUMMARY, self.summary)
 
     def finish(self, *, status: str, **fields: Any) -> dict[str, Any]:
         """The summary as it was written for good: with this status, one of ENDINGS, and these keys.

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from curvexp.errors import ConfigError
+from curvexp.store import files
 from curvexp.store.folder import replaced
 
-PARAMS = "params.npz"
 ABOUT = "about"  # the entry that says of which step the others are; no leaf has its name, as theirs begin with a slash
 Tree = TypeVar("Tree")
 
@@ -30,7 +30,7 @@ def save_params(run: Path, leaves: Mapping[str, np.ndarray], *, step: int) -> No
         f"/{path}": leaf if leaf.dtype.kind in "biufc" else leaf.astype(np.float32) for path, leaf in leaves.items()
     }
     about = json.dumps({"step": step, "dtypes": {path: leaf.dtype.name for path, leaf in leaves.items()}})
-    with replaced(run / PARAMS) as beside, open(beside, "wb") as file:
+    with replaced(run / files.PARAMS) as beside, open(beside, "wb") as file:
         np.savez(file, **{ABOUT: np.frombuffer(about.encode(), np.uint8)}, **kept)  # type: ignore[arg-type]
 
 
@@ -47,7 +47,7 @@ def load_params(run: str | Path, *, like: Tree | None = None) -> Any:
         ConfigError: the run has none (it was stopped before its first record, or ran with keep_params=false), the file is damaged, or
             `like` has other leaves.
     """
-    path = Path(run) / PARAMS
+    path = Path(run) / files.PARAMS
     if path.is_symlink() or not path.is_file():
         raise ConfigError(
             f"{path}: no such file; expected the final parameters of a run. Runs with keep_params=false have none."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from curvexp.errors import ConfigError
+from curvexp.store import files
 from curvexp.store.folder import ENDINGS, SUMMARY
 from curvexp.store.untrusted import (
     MOST_KEYS,
@@ -129,7 +130,7 @@ class _Metrics:
 
     def read(self, path: Path, name: str) -> tuple[np.ndarray, list[str]]:
         """The steps of a run's records, and what is wrong with its file."""
-        rows, damage = read_lines(path / "metrics.jsonl")
+        rows, damage = read_lines(path / files.METRICS)
         keys = dict.fromkeys(rows[0] if rows else ()) | dict.fromkeys(sorted(set().union(*rows)))
         if len(keys) > MOST_KEYS:
             return np.empty(0, np.int64), [f"metrics.jsonl: {len(keys)} scalars, more than {MOST_KEYS}"]
@@ -181,7 +182,7 @@ class _Spectra:
 
     def read(self, path: Path, name: str) -> list[str]:
         """Gathers a run's readings; what is wrong with its file."""
-        rows, damage = read_lines(path / "spectrum.jsonl")
+        rows, damage = read_lines(path / files.SPECTRUM)
         odd = 0
         for row in rows:
             parts = [row.get(key) for key in ("eigenvalues", "residuals", "gradient_overlaps")]
@@ -222,12 +223,12 @@ def _read_run(path: Path) -> dict[str, Any]:
     """A run's summary, and its config as config.<key>: status `unreadable` and the reason where one of them is not readable."""
     row: dict[str, Any] = {}
     try:
-        row = read_json(path / "summary.json")
+        row = read_json(path / files.SUMMARY)
         if row.get("status") not in (*ENDINGS, "running"):
             raise Unreadable(f"summary.json: not of a run, its status is {str(row.get('status'))[:50]!r}")
         if row["status"] == "running" and row.get("reason") is None:
             row["reason"] = UNFINISHED
-        row |= {f"config.{key}": value for key, value in read_json(path / "config.json").items()}
+        row |= {f"config.{key}": value for key, value in read_json(path / files.CONFIG).items()}
     except Unreadable as error:
         row |= {"status": "unreadable", "reason": str(error)}
     return row

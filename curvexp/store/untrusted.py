@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-MARKS = ("summary.json", "config.json", "metrics.jsonl")  # a folder with one of these is a run
-PARTS_OF_A_RUN = frozenset({".hydra", "wandb", "checkpoints"})  # its folders in which no other run is looked for
+from curvexp.store import files
+
+PARTS_OF_A_RUN = frozenset({".hydra", "wandb", files.CHECKPOINTS})  # its folders in which no other run is looked for
 LARGEST_JSON = 2**24  # bytes of a summary or config that is still read
 LARGEST_RECORDS = 2**30  # bytes of a .jsonl file that is still read
 MOST_KEYS = (
@@ -31,7 +32,7 @@ MOST_LINES = 10**7  # of a .jsonl file that are still read
 def run_folders(root: Path) -> Iterator[tuple[Path, str | None]]:
     """Every run's folder under root in natural order, and every folder that cannot be listed, with the reason."""
     for folder, found, problem in _listed(root):
-        if problem is not None or not found.isdisjoint(MARKS):
+        if problem is not None or not found.isdisjoint(files.MARKS):
             yield folder, problem
 
 
@@ -53,7 +54,7 @@ def _listed(root: Path) -> Iterator[tuple[Path, Set[str], str | None]]:
         except OSError as error:
             yield Path(folder), set(), f"cannot be listed: {error.strerror}"
             continue
-        run = not found.keys().isdisjoint(MARKS)
+        run = not found.keys().isdisjoint(files.MARKS)
         yield Path(folder), found.keys(), None
         inner = [name for name, is_folder in found.items() if is_folder and not (run and name in PARTS_OF_A_RUN)]
         waiting.extend(os.path.join(folder, name) for name in sorted(inner, key=_natural, reverse=True))

@@ -15,6 +15,7 @@ from curvexp.console import visible
 from curvexp.quantities import QUANTITIES, Quantity, section
 from curvexp.record import Record
 from curvexp.sink import RunEnd, RunStart
+from curvexp.store import files
 from curvexp.track.tracker import Tracker
 from curvexp.track.wandb_settings import first_line, mode_asked, settings_of
 
@@ -25,17 +26,7 @@ SUMMARIES = {  # key: what of the scalar stands in W&B's summary besides the val
 STABILITY = "curvature/sharpness_and_threshold"
 SHARE = 0.03  # of the loop's time that W&B may take while it is not BEHIND records behind: what it does beside the loop costs as much again
 BEHIND = 1000
-ARTIFACT = (
-    *(
-        "config.json",
-        "summary.json",
-        "metrics.jsonl",
-        "spectrum.jsonl",
-        "landscape.json",
-        "params.npz",
-        "traceback.txt",
-    ),
-)
+ARTIFACT = files.ALL
 
 log = logging.getLogger("curvexp.track")
 

@@ -24,7 +24,7 @@ from curvexp import console
 from curvexp.app import resume
 from curvexp.app.launch.shipping import pack, unpack
 from curvexp.errors import ConfigError
-from curvexp.store import RunFolder
+from curvexp.store import RunFolder, files
 
 MARK = ".ray"  # a file in the sweep's folder, by which a worker tells that it sees the same folder
 
@@ -229,7 +229,7 @@ class _Composed:
     def show(self, node: str) -> None:
         """A line on how the job ended, and on which node."""
         try:
-            summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+            summary = json.loads((self.folder / files.SUMMARY).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
         console.err().print(console.line(self.title, summary))
@@ -244,7 +244,7 @@ class _Composed:
         store = RunFolder(self.folder)
         names = {group: str(choices.get(group)) for group in ("problem", "preprocess", "optim", "probe")}
         plain = {key: value for key, value in keys.plain(ours).items() if key not in keys.CONTROLS}
-        if (self.folder / "metrics.jsonl").exists():  # what it recorded stays
+        if (self.folder / files.METRICS).exists():  # what it recorded stays
             store.take_up(plain)
         else:
             store.start(plain, {**names, "seed": plain.get("seed")})

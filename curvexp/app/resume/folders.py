@@ -8,7 +8,7 @@ from typing import Any
 
 from curvexp.app import keys
 from curvexp.errors import ConfigError
-from curvexp.store import read_object
+from curvexp.store import files, read_object
 
 FORMS = (".yaml", ".json", ".jsonl", ".csv", ".html")  # how the files end that are written
 LARGEST_SWEEP = 2**20  # bytes of a multirun.yaml that is still read
@@ -21,7 +21,7 @@ def recorded(run: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is none that can be read.
     """
-    found = read_object(run / "config.json")
+    found = read_object(run / files.CONFIG)
     if found is None:
         what = "a sweep; add -m" if (run / "multirun.yaml").exists() else "a run's folder, with its config.json"
         raise ConfigError(
@@ -32,7 +32,7 @@ def recorded(run: Path) -> dict[str, Any]:
 
 def summary(run: Path) -> dict[str, Any]:
     """What a run's summary says; empty where there is none that can be read."""
-    return read_object(run / "summary.json") or {}
+    return read_object(run / files.SUMMARY) or {}
 
 
 def check_files(folder: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvexp.store import FILES
+from curvexp.store import files
 
 CHECKPOINT_FORM = 2  # of what a checkpoint holds; raised where a checkpoint made before could not be gone on from
 
@@ -91,7 +91,7 @@ def _restored(run: Path, step: int, problem: Any, optimizer: Any, batch_size: in
         facts, tree = found.facts, found.tree
         if facts.get("form") != CHECKPOINT_FORM:
             raise checkpoint.Damaged("another version of curvexp made it")
-        for name in FILES:
+        for name in files.RECORDS:
             size = facts["sizes"].get(name, 0)
             if size and not _ends_a_line(run / name, size):
                 raise checkpoint.Damaged(f"{name} lacks records that it counts on")

@@ -10,6 +10,7 @@ from curvexp.app import keys
 from curvexp.app.studies.files import compose, listed, perform
 from curvexp.app.studies.show import table, write
 from curvexp.errors import ConfigError
+from curvexp.store import files
 from curvexp.study.claim import FAIL
 
 _NAMED = re.compile(r"\+{0,2}study=(.*)")
@@ -49,7 +50,7 @@ def run(overrides: Sequence[str], *, config_dir: str | None = None) -> int:
                 raise
             except (Exception, SystemExit) as error:  # of a study's own code, which may also exit
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                (folder / files.TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
                 why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
                 console.refuse(f"study={study.name}: {why}\nThe traceback is in {_short(folder / 'traceback.txt')}.")
                 failed = True

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from curvexp.app import build, keys, resume
 from curvexp.app.launch import jobs
 from curvexp.errors import ConfigError
+from curvexp.store import files
 
 if TYPE_CHECKING:
     from curvexp.store import Runs
@@ -145,7 +146,7 @@ def _check_same(run: StudyRun, folder: Path) -> None:
     Raises:
         ConfigError: naming the folder and the first key that differs.
     """
-    if not (folder / "config.json").exists():
+    if not (folder / files.CONFIG).exists():
         return
     before = resume.recorded(folder)
     for key in dict.fromkeys([*before, *run.config]):
@@ -158,7 +159,7 @@ def _check_same(run: StudyRun, folder: Path) -> None:
 
 def _to_go_on(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The config with which a run begins or, where its folder has it, goes on; one that failed is begun anew."""
-    there = str(folder) if (folder / "config.json").exists() else None
+    there = str(folder) if (folder / files.CONFIG).exists() else None
     return {**config, "resume": there, "retry": ["failed"], "trust": [resume.ALL]}
 
 
