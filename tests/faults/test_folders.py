@@ -268,6 +268,7 @@ def linked(place, random):
         "metrics.jsonl",
         "finding.json",
         "landscape.json",
+        "params.npz",
         "report.html",
         "report.csv",
         ".lock",
