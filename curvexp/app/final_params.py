@@ -33,9 +33,9 @@ class FinalParams:
 
     def finish(self, outcome: RunEnd) -> None:
         """Writes what is not written."""
-        self._write()
+        self._write(told=outcome.status == "failed")  # of a disk that is full the run's own reason tells
 
-    def _write(self) -> None:
+    def _write(self, *, told: bool = False) -> None:
         if not self.wanted or self.params is None:
             return
         import jax
@@ -46,4 +46,6 @@ class FinalParams:
         try:
             params.save_params(self.folder.path, leaves, step=self.step)
         except OSError as error:
+            if told:
+                return
             self.note(f"{files.PARAMS} was not written: {error.strerror or error}")
