@@ -12,11 +12,10 @@ class FinalParams:
     """Writes params.npz with the last record, or with what was recorded last where the run was stopped."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.params: Callable[[], Any] | None = (
-            None  # of the last record, brought from the device when asked for; None once written
-        )
-        self.step = 0
+        self.folder, self.step = folder, 0
+        # of the last record, brought from the device when called; None once written
+        self.params: Callable[[], Any] | None = None
+        self.failure: str | None = None
 
     def start(self, run: RunStart) -> None:
         """Begins; of a run that lacks its end alone, writes."""
@@ -32,20 +31,20 @@ class FinalParams:
             self._write()
 
     def finish(self, outcome: RunEnd) -> None:
-        """Writes what is not written."""
-        self._write(told=outcome.status == "failed")  # of a disk that is full the run's own reason tells
+        """Writes what is not written, and says what could not be; of a full disk a run that failed for it has told."""
+        self._write()
+        if self.failure and outcome.status != "failed":
+            self.note(f"{files.PARAMS} was not written: {self.failure}")
 
-    def _write(self, *, told: bool = False) -> None:
+    def _write(self) -> None:
         if not self.wanted or self.params is None:
             return
         import jax
         import numpy as np
 
-        found, self.params = self.params(), None
-        leaves = {params.leaf_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
+        current, self.params = self.params, None
         try:
+            leaves = {params.leaf_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(current())}
             params.save_params(self.folder.path, leaves, step=self.step)
-        except OSError as error:
-            if told:
-                return
-            self.note(f"{files.PARAMS} was not written: {error.strerror or error}")
+        except Exception as error:  # of the disk, or of a device that is gone: the run is worth more than this file
+            self.failure = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
