@@ -38,7 +38,11 @@ def test_commands_run(command, tmp_path):
     python, flag, package, *words = shlex.split(command)
     assert (python, flag, package) == ("python", "-m", "curvexp")
     probed = any(word.startswith("probe.") for word in words)
-    fewer = ["steps=4", "+problem.data.test_fraction=0.9", *(["probe.k=1", "probe.tol=0.1"] if probed else ["probe=off"])]
+    fewer = [
+        "steps=4",
+        "+problem.data.test_fraction=0.9",
+        *(["probe.k=1", "probe.tol=0.1"] if probed else ["probe=off"]),
+    ]
     assert call(*words, *fewer) == 0
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
     assert [run["status"] for run in found] == ["completed"] * (2 if "-m" in words else 1)

@@ -58,7 +58,9 @@ def paths(params: Params) -> list[str]:
 
 
 def _name(path: tuple[object, ...]) -> str:
-    box = isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value"  # flax.nnx's Variable, say
+    box = (
+        bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value"
+    )  # flax.nnx's Variable, say
     return jax.tree_util.keystr(path[:-1] if box else path, simple=True, separator="/")
 
 
