@@ -38,11 +38,8 @@ def test_commands_run(command, tmp_path):
     python, flag, package, *words = shlex.split(command)
     assert (python, flag, package) == ("python", "-m", "curvexp")
     probed = any(word.startswith("probe.") for word in words)
-    fewer = [
-        "steps=4",
-        "+problem.data.test_fraction=0.9",
-        *(["probe.k=1", "probe.tol=0.1"] if probed else ["probe=off"]),
-    ]
+    cheap = ["probe.k=1", "probe.tol=0.1", "probe.dense_below=0"] if probed else ["probe=off"]
+    fewer = ["steps=4", "+problem.data.test_fraction=0.95", *cheap]
     assert call(*words, *fewer) == 0
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
     assert [run["status"] for run in found] == ["completed"] * (2 if "-m" in words else 1)
@@ -50,10 +47,15 @@ def test_commands_run(command, tmp_path):
 
 
 def test_examples_run(capsys):
-    """On fewer examples."""
-    fewer = SCRIPT.replace("problem.data.digits()", "problem.data.digits(test_fraction=0.9)")
-    assert fewer != SCRIPT
-    exec(fewer, {})
+    """On fewer examples, and with a cheaper probe."""
+    script = SCRIPT
+    for whole, fewer in (
+        ("digits()", "digits(test_fraction=0.95)"),
+        ("every=10)", "every=10, tol=0.1, dense_below=0)"),
+    ):
+        assert script.count(whole) == 1
+        script = script.replace(whole, fewer)
+    exec(script, {})
     *records, family, shapes = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in records] == ["0", "10", "20"]
     first, last = (float(records[i].split()[1]) for i in (0, -1))

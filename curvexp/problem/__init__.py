@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from curvexp.problem.flax_models import from_flax, from_nnx
     from curvexp.problem.linear import least_squares, logistic
     from curvexp.problem.network import mlp
+    from curvexp.problem.other_models import from_equinox, from_haiku
     from curvexp.problem.wrappers import from_apply
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "bowl",
     "dome",
     "from_apply",
+    "from_equinox",
     "from_flax",
+    "from_haiku",
     "from_nnx",
     "himmelblau",
     "least_squares",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 _LATE = {
     "from_apply": "wrappers",
+    "from_equinox": "other_models",
+    "from_haiku": "other_models",
     "from_flax": "flax_models",
     "from_nnx": "flax_models",
     "least_squares": "linear",
