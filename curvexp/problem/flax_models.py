@@ -1,7 +1,8 @@
 """Problems from models of Flax: Linen's modules, and those of flax.nnx."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +58,9 @@ def from_flax(
         )
     start, apply = _linen(module)
     return wrapped(
-        *("from_flax", start, apply),
+        "from_flax",
+        start,
+        apply,
         data=data,
         criterion=criterion,
         shape=shape,
@@ -101,7 +104,9 @@ def from_nnx(
         )
     start, apply = _nnx(shared("problem.module", module))
     return wrapped(
-        *("from_nnx", start, apply),
+        "from_nnx",
+        start,
+        apply,
         data=data,
         criterion=criterion,
         shape=shape,
@@ -116,7 +121,8 @@ def _linen(module: nn.Module) -> tuple[Start, Model]:
     name = f"problem.module={type(module).__name__}"
 
     def start(key: RandomKey, inputs: AnyArray) -> Params:
-        variables = module.init(key, inputs)
+        with _without_randomness(name):
+            variables = module.init(key, inputs)
         other = sorted(set(variables) - {"params"})
         if other:
             raise ConfigError(
@@ -125,12 +131,8 @@ def _linen(module: nn.Module) -> tuple[Start, Model]:
         return nn.meta.unbox(variables.get("params", {}))
 
     def apply(params: Params, inputs: AnyArray) -> PyTree:
-        try:
+        with _without_randomness(name):
             return module.apply({"params": params}, inputs)
-        except InvalidRngError as error:
-            raise ConfigError(
-                f"{name}: {str(error).split(' (http')[0]}; expected a model without. {DETERMINISTIC}"
-            ) from error
 
     return start, apply
 
@@ -149,7 +151,8 @@ def _nnx(make: Callable[..., nnx.Module]) -> tuple[Start, Model]:
         graph, like = form()
         state = jax.tree.map(lambda leaf: leaf, like)  # a copy, which is filled
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(inputs)
+        with _without_randomness("problem.module"):
+            return nnx.merge(graph, state)(inputs)
 
     return start, apply
 
@@ -173,6 +176,18 @@ def _split(model: nnx.Module) -> tuple[Any, Any]:
     random = any(isinstance(value, nnx.RngState) for _, value in found)
     cure = f"{DETERMINISTIC[:-1]}, and its nnx.Dropout without rngs." if random else STATISTICS
     raise ConfigError(f"problem.module: state beside the parameters: {listed}; expected nnx.Param alone. {cure}")
+
+
+@contextlib.contextmanager
+def _without_randomness(name: str) -> Iterator[None]:
+    """Refuses a module that draws random numbers, or does not know whether to: Flax tells the latter by a ValueError."""
+    try:
+        yield
+    except (InvalidRngError, ValueError) as error:
+        if isinstance(error, ValueError) and "deterministic" not in str(error):
+            raise
+        what = " ".join(str(error).split(" (http")[0].split()).rstrip(".")
+        raise ConfigError(f"{name}: {what}; expected a model without random numbers. {DETERMINISTIC}") from error
 
 
 def _is_nnx(value: object) -> bool:

@@ -31,10 +31,8 @@ def freeze(init: Init, model: Model, patterns: Sequence[str]) -> tuple[Init, Mod
     like = jax.eval_shape(init, jax.random.key(0))
     frozen = _chosen(paths(like), patterns)
     treedef = jax.tree.structure(like)
-    kept = [
-        None if not stays else leaf
-        for leaf, stays in zip(jax.tree.leaves(jax.jit(init)(jax.random.key(0))), frozen, strict=True)
-    ]
+    initial = jax.tree.leaves(jax.jit(init)(jax.random.key(0)))
+    kept = [leaf if stays else None for leaf, stays in zip(initial, frozen, strict=True)]
 
     def start(key: RandomKey) -> Params:
         leaves = zip(jax.tree.leaves(init(key)), frozen, strict=True)
@@ -58,10 +56,9 @@ def paths(params: Params) -> list[str]:
 
 
 def _name(path: tuple[object, ...]) -> str:
-    box = (
-        bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value"
-    )  # flax.nnx's Variable, say
-    return jax.tree_util.keystr(path[:-1] if box else path, simple=True, separator="/")
+    """A box around an array (flax.nnx's Variable), whose entry is called `value`, is no part of a path."""
+    boxed = bool(path) and path[-1] == jax.tree_util.GetAttrKey("value")
+    return jax.tree_util.keystr(path[:-1] if boxed else path, simple=True, separator="/")
 
 
 def _chosen(names: Sequence[str], patterns: Sequence[str]) -> list[bool]:

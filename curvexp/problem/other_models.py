@@ -58,8 +58,17 @@ def from_equinox(
     (3, 13)
     """
     start, apply = _equinox(shared("problem.module", module))
-    options: dict[str, Any] = {"data": data, "criterion": criterion, "shape": shape, "frozen": frozen}
-    return wrapped("from_equinox", start, apply, **options, preprocess=preprocess, dtype=dtype)
+    return wrapped(
+        "from_equinox",
+        start,
+        apply,
+        data=data,
+        criterion=criterion,
+        shape=shape,
+        frozen=frozen,
+        preprocess=preprocess,
+        dtype=dtype,
+    )
 
 
 def from_haiku(
@@ -96,8 +105,17 @@ def from_haiku(
             f"problem.transformed={type(transformed).__name__}: expected what haiku.transform returns. Change problem.transformed."
         )
     start, apply = _haiku(transformed.init, transformed.apply)
-    options: dict[str, Any] = {"data": data, "criterion": criterion, "shape": shape, "frozen": frozen}
-    return wrapped("from_haiku", start, apply, **options, preprocess=preprocess, dtype=dtype)
+    return wrapped(
+        "from_haiku",
+        start,
+        apply,
+        data=data,
+        criterion=criterion,
+        shape=shape,
+        frozen=frozen,
+        preprocess=preprocess,
+        dtype=dtype,
+    )
 
 
 @once

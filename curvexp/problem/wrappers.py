@@ -7,7 +7,7 @@ The model takes all inputs of a batch at once, (P, ...), and its outputs have a 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +82,17 @@ def from_apply(
     'softmax'
     """
     start, model = shared("problem.init", init), shared("problem.apply", apply)
-    options: dict[str, Any] = {"data": data, "criterion": criterion, "shape": shape, "frozen": frozen}
-    return wrapped("from_apply", start, model, **options, preprocess=preprocess, dtype=dtype)
+    return wrapped(
+        "from_apply",
+        start,
+        model,
+        data=data,
+        criterion=criterion,
+        shape=shape,
+        frozen=frozen,
+        preprocess=preprocess,
+        dtype=dtype,
+    )
 
 
 def wrapped(
@@ -111,33 +120,39 @@ def wrapped(
     inputs, targets = prepared.train.inputs, prepared.train.targets
     if isinstance(frozen, str) or not isinstance(frozen, Sequence):
         raise ConfigError(f"problem.frozen={frozen}: expected a list of regular expressions. Change problem.frozen.")
-    init, model = _functions(start, apply, inputs.shape[1:], inputs.dtype, dtype, tuple(frozen))
-    params = jax.eval_shape(init, jax.random.key(0))
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    what = f"training {size} parameters, with gradient and momentum,"
-    memory.check("problem", name, what, 4 * dtype.itemsize * size, "Choose a smaller model.")
-    outputs = jax.eval_shape(model, params, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))
+    init, model = _init(start, inputs.shape[1:], inputs.dtype, dtype), apply
+    outputs = jax.eval_shape(lambda key, inputs: apply(init(key), inputs), jax.random.key(0), _form(inputs))
     _check_outputs(outputs, len(inputs), dtype)
     chosen = shared("problem.criterion", own) if own else _criterion(outputs, prepared, as_classes)
-    _check_value(jax.eval_shape(chosen, outputs, jax.ShapeDtypeStruct(targets.shape, targets.dtype)))
+    _check_value(jax.eval_shape(chosen, outputs, _form(targets)))
     if not _is_score(outputs, prepared.classes):
         prepared = prepared._replace(classes=None)  # there is no accuracy
+    if frozen:
+        init, model = _frozen(init, apply, tuple(frozen))
+    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+    what = f"training {size} parameters, with gradient and momentum,"
+    memory.check("problem", name, what, 4 * dtype.itemsize * size, "Choose a smaller model.")
     found = supervised(name, prepared, init=init, model=model, criterion=chosen, l2=0.0, batchnorm=None, known=Known())
     return found if chosen in FAMILIES else found._replace(lower_bound=None)
 
 
 @once
-def _functions(
-    start: Start, apply: Model, example: tuple[int, ...], kind: np.dtype, dtype: np.dtype, frozen: tuple[str, ...]
-) -> tuple[Init, Model]:
-    """Initialization and model of the parameters that are trained. kind: the inputs' dtype."""
+def _init(start: Start, example: tuple[int, ...], kind: np.dtype, dtype: np.dtype) -> Init:
+    """Initialization by the key alone. kind: the inputs' dtype."""
 
     def init(key: RandomKey) -> Params:
         params = start(key, jnp.zeros((1, *example), kind))
         _check_params(params)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
-    return freeze(init, apply, frozen) if frozen else (init, apply)
+    return init
+
+
+_frozen = once(freeze)
+
+
+def _form(array: AnyArray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _shaped(prepared: Prepared, shape: Sequence[int] | None) -> Prepared:

@@ -249,6 +249,16 @@ NORMED = nn.Sequential([nn.Dense(3), nn.BatchNorm(use_running_average=False)])
 CASES = [
     (problem.from_flax, NORMED, r"variables batch_stats beside.*LayerNorm or GroupNorm.*preprocess=batchnorm"),
     (problem.from_flax, Dropping(), r'Dropping: Dropout_0 needs PRNG for "dropout"; .*deterministic=True'),
+    (
+        problem.from_flax,
+        nn.Sequential([nn.Dense(3), nn.Dropout(0.5)]),
+        r'Parameter "deterministic" must .*; expected a model without',
+    ),
+    (
+        problem.from_nnx,
+        functools.partial(Noisy, lambda rngs: nnx.Dropout(0.5)),
+        r"`deterministic` is False, .*expected a model without",
+    ),
     (problem.from_flax, Nnx, r"expected a flax\.linen\.Module.*class"),
     (problem.from_nnx, functools.partial(Noisy, lambda rngs: nnx.BatchNorm(3, rngs=rngs)), r"BatchStat.*LayerNorm"),
     (
@@ -271,7 +281,7 @@ def test_models_that_do_not_fit_are_refused_by_words(wrapper, model, words):
 
 
 def test_a_module_of_nnx_in_place_of_its_builder_is_refused():
-    made = Nnx(3, rngs=nnx.Rngs(0))
+    made = nnx.eval_shape(lambda: Nnx(3, rngs=nnx.Rngs(0)))
     with pytest.raises(ConfigError, match=r"problem\.module=Nnx: expected a function of rngs"):
         problem.from_nnx(made, data=tiny())
     with pytest.raises(ConfigError, match=r"Call problem\.from_nnx"):
