@@ -1,97 +1,26 @@
-"""Problems from people's models: against dense float64 autodiff of a loss written by hand, and what is refused."""
+"""Problems from people's models: against dense float64 autodiff of a loss written by hand; one program for equal models; runs."""
 
-import dataclasses
 import doctest
 import functools
 import importlib
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import nnx
 from helpers import call
 from jax.flatten_util import ravel_pytree
+from own_models import EXACT, FAMILIES, KEY, WRAPPERS, Linen, Nnx, build, by_hand, inside, start, tiny
 
 import curvexp
-from curvexp import optim, preprocess, probe, problem, testing
-from curvexp.curvature import blocks
+from curvexp import preprocess, problem, testing
 from curvexp.errors import ConfigError
-from curvexp.linalg.vectors import space_of
-from curvexp.preprocess import ignored, watched
 from curvexp.probe import operator_of
-from curvexp.problem import frozen, supervised
-from curvexp.problem.data import Dataset, gaussian, split
+from curvexp.problem import supervised
+from curvexp.problem.data import Dataset, split
 from curvexp.training import over_all_data
-
-KEY = jax.random.key(0)
-EXACT = 1e-12  # relative to the largest entry: roundings of sums of some tens of float64 products, each of 1e-16
-
-
-class Linen(nn.Module):
-    outputs: int
-    width: int = 3
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.outputs, name="last")(nn.tanh(nn.Dense(self.width, name="first")(x)))
-
-
-class Nnx(nnx.Module):
-    def __init__(self, outputs, width=3, *, rngs):
-        self.first = nnx.Linear(4, width, rngs=rngs)
-        self.last = nnx.Linear(width, outputs, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(nnx.tanh(self.first(x)))
-
-
-def start(key, inputs, *, outputs, width=3):
-    keys = jax.random.split(key)
-    sizes = {"first": (inputs.shape[1], width), "last": (width, outputs)}
-    return {
-        name: {"kernel": jax.random.normal(k, shape), "bias": jnp.zeros(shape[1])}
-        for k, (name, shape) in zip(keys, sizes.items(), strict=True)
-    }
-
-
-def by_hand(params, x):
-    """The network that all of them are."""
-    hidden = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
-    return hidden @ params["last"]["kernel"] + params["last"]["bias"]
-
-
-def tiny(classes: int | None = 3) -> Dataset:
-    return gaussian(samples=24, features=4, classes=classes, condition_number=4.0)
-
-
-WRAPPERS = {
-    "from_apply": lambda outputs: functools.partial(
-        problem.from_apply, functools.partial(start, outputs=outputs), by_hand
-    ),
-    "from_flax": lambda outputs: functools.partial(problem.from_flax, Linen(outputs)),
-    "from_nnx": lambda outputs: functools.partial(problem.from_nnx, functools.partial(Nnx, outputs)),
-}
-FAMILIES = {"softmax": (3, 3), "bernoulli": (2, 1), "gaussian": (None, 1)}  # classes of the data, outputs of the model
-
-
-def build(wrapper, family="softmax", **options):
-    classes, outputs = FAMILIES[family]
-    options = {"preprocess": preprocess.normalized(), "dtype": jnp.float64} | options
-    return WRAPPERS[wrapper](outputs)(data=tiny(classes), **options)
-
-
-def inside(made):
-    """Parameters of the problem's shapes, none at zero, from numpy: an init takes a second to compile."""
-    random = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: (0.7 * random.standard_normal(x.shape)).astype(x.dtype), jax.eval_shape(made.init, KEY)
-    )
-
 
 # ---- against the truth -------------------------------------------------------------------------------------------------------------
 
@@ -226,229 +155,6 @@ def test_tokens_stay_integers_and_are_numbers_to_other_problems():
     assert problem.mlp(data=data).data.inputs.dtype == jnp.float32
     with pytest.raises(ConfigError, match="whole numbers beyond int32"):
         problem.from_flax(bag, data=data._replace(inputs=data.inputs + 2**31))
-
-
-# ---- refusals ----------------------------------------------------------------------------------------------------------------------
-
-
-class Dropping(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dropout(0.5, deterministic=False)(nn.Dense(3)(x))
-
-
-class Noisy(nnx.Module):
-    def __init__(self, layer, *, rngs):
-        self.first, self.layer = nnx.Linear(4, 3, rngs=rngs), layer(rngs)
-
-    def __call__(self, x):
-        return self.layer(self.first(x))
-
-
-NORMED = nn.Sequential([nn.Dense(3), nn.BatchNorm(use_running_average=False)])
-CASES = [
-    (problem.from_flax, NORMED, r"variables batch_stats beside.*LayerNorm or GroupNorm.*preprocess=batchnorm"),
-    (problem.from_flax, Dropping(), r'Dropping: Dropout_0 needs PRNG for "dropout"; .*deterministic=True'),
-    (
-        problem.from_flax,
-        nn.Sequential([nn.Dense(3), nn.Dropout(0.5)]),
-        r'Parameter "deterministic" must .*; expected a model without',
-    ),
-    (
-        problem.from_nnx,
-        functools.partial(Noisy, lambda rngs: nnx.Dropout(0.5)),
-        r"`deterministic` is False, .*expected a model without",
-    ),
-    (problem.from_flax, Nnx, r"expected a flax\.linen\.Module.*class"),
-    (problem.from_nnx, functools.partial(Noisy, lambda rngs: nnx.BatchNorm(3, rngs=rngs)), r"BatchStat.*LayerNorm"),
-    (
-        problem.from_nnx,
-        functools.partial(Noisy, lambda rngs: nnx.Dropout(0.5, rngs=rngs)),
-        r"RngKey.*deterministic=True",
-    ),
-    (problem.from_nnx, lambda rngs: 1, r"it returned int; expected an nnx\.Module"),
-    (problem.from_flax, nn.Dense(4), r"outputs have the shape \(24, 4\); expected \(24, 3\)"),
-    (problem.from_flax, nn.Sequential([nn.Dense(3), jnp.sum]), r"shape \(\); expected 24 rows"),
-    (problem.from_flax, nn.Sequential([lambda x: x[:, :3]]), r"parameters are none"),
-    (problem.from_flax, nn.Dense(3, dtype=jnp.bfloat16), r"outputs are bfloat16; expected float32"),
-]
-
-
-@pytest.mark.parametrize(("wrapper", "model", "words"), CASES)
-def test_models_that_do_not_fit_are_refused_by_words(wrapper, model, words):
-    with pytest.raises(ConfigError, match=words):
-        wrapper(model, data=tiny())
-
-
-def test_a_module_of_nnx_in_place_of_its_builder_is_refused():
-    made = nnx.eval_shape(lambda: Nnx(3, rngs=nnx.Rngs(0)))
-    with pytest.raises(ConfigError, match=r"problem\.module=Nnx: expected a function of rngs"):
-        problem.from_nnx(made, data=tiny())
-    with pytest.raises(ConfigError, match=r"Call problem\.from_nnx"):
-        problem.from_flax(made, data=tiny())
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"criterion": "hinge"}, r"problem\.criterion=hinge: expected one of auto"),
-        ({"criterion": "cross_entropy", "data": tiny(None)}, r"problem\.criterion=cross_entropy.*no classes"),
-        ({"criterion": lambda z, y: z[:, 0]}, r"problem\.criterion: it returns float32 of shape \(24,\)"),
-        ({"shape": [2, 3]}, r"problem\.shape=\[2, 3\]: 6 numbers; expected 4"),
-        ({"shape": 4}, r"problem\.shape=4: expected a list"),
-        ({"preprocess": preprocess.batchnorm()}, r"preprocess=batchnorm: the hidden layers are the model's own"),
-        ({"dtype": jnp.float16}, r"precision=float16"),
-        ({"frozen": "first/.*"}, r"problem\.frozen=first/\.\*: expected a list"),
-        (
-            {"frozen": ["first"]},
-            r"problem\.frozen\[0\]=first: it matches no parameter.*first/bias, first/kernel, last/bias",
-        ),
-        ({"frozen": ["("]}, r"problem\.frozen\[0\]=\(: .*expected regular expressions"),
-        ({"frozen": [".*"]}, r"no parameter remains"),
-    ],
-)
-def test_bad_options_name_their_key(options, words):
-    with pytest.raises(ConfigError, match=words):
-        problem.from_flax(Linen(3), **{"data": tiny()} | options)
-
-
-def test_functions_that_do_not_fit_are_refused_and_nothing_is_run():
-    seen = []
-
-    def apply(params, inputs):
-        seen.append(inputs)
-        return inputs @ params
-
-    made = problem.from_apply(lambda key, x: jnp.zeros((4, 3)), apply, data=tiny())
-    assert seen
-    assert all(isinstance(inputs, jax.core.Tracer) for inputs in seen)
-    assert made.model is apply
-    with pytest.raises(ConfigError, match=r"parameters are of type int32; expected real arrays"):
-        problem.from_apply(lambda key, x: jnp.zeros((4, 3), int), apply, data=tiny())
-    with pytest.raises(ConfigError, match=r"problem\.init=3: expected a function"):
-        problem.from_apply(3, apply, data=tiny())
-    with pytest.raises(ConfigError, match=r"problem\.apply: .*can be hashed"):
-        problem.from_apply(start, type("Model", (), {"__call__": by_hand, "__hash__": None})(), data=tiny())
-
-
-def test_a_preprocessing_is_made_use_of_and_told_where_it_is_not():
-    for prepare in (preprocess.normalized(), preprocess.raw()):
-        given = watched(prepare)
-        build("from_flax", preprocess=given, dtype=jnp.float32)
-        assert ignored(given) is None
-
-
-# ---- Equinox and Haiku, by stand-ins of the same interface -------------------------------------------------------------------------
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["first", "last", "bend"], meta_fields=["name"])
-@dataclasses.dataclass
-class Module:
-    """As an eqx.Module: a pytree, with a function among its leaves; called with one example."""
-
-    first: Any
-    last: Any
-    bend: Any = jnp.tanh
-    name: str = "module"
-
-    def __call__(self, x):
-        hidden = self.bend(x @ self.first["kernel"] + self.first["bias"])
-        return hidden @ self.last["kernel"] + self.last["bias"]
-
-
-def module(key, outputs=3, name="module"):
-    return Module(**start(key, np.zeros((1, 4)), outputs=outputs), name=name)
-
-
-class Transformed(NamedTuple):
-    """As haiku.transform returns."""
-
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
-
-
-TRANSFORMED = Transformed(lambda key, x: start(key, x, outputs=3), lambda params, key, x: by_hand(params, x))
-
-
-def test_equinox_takes_one_example_and_its_real_arrays_are_parameters():
-    made = problem.from_equinox(functools.partial(module, outputs=3), data=tiny(), frozen=["first/bias"])
-    params = inside(made)
-    assert (params.bend, params.first["bias"], params.name) == (None, None, "module")
-    whole = {"first": params.first | {"bias": np.zeros(3, np.float32)}, "last": params.last}  # as it begins
-    assert np.allclose(made.model(params, made.data.inputs), by_hand(whole, made.data.inputs), atol=1e-6)  # float32
-    again = problem.from_equinox(functools.partial(module, outputs=3), data=tiny(), frozen=["first/bias"])
-    assert again.loss is made.loss
-    *_, last = curvexp.run(made, optim.sgd(lr=0.1), steps=2, key=0)
-    assert last.outcome.status == "completed"
-    assert last.state.params.first["bias"] is None
-
-
-def test_haiku_is_called_without_a_key():
-    made, plain = problem.from_haiku(TRANSFORMED, data=tiny()), build("from_apply", dtype=jnp.float32)
-    params = inside(made)
-    assert jax.tree.structure(params) == jax.tree.structure(inside(plain))
-    assert np.allclose(made.model(params, made.data.inputs), by_hand(params, made.data.inputs), atol=1e-6)  # float32
-    assert problem.from_haiku(TRANSFORMED, data=tiny()).loss is made.loss
-
-
-@pytest.mark.parametrize(
-    ("wrapper", "model", "words"),
-    [
-        (problem.from_equinox, lambda key: (module(key), "state"), r"problem\.module: tuple; expected a model"),
-        (problem.from_equinox, lambda key: Module(key, jnp.ones(3)), r"arrays of key<fry>; .*keys of dropout"),
-        (problem.from_haiku, Transformed(lambda key, x: ({}, {}), by_hand), r"parameters and state.*LayerNorm"),
-        (problem.from_haiku, by_hand, r"problem\.transformed=function: expected what haiku\.transform returns"),
-    ],
-)
-def test_what_is_no_model_of_equinox_or_haiku_is_refused(wrapper, model, words):
-    with pytest.raises(ConfigError, match=words):
-        wrapper(model, data=tiny())
-
-
-# ---- frozen parameters -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("x64")
-def test_frozen_parameters_are_constants_and_the_hessian_is_the_block_of_the_others():
-    whole, part = build("from_nnx"), build("from_nnx", frozen=["first/.*", ".*/bias"])
-    init = jax.jit(whole.init)
-    initial, params = init(KEY), part.init(jax.random.key(3))
-    assert params["first"] == {"bias": None, "kernel": None}
-    kernel = params["last"]["kernel"]
-    assert len(jax.tree.leaves(params)) == 1
-    assert np.array_equal(kernel, init(jax.random.key(3))["last"]["kernel"])
-    full = {"first": initial["first"], "last": {"kernel": kernel, "bias": initial["last"]["bias"]}}
-    assert np.isclose(jax.jit(part.loss)(params, part.data), jax.jit(whole.loss)(full, whole.data), rtol=EXACT)
-    op = curvexp.block(curvexp.hessian(whole.loss, full, whole.data), "last/kernel")
-    found, expected = curvexp.hessian(part.loss, params, part.data).dense(), op.dense()
-    assert np.abs(found - expected).max() <= EXACT * np.abs(expected).max()
-
-
-def test_frozen_parameters_do_not_move_in_a_run():
-    made = build("from_flax", frozen=["first/kernel"], dtype=jnp.float32)
-    *_, last = curvexp.run(made, optim.adam(lr=0.01), probe.exact(every=2), steps=4, key=5)
-    begun, ended = made.init(jax.random.key(5)), last.state.params
-    assert jax.tree.structure(ended) == jax.tree.structure(begun)
-    assert ended["first"]["kernel"] is None
-    assert len(last.reading.eigenvalues) == sum(leaf.size for leaf in jax.tree.leaves(begun)) == 3 + 9 + 3
-    kept = problem.from_flax(Linen(3), data=tiny()).init(KEY)["first"]["kernel"]  # of the key that is stated
-    full = {"first": {"bias": ended["first"]["bias"], "kernel": kept}, "last": ended["last"]}
-    assert np.allclose(made.model(ended, made.data.inputs), by_hand(full, made.data.inputs), atol=1e-6)  # float32
-
-
-def test_paths_are_those_of_blocks():
-    class Point(nnx.Module):
-        def __init__(self, rngs):
-            self.layers = nnx.List([nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 1, rngs=rngs)])
-
-    trees = [
-        {"a": {"kernel": jnp.ones(2)}, "b": [jnp.ones(1), (jnp.ones(2),)]},
-        nnx.state(Point(nnx.Rngs(0))),  # boxes around arrays
-        {"w": nn.Partitioned(jnp.ones(2), names=("x",))},
-        jnp.ones(2),
-    ]
-    for tree in trees:
-        assert frozen.paths(tree) == blocks.paths(space_of(tree))
 
 
 # ---- one program for equal models --------------------------------------------------------------------------------------------------
