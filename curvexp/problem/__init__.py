@@ -13,8 +13,11 @@ from curvexp.problem.quadratics import Quadratic, bowl, dome, quadratic, saddle,
 from curvexp.problem.surface import himmelblau, monkey_saddle, rosenbrock
 
 if TYPE_CHECKING:
+    from curvexp.problem.flax_models import from_flax, from_nnx
     from curvexp.problem.linear import least_squares, logistic
     from curvexp.problem.network import mlp
+    from curvexp.problem.other_models import from_equinox, from_haiku
+    from curvexp.problem.wrappers import from_apply
 
 __all__ = [
     "Dataset",
@@ -24,6 +27,11 @@ __all__ = [
     "Quadratic",
     "bowl",
     "dome",
+    "from_apply",
+    "from_equinox",
+    "from_flax",
+    "from_haiku",
+    "from_nnx",
     "himmelblau",
     "least_squares",
     "logistic",
@@ -36,6 +44,11 @@ __all__ = [
     "valley",
 ]
 _LATE = {
+    "from_apply": "wrappers",
+    "from_equinox": "other_models",
+    "from_haiku": "other_models",
+    "from_flax": "flax_models",
+    "from_nnx": "flax_models",
     "least_squares": "linear",
     "logistic": "linear",
     "mlp": "network",

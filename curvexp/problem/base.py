@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float64, PyTree, Shaped
+from jaxtyping import Float64, PyTree, Real, Shaped
 from numpy.typing import DTypeLike
 
 from curvexp.errors import ConfigError
@@ -30,7 +30,7 @@ class Known(NamedTuple):
 class Examples(NamedTuple):
     """A data set as a loss takes it."""
 
-    inputs: Float[AnyArray, "P N"]
+    inputs: Real[AnyArray, "P ..."]
     targets: Shaped[AnyArray, "P ..."]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Real, Shaped
 from numpy.typing import ArrayLike
 
 from curvexp import memory
@@ -27,15 +27,16 @@ class Dataset(NamedTuple):
 
     Attributes:
         name: the option's name.
-        inputs. targets: integers 0 .. classes−1, (P,), or for regression numbers (P, C).
+        inputs: numbers, (P, N); for a model of your own (`from_flax` and its like) of any shape after P, such as images (P, H, W, C).
+        targets: integers 0 .. classes−1, (P,), or for regression numbers (P, C).
         test_inputs, test_targets: likewise, or both None.
         classes: their number; None for regression.
     """
 
     name: str
-    inputs: Float64[np.ndarray, "P N"]
+    inputs: Real[np.ndarray, "P ..."]
     targets: Shaped[np.ndarray, "P ..."]
-    test_inputs: Float64[np.ndarray, "tests N"] | None = None
+    test_inputs: Real[np.ndarray, "tests ..."] | None = None
     test_targets: Shaped[np.ndarray, "tests ..."] | None = None
     classes: int | None = None
 
@@ -248,9 +249,12 @@ def split(
     """A Dataset from all examples, `test_fraction` of them set apart by `seed`, in each class alike.
 
     Args:
-        inputs: (P, N) numbers. targets: (P,) integers 0 .. classes−1; or with classes=None numbers (P,) or (P, C).
+        inputs: (P, N) or (P, ...) numbers; integers stay integers. targets: (P,) integers 0 .. classes−1; or with classes=None numbers
+            (P,) or (P, C).
     """
-    inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets)
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    if inputs.dtype.kind not in "iu":
+        inputs = inputs.astype(np.float64)
     if classes is None:
         targets = targets.astype(np.float64).reshape(len(targets), -1)
     whole = checked(Dataset(name, inputs, targets, classes=classes))
@@ -287,10 +291,9 @@ def checked(data: Dataset) -> Dataset:
         if part and inputs is None and targets is None:
             continue
         _check_part(key, part, np.asarray(inputs), np.asarray(targets), data)
-    if data.test_inputs is not None and data.test_inputs.shape[1] != data.inputs.shape[1]:
-        raise ConfigError(
-            f"{key}: test inputs have {data.test_inputs.shape[1]} columns, training inputs {data.inputs.shape[1]}."
-        )
+    if data.test_inputs is not None and data.test_inputs.shape[1:] != data.inputs.shape[1:]:
+        test, train = (" by ".join(map(str, part.shape[1:])) for part in (data.test_inputs, data.inputs))
+        raise ConfigError(f"{key}: test inputs have {test} columns, training inputs {train}.")
     if (np.ptp(data.inputs, axis=0) == 0).all():
         raise ConfigError(
             f"{key}: every column of the inputs is constant, so there is nothing to learn. Change problem.data."
@@ -303,7 +306,7 @@ def checked(data: Dataset) -> Dataset:
 def _check_part(
     key: str, part: str, inputs: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."], data: Dataset
 ) -> None:
-    if inputs.ndim != 2 or inputs.size == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+    if inputs.ndim < 2 or inputs.size == 0 or targets.ndim == 0 or len(inputs) != len(targets):
         raise ConfigError(
             f"{key}: {part}inputs of shape {inputs.shape} with targets of shape {targets.shape}; expected (P, N) and P targets."
         )

@@ -17,7 +17,7 @@ from curvexp.preprocess import RAW, BatchNorm, Preprocess, standardize
 from curvexp.problem import checks
 from curvexp.problem.base import Known, Problem, checked_dtype
 from curvexp.problem.data import Dataset
-from curvexp.problem.supervised import Model, prepare, softmax_cross_entropy, squared_error, supervised
+from curvexp.problem.supervised import Model, prepare, softmax_cross_entropy, squared_error, supervised, takes_classes
 from curvexp.types import Init, Params, RandomKey
 
 ACTIVATIONS = (
@@ -70,18 +70,11 @@ def mlp(
         )
     widths = tuple(checks.whole(f"problem.hidden[{i}]", width) for i, width in enumerate(hidden))
     activation = checks.choice("problem.activation", activation, ACTIVATIONS)
-    criterion = checks.choice("problem.criterion", criterion, ("auto", "cross_entropy", "mse"))
     l2 = checks.number("problem.l2", l2, least=0)
     init_scale = checks.number("problem.init_scale", init_scale, above=0)
-    classes = getattr(data, "classes", None)
-    if criterion == "cross_entropy" and classes is None:
-        raise ConfigError(
-            f"problem.criterion=cross_entropy: problem.data={getattr(data, 'name', data)} has no classes. Choose "
-            "problem.criterion=mse or other data."
-        )
-    as_classes = classes is not None and criterion != "mse"
+    as_classes = takes_classes(criterion, data)
     prepared = prepare(data, preprocess, dtype=dtype, as_classes=as_classes)
-    outputs = classes if classes is not None else prepared.train.targets.shape[1]
+    outputs = data.classes if data.classes is not None else prepared.train.targets.shape[1]
     batchnorm = preprocess.hidden if widths else None
     sizes = (prepared.train.inputs.shape[1], *widths, outputs)
     parameters = sum((rows + 1) * columns for rows, columns in itertools.pairwise(sizes))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from curvexp.errors import ConfigError
 from curvexp.preprocess import BatchNorm, Preprocess
+from curvexp.problem import checks
 from curvexp.problem.base import Examples, Known, Problem
 from curvexp.problem.data import Dataset, checked
 from curvexp.types import AnyArray, Criterion, Init, Model, Params, Scalar
@@ -46,8 +47,8 @@ class Prepared(NamedTuple):
     """A data set ready for a loss: preprocessed in float64, then cast.
 
     Attributes:
-        train, test: Examples of numpy arrays; test is None where the data has none. Targets: int32 classes (P,), or (P, C) of the inputs'
-            dtype: one-hot classes, or regression targets standardised by the training targets' mean and deviation.
+        train, test: Examples of numpy arrays; test is None where the data has none. Targets: int32 classes (P,), or (P, C) of the
+            parameters' dtype: one-hot classes, or regression targets standardised by the training targets' mean and deviation.
         classes: number of classes, or None for regression.
     """
 
@@ -56,16 +57,50 @@ class Prepared(NamedTuple):
     classes: int | None
 
 
-def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classes: bool) -> Prepared:
+def takes_classes(criterion: str, data: Dataset) -> bool:
+    """Whether a criterion, cross_entropy | mse | auto, takes integer classes as targets; auto is cross_entropy for classes.
+
+    Raises:
+        ConfigError: another name, or cross_entropy of data without classes.
+    """
+    criterion = checks.choice("problem.criterion", criterion, ("auto", "cross_entropy", "mse"))
+    classes = getattr(data, "classes", None)
+    if criterion == "cross_entropy" and classes is None:
+        raise ConfigError(
+            f"problem.criterion=cross_entropy: problem.data={getattr(data, 'name', data)} has no classes. Choose "
+            "problem.criterion=mse or other data."
+        )
+    return classes is not None and criterion != "mse"
+
+
+def prepare(
+    data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classes: bool, any_inputs: bool = False
+) -> Prepared:
     """The data set with `preprocess` fitted on its training inputs and applied to all, in `dtype`.
 
     Args:
         as_classes: integer targets for a cross-entropy; else real ones for squared errors.
+        any_inputs: inputs may have any shape (P, ...), and where nothing is done to them integers (tokens) stay integers, as int32; else
+            inputs are (P, N) and become numbers of `dtype`.
 
     Raises:
         ConfigError: data that is empty, not finite, constant, or of inconsistent shapes.
     """
     data = checked(data)
+    raw = any_inputs and preprocess.name == "raw"
+    if data.inputs.ndim != 2 and not raw:
+        cure = "Choose preprocess=raw, or data of columns (P, N) with the model's problem.shape." if any_inputs else ""
+        raise ConfigError(
+            f"problem.data={data.name}, preprocess={preprocess.name}: inputs of shape {data.inputs.shape}; expected columns, (P, N). "
+            + (cure or "Flatten each example, or choose problem=from_flax or the like.")
+        )
+    parts = [part for part in (data.inputs, data.test_inputs) if part is not None]
+    integers = raw and all(part.dtype.kind in "iu" for part in parts)
+    kind = np.dtype(np.int32) if integers else dtype
+    if integers and max(int(np.abs(part).max()) for part in parts) > np.iinfo(kind).max:
+        raise ConfigError(
+            f"problem.data={data.name}: whole numbers beyond {kind} among the inputs. Give them as float64."
+        )
     if as_classes:
         targets: Callable[[np.ndarray], np.ndarray] = lambda t: t.astype(np.int32)  # noqa: E731
     elif data.classes is not None:
@@ -78,7 +113,7 @@ def prepare(data: Dataset, preprocess: Preprocess, *, dtype: np.dtype, as_classe
 
     def examples(inputs: np.ndarray, raw_targets: np.ndarray) -> Examples:
         with np.errstate(over="ignore"):
-            cast = transform(inputs).astype(dtype)
+            cast = transform(inputs).astype(kind)
         if not np.isfinite(cast).all():
             raise ConfigError(
                 f"problem.data={data.name}: the inputs are not finite in {dtype} after preprocess={preprocess.name}. Choose "
