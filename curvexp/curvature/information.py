@@ -102,8 +102,7 @@ def fisher(
     mode = mode_of("fisher", product, (model, params, examples), params)
     if chunk is None:
         return Operator(product(mode), space_of(params), (model, params, examples))
-    form = jax.tree_util.Partial(_random_combination, model)
-    whole = checked(form, params, (inputs,), chunk, mode=mode, subject="mean of a linear form of the outputs")
+    whole = checked(None, params, (inputs,), chunk, model=model, mode=mode)
     return Operator(Chunked(product(mode), chunk), space_of(params), (model, params, examples, whole))
 
 
@@ -225,10 +224,3 @@ def _drawn(
     model: Model, params: Params, inputs: PyTree, key: RandomKey, *, samples: int, family: Family
 ) -> Float[Array, "P ... samples C"]:
     return sampled_scores(predictions(model(params, inputs)), key, samples=samples, family=family)
-
-
-def _random_combination(model: Model, params: Params, inputs: PyTree) -> Scalar:
-    """The mean over the predictions of a random linear form of their outputs: no mean over chunks where the model couples examples."""
-    rows = predictions(model(params, inputs))
-    form = jax.random.normal(jax.random.key(1), rows.shape[-1:], rows.dtype)
-    return jnp.mean(rows @ form)

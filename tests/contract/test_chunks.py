@@ -162,6 +162,73 @@ def test_fisher_and_sampling_error_refuse_what_couples_examples_too(case):
         sampling_error(COUPLED["batch normalization"], params, inputs, targets, mask, vectors=_unit(params), groups=5)
 
 
+def normalized_last(epsilon):
+    """Batch normalization as the last layer, with scale and bias: the mean of its outputs is the bias in every chunk."""
+
+    def model(params, inputs):
+        hidden = inputs[:, 0] @ params["body"]
+        deviation = jnp.sqrt(hidden.var(axis=0) + epsilon)
+        return (hidden - hidden.mean(axis=0)) / deviation * params["scale"] + params["bias"]
+
+    return model
+
+
+def scaled_and_biased(params):
+    return {"body": params["body"], "scale": jnp.ones(K), "bias": jnp.ones(K)}
+
+
+CLASSES = jnp.arange(P) % K
+SQUARES = lambda outputs, targets: jnp.mean(outputs**2)  # noqa: E731  # of normalized outputs: 1 + bias² in every chunk
+THROUGH_OUTPUTS = {
+    "softmax": lambda m, p, x, chunk: fisher(m, "softmax", p, x, chunk=chunk),
+    "bernoulli": lambda m, p, x, chunk: fisher(m, "bernoulli", p, x, chunk=chunk),
+    "gaussian": lambda m, p, x, chunk: fisher(m, "gaussian", p, x, chunk=chunk),
+    "sampled": lambda m, p, x, chunk: fisher(m, "softmax", p, x, kind="sampled", key=0, chunk=chunk),
+    "empirical": lambda m, p, x, chunk: fisher(m, "softmax", p, x, kind="empirical", targets=CLASSES, chunk=chunk),
+    "ggn": lambda m, p, x, chunk: ggn(m, SQUARES, p, x, x[:, 0, :K], chunk=chunk),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH_OUTPUTS)
+def test_coupled_outputs_are_refused_although_their_loss_is_a_mean(case, name):
+    params, inputs, *_ = jax.tree.map(lambda leaf: leaf.astype("float32"), case)
+    with pytest.raises(ValueError, match=r"chunk=4: .*outputs .*coupled"):
+        THROUGH_OUTPUTS[name](normalized_last(1e-5), scaled_and_biased(params), inputs, CHUNK)
+
+
+def test_single_examples_that_are_not_finite_beside_a_whole_that_is_are_refused(case):
+    """A batch of one has the variance 0."""
+    params, inputs, *_ = case
+    with pytest.raises(ValueError, match=r"chunk=1: .*outputs .*nan.*coupled"):
+        THROUGH_OUTPUTS["gaussian"](normalized_last(0.0), scaled_and_biased(params), inputs, 1)
+
+
+def test_under_jit_coupled_outputs_are_nan(case):
+    params, inputs, *_ = case
+    params = scaled_and_biased(params)
+    found = jax.jit(lambda p: THROUGH_OUTPUTS["ggn"](normalized_last(1e-5), p, inputs, CHUNK)(p))(params)
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_outputs_may_have_their_examples_on_any_axis_and_parts_of_the_parameters_alone(case):
+    params, inputs, targets, _ = case
+    params = {**params, "head": params["head"] + 0.5}
+
+    def outputs(p, x):
+        return {"time major": jnp.swapaxes(model(p, x), 0, 1), "penalty": penalty(p)}
+
+    def criterion(f, y):
+        return jnp.mean((f["time major"] - jnp.swapaxes(y, 0, 1)) ** 2) + f["penalty"] ** 2
+
+    whole, found = (
+        np.asarray(ggn(outputs, criterion, params, inputs, targets, chunk=c).dense()) for c in (None, CHUNK)
+    )
+    assert np.abs(found - whole).max() <= EXACT * np.abs(whole).max()
+    similarity = lambda p, x: model(p, x)[:, 0] @ model(p, x)[:, 0].T  # noqa: E731  # examples by examples
+    with pytest.raises(ValueError, match=r"outputs .*inf.*coupled"):
+        ggn(similarity, lambda f, y: jnp.mean(jnp.diag(f) ** 2), params, inputs, targets, chunk=CHUNK)
+
+
 def test_ggn_takes_a_weighted_mean(case):
     params, inputs, targets, mask = case
     params = {**params, "head": params["head"] + 0.5}
