@@ -117,6 +117,8 @@ def checked(
     model: Model | None = None,
     mode: Mode = FORWARD,
     name: str = "chunk",
+    at_once: int = 1,
+    cure: str | None = None,
 ) -> Whole:
     """The weight of all examples, after a comparison of the whole loss with its chunks.
 
@@ -132,6 +134,7 @@ def checked(
         loss: (params, *args) -> scalar, the mean over the examples, or WeightedMean; None where the model's outputs say all.
         chunk: examples taken at once. model: (params, first of args) -> outputs that the product goes through.
         mode: how the loss is differentiated. name: of `chunk`, for messages.
+        at_once: pairs of chunks held at once. cure: what to do, where no number of examples can be changed.
 
     Returns:
         Whole; under jit `valid` is the comparison's result.
@@ -151,7 +154,7 @@ def checked(
     weight = _weight(loss, params, args, chunk=chunk)
     if chunk == count:
         return Whole(weight, jnp.array(True))
-    compare = functools.partial(_compare, loss, model, params, args, chunk=chunk, mode=mode)
+    compare = functools.partial(_compare, loss, model, params, args, chunk=chunk, mode=mode, at_once=at_once)
     found = compare(NOISES[0])
     if is_traced(found):
         last = compare(NOISES[-1])
@@ -162,7 +165,7 @@ def checked(
         found = compare(noise)
     found = jax.device_get(found)
     if found.finite and not found.equal:
-        raise ValueError(_refusal(found, chunk, count, name))
+        raise ValueError(_refusal(found, chunk, count, name, cure))
     return Whole(weight, jnp.array(bool(found.finite)))
 
 
@@ -175,6 +178,7 @@ class Comparison(NamedTuple):
         both, parts: mean loss of the examples of one pair of chunks, and that of its chunks.
         bends: whether the weight depends on the parameters.
         outputs: largest distance of the model's outputs from those of the parts, and of their derivatives, relative to their size.
+        rows_equal: whether these are rounding.
 
     >>> loss = jax.tree_util.Partial(lambda w, x: jnp.sum(w * x))  # no mean
     >>> try:
@@ -191,6 +195,7 @@ class Comparison(NamedTuple):
     parts: AnyReal
     bends: AnyFlag
     outputs: Float[AnyArray, "2"]
+    rows_equal: AnyFlag
 
 
 class _Part(NamedTuple):
@@ -211,10 +216,18 @@ class _Pair(NamedTuple):
     finite: Bool[Array, ""]
 
 
-@functools.partial(compiled, static=("chunk", "mode"))
+@functools.partial(compiled, static=("chunk", "mode", "at_once"))
 @full_precision
 def _compare(
-    loss: Loss | None, model: Model | None, params: Params, args: PyTree, noise: float, *, chunk: int, mode: Mode
+    loss: Loss | None,
+    model: Model | None,
+    params: Params,
+    args: PyTree,
+    noise: float,
+    *,
+    chunk: int,
+    mode: Mode,
+    at_once: int,
 ) -> Comparison:
     count = count_examples(args)
     along = _uniform(0, params)
@@ -254,7 +267,9 @@ def _compare(
         return _compared(on(rows), on(rows[:chunk]), on(rows[chunk:]))
 
     width = min(2 * chunk, count)
-    pairs = jax.lax.map(pair, np.resize(order, (-(-count // width), width)))
+    pairs = jax.lax.map(
+        pair, np.resize(order, (-(-count // width), width)), batch_size=at_once if at_once > 1 else None
+    )
     last = count % chunk
     if last and count > width:  # their values alone
         rows = slice(chunk + last), slice(chunk), slice(chunk, chunk + last)
@@ -268,8 +283,9 @@ def _compare(
     worst = jnp.argmax(pairs.apart[:, 0, 0])
     total = jnp.where(pairs.values[worst, :, 1] == 0, 1, pairs.values[worst, :, 1])  # of padding alone
     means = pairs.values[worst, :, 0] / total
-    equal = jnp.all(relative <= tolerance) & jnp.all(outputs <= tolerance) & ~bends
-    return Comparison(jnp.all(pairs.finite), equal, relative, means[0], means[1], bends, outputs)
+    rows_equal = jnp.all(outputs <= tolerance)
+    equal = jnp.all(relative <= tolerance) & rows_equal & ~bends
+    return Comparison(jnp.all(pairs.finite), equal, relative, means[0], means[1], bends, outputs, rows_equal)
 
 
 def _compared(whole: _Part, first: _Part, second: _Part) -> _Pair:
@@ -338,26 +354,27 @@ def _weight(loss: Callable[..., Any] | None, params: Params, args: PyTree, *, ch
     return total
 
 
-def _refusal(found: Comparison, chunk: int, count: int, name: str) -> str:
+def _refusal(found: Comparison, chunk: int, count: int, name: str, cure: str | None) -> str:
     examples = min(2 * chunk, count)
+    asked = f"{name}={chunk}" if cure is None else name
     if found.bends:
         return (
-            f"{name}={chunk}: the weight of the loss's WeightedMean depends on the parameters: expected weights of the data alone. Leave "
+            f"{asked}: the weight of the loss's WeightedMean depends on the parameters: expected weights of the data alone. Leave "
             f"{name} out: the Hessian of the whole ratio is exact."
         )
     ghosts = "normalize by ghost batches, groups that a chunk is a multiple of, which is another loss."
-    if found.outputs.max() > found.apart.max() or np.isnan(found.outputs).any():
+    if not found.rows_equal:
         return (
-            f"{name}={chunk}: near the parameters the model's outputs for {examples} examples together differ from those for its chunks by "
+            f"{asked}: near the parameters the model's outputs for {examples} examples together differ from those for chunks of {chunk} by "
             f"{found.outputs[0]:.2g} of their size, their derivatives by {found.outputs[1]:.2g}: expected one row of outputs for each "
-            f"example, from that example alone. The examples are coupled (batch normalization). Leave {name} out; or {ghosts}"
+            f"example, from that example alone. The examples are coupled (batch normalization). {cure or f'Leave {name} out; or {ghosts}'}"
         )
+    means = "return curvexp.WeightedMean(sum, weight) for a mean over tokens"
     return (
-        f"{name}={chunk}: near the parameters the loss of {examples} examples is {found.both:.9g}, that of its chunks "
+        f"{asked}: near the parameters the loss of {examples} examples is {found.both:.9g}, that of its chunks of {chunk} "
         f"{found.parts:.9g}; their derivatives differ by {found.apart[1].max():.2g} of their size. The examples are coupled (batch "
         f"normalization; a mean over something else than the examples), or the loss is a sum. "
-        f"Leave {name} out; or divide by the number of examples; or return curvexp.WeightedMean(sum, weight) for a mean over tokens; or "
-        f"{ghosts}"
+        f"{cure or f'Leave {name} out; or divide by the number of examples; or {means}; or {ghosts}'}"
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from curvexp import WeightedMean, fisher, ggn, hessian, sampling_error
+from curvexp import WeightedMean, fisher, ggn, gradient_covariance, hessian, sampling_error
 
 pytestmark = pytest.mark.usefixtures("x64")
 P, T, N, K, CHUNK = 22, 5, 3, 2, 4  # examples, tokens each; inputs, hidden units; 22 = 5·4 + 2
@@ -208,6 +208,43 @@ def test_under_jit_coupled_outputs_are_nan(case):
     params = scaled_and_biased(params)
     found = jax.jit(lambda p: THROUGH_OUTPUTS["ggn"](normalized_last(1e-5), p, inputs, CHUNK)(p))(params)
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+SQUARED = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)  # noqa: E731
+NO_OWN_GRADIENTS = {
+    "normalized last": (normalized_last(0.0), SQUARED, "outputs .*nan"),  # an example alone: 0/0
+    "with epsilon": (normalized_last(1e-5), SQUARED, "outputs "),  # an example alone: the bias
+    "contrastive": (
+        lambda p, x: x[:, 0] @ p["body"],
+        lambda f, y: -jnp.mean(jnp.diag(jax.nn.log_softmax(f @ f.T))),
+        "loss ",
+    ),
+    "sum": (lambda p, x: x[:, 0] @ p["body"], lambda f, y: jnp.sum((f - y) ** 2), "loss .*a sum"),
+}
+
+
+@pytest.mark.parametrize("name", NO_OWN_GRADIENTS)
+def test_gradient_covariance_refuses_what_couples_examples(case, name):
+    params, inputs, targets, _ = case
+    model, criterion, words = NO_OWN_GRADIENTS[name]
+    with pytest.raises(ValueError, match=f"gradient_covariance: .*{words}"):
+        gradient_covariance(model, criterion, scaled_and_biased(params), inputs, targets[:, 0])
+
+
+def test_under_jit_the_gradient_covariance_of_coupled_examples_is_nan_and_that_of_others_exact(case):
+    params, inputs, targets, _ = case
+    params = {**scaled_and_biased(params), "head": params["head"] + 0.5}
+
+    def matrix(model, p):
+        return gradient_covariance(model, SQUARED, p, inputs, targets[:, 0]).dense()
+
+    plain = lambda p, x: model(p, x)[:, 0] * p["scale"]  # noqa: E731
+    assert np.isnan(jax.jit(functools.partial(matrix, normalized_last(1e-5)))(params)).all()
+    flat, unravel = ravel_pytree(params)
+    losses = lambda flat: jnp.mean((plain(unravel(flat), inputs) - targets[:, 0]) ** 2, axis=-1)  # noqa: E731
+    exact = np.cov(np.asarray(jax.jacobian(losses)(flat)).T, bias=True)
+    found = np.asarray(jax.jit(functools.partial(matrix, plain))(params))
+    assert np.abs(found - exact).max() <= EXACT * np.abs(exact).max()
 
 
 def test_outputs_may_have_their_examples_on_any_axis_and_parts_of_the_parameters_alone(case):
