@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from curvexp.curvature.functions import is_traced
-from curvexp.curvature.modes import FORWARD, Mode, derivative
+from curvexp.curvature.modes import REVERSE, Mode, derivative, has_forward_rule
 from curvexp.curvature.objective import Loss, WeightedMean, sum_and_weight
 from curvexp.linalg.gram_schmidt import norm
 from curvexp.linalg.precision import full_precision
@@ -115,7 +115,6 @@ def checked(
     chunk: int,
     *,
     model: Model | None = None,
-    mode: Mode = FORWARD,
     name: str = "chunk",
     at_once: int = 1,
     cure: str | None = None,
@@ -133,8 +132,7 @@ def checked(
     Args:
         loss: (params, *args) -> scalar, the mean over the examples, or WeightedMean; None where the model's outputs say all.
         chunk: examples taken at once. model: (params, first of args) -> outputs that the product goes through.
-        mode: how the loss is differentiated. name: of `chunk`, for messages.
-        at_once: pairs of chunks held at once. cure: what to do, where no number of examples can be changed.
+        name: of `chunk`, for messages. at_once: pairs of chunks held at once. cure: what to do, where no number of examples can be changed.
 
     Returns:
         Whole; under jit `valid` is the comparison's result.
@@ -154,7 +152,7 @@ def checked(
     weight = _weight(loss, params, args, chunk=chunk)
     if chunk == count:
         return Whole(weight, jnp.array(True))
-    compare = functools.partial(_compare, loss, model, params, args, chunk=chunk, mode=mode, at_once=at_once)
+    compare = functools.partial(_compare, loss, model, params, args, chunk=chunk, at_once=at_once)
     found = compare(NOISES[0])
     if is_traced(found):
         last = compare(NOISES[-1])
@@ -216,7 +214,7 @@ class _Pair(NamedTuple):
     finite: Bool[Array, ""]
 
 
-@functools.partial(compiled, static=("chunk", "mode", "at_once"))
+@functools.partial(compiled, static=("chunk", "at_once"))
 @full_precision
 def _compare(
     loss: Loss | None,
@@ -226,7 +224,6 @@ def _compare(
     noise: float,
     *,
     chunk: int,
-    mode: Mode,
     at_once: int,
 ) -> Comparison:
     count = count_examples(args)
@@ -253,12 +250,14 @@ def _compare(
         if not derived:
             value, found = of(at), outputs(at)
             return _Part(jnp.stack([value, jnp.zeros_like(value)]), (found, jax.tree.map(jnp.zeros_like, found)))
-        if mode == FORWARD:
+        if has_forward_rule(
+            lambda p: (of(p), outputs(p)), at
+        ):  # a loss may have none where its stated gradient has one
             (value, found), (slope, moved) = jax.jvp(lambda p: (of(p), outputs(p)), (at,), (along,))
             return _Part(jnp.stack([value, slope]), (found, moved))
         value, pull = jax.vjp(of, at)
         slope = jnp.stack([_dot(pull(one)[0], along) for one in jnp.eye(2, dtype=value.dtype)])
-        return _Part(jnp.stack([value, slope]), derivative(outputs, at, along, mode))
+        return _Part(jnp.stack([value, slope]), derivative(outputs, at, along, REVERSE))
 
     def pair(rows: Int[Array, "m"]) -> _Pair:
         if len(rows) == 2 * chunk:

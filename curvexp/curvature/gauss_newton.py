@@ -49,7 +49,7 @@ def ggn(
     if chunk is None:
         return Operator(GgnProduct(mode), space_of(params), (head, params, args))
     sums = isinstance(returned(composed, params, args, "ggn"), WeightedMean)
-    whole = checked(composed, params, args, chunk, model=model, mode=mode)
+    whole = checked(composed, params, args, chunk, model=model)
     return Operator(Chunked(GgnProduct(mode, sums), chunk, sums), space_of(params), (head, params, args, whole))
 
 

@@ -55,7 +55,7 @@ def hessian(
     mode = loss_mode("hessian", HessianProduct, (loss, params, args), params)
     if chunk is None:
         return Operator(HessianProduct(mode), space, (loss, params, args))
-    whole = checked(loss, params, args, chunk, mode=mode)
+    whole = checked(loss, params, args, chunk)
     sums = isinstance(returned(loss, params, args, "hessian"), WeightedMean)
     return Operator(Chunked(HessianProduct(mode, sums), chunk, sums), space, (loss, params, args, whole))
 

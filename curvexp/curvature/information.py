@@ -102,7 +102,7 @@ def fisher(
     mode = mode_of("fisher", product, (model, params, examples), params)
     if chunk is None:
         return Operator(product(mode), space_of(params), (model, params, examples))
-    whole = checked(None, params, (inputs,), chunk, model=model, mode=mode)
+    whole = checked(None, params, (inputs,), chunk, model=model)
     return Operator(Chunked(product(mode), chunk), space_of(params), (model, params, examples, whole))
 
 
@@ -153,7 +153,6 @@ def gradient_covariance(
         args,
         1,
         model=head[0],
-        mode=mode,
         name="gradient_covariance",
         at_once=count,
         cure="An example has no gradient of its own there. Freeze the statistics of the batch, and let the criterion be the mean over the "

@@ -130,8 +130,7 @@ def _traced_mode(who: str, product: Callable[[Mode], Product], operands: PyTree,
             ) -> PyTree:  # of leaves alone: JAX would keep the functions of a structure alive
                 return product(mode)(*jax.tree.unflatten(structure, leaves))
 
-            # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
-            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(call)(*shapes))):
+            if not _lacks_rule(call, *shapes):
                 return mode
     except Exception as error:  # whatever the person's rules of differentiation raise
         raise TypeError(
@@ -141,6 +140,23 @@ def _traced_mode(who: str, product: Callable[[Mode], Product], operands: PyTree,
     raise TypeError(
         f"{who}: a jax.custom_vjp within the derivative of another one has no rule. Expected jax.custom_jvp there."
     )
+
+
+def has_forward_rule(function: Callable[[PyTree], PyTree], at: PyTree) -> bool:
+    """Whether `jax.jvp` of a function works; nothing is computed.
+
+    >>> stated = jax.custom_vjp(jnp.sin)
+    >>> stated.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),))
+    >>> has_forward_rule(jnp.sin, jnp.array(1.0)), has_forward_rule(stated, jnp.array(1.0))
+    (True, False)
+    """
+    shapes = jax.tree.map(_shape, at)
+    return not _lacks_rule(lambda at, along: jax.jvp(function, (at,), (along,)), shapes, shapes)
+
+
+def _lacks_rule(call: Callable[..., Any], *shapes: Any) -> bool:
+    """JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped."""
+    return bool(re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(call)(*shapes))))
 
 
 def _shape(leaf: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.ode import odeint
 
-from curvexp import fisher, ggn, hessian
+from curvexp import fisher, ggn, gradient_covariance, hessian, sampling_error
 
 pytestmark = pytest.mark.usefixtures("x64")
 X = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
@@ -145,6 +145,36 @@ def test_a_stated_gradient_that_forward_mode_passes_through_stays_in_forward_mod
     np.testing.assert_allclose(op.dense(), expected, rtol=1e-13)
 
 
+@jax.custom_vjp
+def fourths(x):
+    """Σ x⁴: no rule for forward mode, but its stated gradient has one, so that products are forward over reverse."""
+    return jnp.sum(x**4)
+
+
+fourths.defvjp(lambda x: (jnp.sum(x**4), x), lambda x, g: (4 * g * x**3,))
+
+
+def test_a_loss_without_a_forward_rule_whose_gradient_has_one_is_taken_in_chunks_too():
+    params, inputs = jnp.array([0.5, -2.0]), jnp.concatenate([X, -2 * X, X + 1])
+    zeros = jnp.zeros(len(inputs))
+    stated, plain = (lambda f: lambda p, x: f(x @ p) / len(x))(fourths), lambda p, x: jnp.mean((x @ p) ** 4)
+    exact = np.asarray(
+        jax.hessian(plain)(params, inputs)
+    )  # = 12 Σ (x'p)² xx' / 9, and the Gauss-Newton matrix, as x'p is linear
+    op = hessian(stated, params, inputs, chunk=2)
+    assert op.mode == "forward over reverse"
+    linear, of_outputs = lambda p, x: x @ p, lambda outputs, targets: fourths(outputs - targets) / len(targets)
+    for found in (op, ggn(linear, of_outputs, params, inputs, zeros, chunk=2)):
+        np.testing.assert_allclose(found.dense(), exact, rtol=1e-13)  # tens of roundings of sums over 9 examples
+    vectors = jnp.eye(2)
+    found, expected = (sampling_error(loss, params, inputs, vectors=vectors, groups=3) for loss in (stated, plain))
+    np.testing.assert_allclose(found.mean, np.diag(exact), rtol=1e-13)
+    np.testing.assert_allclose(found.stderr, expected.stderr, rtol=1e-13)
+    gradients = np.asarray(4 * (inputs @ params)[:, None] ** 3 * inputs)
+    covariance = gradient_covariance(linear, of_outputs, params, inputs, zeros)
+    np.testing.assert_allclose(covariance.dense(), np.cov(gradients.T, bias=True), rtol=1e-12)
+
+
 def test_what_is_known_of_a_function_holds_for_its_static_arguments_alone():
     def loss(params, reduction):
         return getattr(jnp, reduction)(params**2)
@@ -161,7 +191,8 @@ def test_models_with_a_stated_gradient():
     zeros = jnp.zeros((3, 1))
     expected = np.asarray(ggn(plain, squared, params, X, zeros).dense())
     np.testing.assert_allclose(ggn(stated, squared, params, X, zeros).dense(), expected, rtol=1e-13)
-    np.testing.assert_allclose(fisher(stated, "gaussian", params, X).dense(), expected, rtol=1e-13)
+    for chunk in (None, 2):
+        np.testing.assert_allclose(fisher(stated, "gaussian", params, X, chunk=chunk).dense(), expected, rtol=1e-13)
 
 
 def test_the_hessian_through_an_ode_solver_is_that_of_the_solution_to_the_solvers_tolerance():
