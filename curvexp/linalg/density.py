@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from curvexp.linalg.batches import vectors_at_once
 from curvexp.linalg.eigenpairs import Eigenpairs
+from curvexp.linalg.gram_schmidt import smallest_difference
 from curvexp.linalg.lanczos import Lanczos, lanczos
 from curvexp.linalg.lapack import threads
 from curvexp.linalg.layout import Layout, layout_of, waits_for_host
@@ -183,7 +184,7 @@ def _density(
     weights = weights * ((n - m) / n)
     low, high = nodes.min(), nodes.max()
     largest = jnp.max(jnp.abs(jnp.concatenate([jnp.stack([low, high]), known.values])))
-    floor = 10 * jnp.finfo(nodes.dtype).eps * largest
+    floor = 10 * jnp.finfo(nodes.dtype).eps * largest + smallest_difference(n, nodes.dtype)
     wide = jnp.where(high - low > 1e4 * jnp.finfo(nodes.dtype).eps * largest, high - low, largest)
     width = jnp.where(width > 0, width, jnp.where(wide > 0, wide, 1) / steps)
     x = jnp.linspace(low - 4 * width, high + 4 * width, points)

@@ -123,6 +123,11 @@ class Eigenpairs(NamedTuple):
                 f"{name}: rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} products. "
                 "Raise tol, or compute in float64."
             )
+        if code == NOISY and float(np.max(np.abs(np.asarray(self.eigenvalues)))) <= float(self.floor):
+            return (
+                f"{name}: the operator's numbers are near the smallest normal number of their dtype, and vanish. Multiply the loss by a "
+                "power of two, or compute in float64."
+            )
         if code == NOISY:
             return (
                 f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in "
@@ -187,7 +192,9 @@ def eigsh(
     Warns:
         RuntimeWarning: asymmetry above 1 % of ‖A‖. Once: a function is new in each call, and compiled anew.
 
-    Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-12 and 1e18.
+    XLA takes for zero what is smaller than the smallest normal number, 1.2e-38 in float32: n of these are part of each residual. An
+    operator of which all products vanish so, but not those with vectors 2^100 times as long, is reported as noisy; one whose own entries
+    are all that small is zero.
 
     Source: Stewart 2001 (Krylov-Schur); Wu and Simon 2000 (thick restart); van Dorsselaer et al. 2000 (the check).
 
@@ -223,6 +230,7 @@ def eigsh(
     stride = _stretch(n) if waits else max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
     result, scale = _solution(op, space, start, limits, key, wanted)
+    result = _vanishing(op, space, result, scale)
     if not isinstance(scale, jax.core.Tracer):
         asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
@@ -333,6 +341,28 @@ def _solution(
     vectors, count = rows(host=small and not wanted.known)
     result: tuple[Eigenpairs, AnyReal] = _solve(op, vectors, count, limits, key, space=space, wanted=wanted)
     return result
+
+
+def _vanishing(op: Matvec, space: Space, found: Eigenpairs, scale: AnyReal) -> Eigenpairs:
+    """The pairs, as noisy where all products are zero for want of small numbers alone."""
+    if isinstance(scale, jax.core.Tracer):
+        vanishes = jax.lax.cond(
+            (scale == 0) & found.converged, lambda: _long_product(op, space=space) > 0, lambda: jnp.array(False)
+        )
+        return found._replace(status=jnp.where(vanishes, jnp.asarray(NOISY, found.status.dtype), found.status))
+    if float(scale) == 0 and found.converged and float(_long_product(op, space=space)) > 0:
+        return found._replace(status=np.asarray(NOISY, np.asarray(found.status).dtype))
+    return found
+
+
+@functools.partial(compiled, static=("space",))
+@full_precision
+def _long_product(op: Matvec, *, space: Space) -> Scalar:
+    """Largest entry of the product with a long random vector, that of a tiny operator's too."""
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+    long = 2.0 ** int(-0.8 * jnp.finfo(dtype).minexp)  # 2^100 in float32
+    image = flat_product(op, space)(long * jax.random.normal(jax.random.key(0), (space.size,), dtype))
+    return jnp.max(jnp.abs(jax.lax.stop_gradient(image)))
 
 
 def _traced(tree: PyTree) -> bool:
