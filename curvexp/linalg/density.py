@@ -38,7 +38,7 @@ class Density(NamedTuple):
             early.
         width: deviation of the smoothing: a spike, of a multiple of the identity for instance, is a bell of this width.
         mean, mean_stderr: of all eigenvalues, tr A/n. square, square_stderr: of their squares.
-        negative, negative_stderr: mass below zero, counting nodes under −floor.
+        negative, negative_stderr: mass below zero, counting nodes under −floor; nan, as the mean, where a node is not finite.
         matvecs: products made.
         ended: whether a probe's Krylov space ended: its nodes and weights are then the whole of what it sees, not a quadrature.
 
@@ -202,7 +202,9 @@ def _density(
     density, stderr = (curve / width for curve in _mean(jax.lax.map(smooth, (nodes, weights))))
     mean, mean_stderr = (unit * part for part in moment(lambda value: value / unit))
     square, square_stderr = (unit * (unit * part) for part in moment(lambda value: jnp.square(value / unit)))
-    negative, negative_stderr = moment(lambda value: (value < -floor).astype(value.dtype))
+    negative, negative_stderr = moment(
+        lambda value: jnp.where(jnp.isfinite(value), (value < -floor).astype(value.dtype), jnp.nan)
+    )
     return Density(
         known.values,
         known.residuals,

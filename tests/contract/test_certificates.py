@@ -98,6 +98,16 @@ def test_no_certificate_where_numbers_vanish_under_the_smallest_normal_one(trace
     assert spectral_density(vanishing, jnp.zeros(60), probes=2, steps=5).negative == 0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_number_of_a_density_that_is_not_finite_is_one(bad):
+    found = spectral_density(curvexp.hessian(lambda p, s: s * jnp.sum(p**2), jnp.ones(50), bad), probes=3, steps=5)
+    for name in ("mean", "mean_stderr", "square", "square_stderr", "negative", "negative_stderr"):
+        assert np.isnan(getattr(found, name)), name
+    assert np.isnan(found.density).all()
+    with pytest.raises(ValueError, match="not finite"):
+        curvexp.inertia(curvexp.hessian(lambda p, s: s * jnp.sum(p**2), jnp.ones(50), bad), dense_below=0)
+
+
 def test_every_product_of_a_curvature_program_has_all_bits(network, a_default):
     params, loss, model, x, y = network
 
