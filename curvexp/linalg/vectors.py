@@ -16,6 +16,7 @@ from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
 from curvexp.types import Flat, FlatMatvec, KeyLike, Matvec, RandomKey, Vector
 
+SEEDS = 2**32  # that differ: without 64-bit numbers 2^40 would be the key of 0
 HELD = 2**31  # bytes that are kept of a linearization
 
 
@@ -80,13 +81,18 @@ def random_key(key: KeyLike) -> RandomKey:
     """A key of jax.random: jax.random.key(0) for None, jax.random.key(key) for an integer.
 
     Raises:
-        TypeError: neither a key nor an integer.
+        TypeError: neither a key nor an integer. ValueError: an integer out of range: of more bits JAX takes the last 32 alone.
 
     >>> bool(random_key(7) == jax.random.key(7))
     True
     """
     if key is None or (isinstance(key, int | np.integer) and not isinstance(key, bool)):
-        return jax.random.key(0 if key is None else int(key))
+        seed = 0 if key is None else int(key)
+        if not 0 <= seed < SEEDS:
+            raise ValueError(
+                f"key={seed}: expected an integer from 0 to 2^32 - 1, or a key of jax.random.key. Change key."
+            )
+        return jax.random.key(seed)
     if isinstance(key, jax.Array | np.ndarray) and (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == np.uint32 and key.ndim > 0)
     ):

@@ -249,6 +249,19 @@ def test_bad_settings_are_refused_by_their_key(key, value):
         train(network(), optim.sgd(lr=0.1), **{key: value})
 
 
+@pytest.mark.parametrize("key", [2**32, 2**40, -1, np.int64(2**40)])
+def test_integers_that_are_the_key_of_another_one_are_refused(key):
+    """JAX would take the last 32 bits: a run of 2^40 would be that of 0."""
+    like, words = jnp.zeros(3), rf"^key={int(key)}: expected an integer from 0 to 2\^32 - 1"
+    with pytest.raises(ConfigError, match=words):
+        next(training.run(quadratic(), optim.sgd(lr=0.1), steps=1, key=key))
+    draws = [curvexp.trace, curvexp.spectral_density, curvexp.linalg.diagonal, functools.partial(curvexp.eigsh, k=1)]
+    for draw in draws:
+        with pytest.raises(ValueError, match=words):
+            draw(lambda v: 2 * v, like, key=key)
+    assert curvexp.trace(lambda v: 2 * v, like, key=2**32 - 1, samples=2).mean == 6
+
+
 def test_settings_that_a_problem_cannot_serve_are_refused():
     with pytest.raises(ConfigError, match=r"^batch_size=4.*no examples"):
         train(quadratic(), optim.sgd(), batch_size=4)
