@@ -343,7 +343,7 @@ def _weight(loss: Callable[..., Any] | None, params: Params, args: PyTree, *, ch
         return jnp.full((), count, dtype)
 
     def of(part: PyTree) -> Any:
-        return loss(params, *part).weight
+        return sum_and_weight(loss(params, *part), 1)[1]
 
     full = count // chunk
     stacked = jax.tree.map(lambda a: a[: full * chunk].reshape(full, chunk, *a.shape[1:]), args)

@@ -266,6 +266,20 @@ def test_outputs_may_have_their_examples_on_any_axis_and_parts_of_the_parameters
         ggn(similarity, lambda f, y: jnp.mean(jnp.diag(f) ** 2), params, inputs, targets, chunk=CHUNK)
 
 
+@pytest.mark.parametrize("dtype", [bool, "int32", "uint8"])
+def test_a_weight_may_be_a_count(case, dtype):
+    params, inputs, targets, mask = case
+    params, whole = {**params, "head": params["head"] + 0.5}, mask.astype(dtype)
+    exact = np.asarray(hessian(tokens, params, inputs, targets, mask).dense())
+    for chunk in (None, CHUNK):
+        found = np.asarray(hessian(tokens, params, inputs, targets, whole, chunk=chunk).dense())
+        assert np.abs(found - exact).max() <= EXACT * np.abs(exact).max()
+    with pytest.raises(TypeError, match=r"WeightedMean the sum is a real number"):
+        hessian(lambda p, m: WeightedMean(jnp.sum(p["head"]), jnp.sum(m)[None]), params, whole)
+    with pytest.raises(TypeError, match=r"WeightedMean the sum is a real number"):
+        hessian(lambda p, m: WeightedMean(jnp.sum(m), jnp.sum(m)), params, whole)
+
+
 def test_ggn_takes_a_weighted_mean(case):
     params, inputs, targets, mask = case
     params = {**params, "head": params["head"] + 0.5}
