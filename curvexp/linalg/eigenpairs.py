@@ -23,6 +23,7 @@ Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
 
 
+FIRST = 4  # pairs that `eigsh_above` looks for at first
 HUGE = 1_000_000  # parameters, from which on two products take an accelerator longer than the call of a program
 
 
@@ -257,7 +258,7 @@ def eigsh_above(
     threshold: float,
     like: PyTree | None = None,
     *,
-    k: int = 4,
+    k: int | None = None,
     tol: float = 1e-3,
     start: Eigenpairs | Start | Vector | None = None,
     most: int = 256,
@@ -270,6 +271,7 @@ def eigsh_above(
 
     Args:
         threshold: for instance 1.5/lr, what is near or past the edge of stability. most: no more pairs than this.
+        k: how many at first; default 4, or the dimension where that is less.
         others: as for `eigsh`, which says what is raised; TypeError besides under a trace, where no k can be chosen by values.
 
     Returns:
@@ -283,8 +285,8 @@ def eigsh_above(
     op, space = domain(op, like)
     if not isinstance(threshold, jax.core.Tracer) and np.isnan(threshold):
         raise ValueError(f"threshold={threshold!r}: expected a number, above which eigenvalues are wanted.")
-    k = _whole("k", k, 1, space.size, "the dimension of the space")
     most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
+    k = min(FIRST, most) if k is None else _whole("k", k, 1, space.size, "the dimension of the space")
     if start is not None:
         vectors = start.eigenvectors if isinstance(start, Eigenpairs | Start) else start
         rows = jnp.shape(jax.tree.leaves(vectors)[0])[: -len(space.shapes[0]) or None]
