@@ -26,6 +26,12 @@ Mode = Literal["forward over reverse", "reverse over reverse"]
 FORWARD: Mode = "forward over reverse"
 REVERSE: Mode = "reverse over reverse"
 
+UNHASHABLE = "Non-hashable static arguments"  # JAX's words
+_STATIC = (
+    "a static argument of the function (static_argnums or static_argnames of jax.jit) is a number or an array here, which JAX traces. Bind "
+    "it with functools.partial(function, name=number), or leave jax.jit out."
+)
+
 
 def derivative(function: Callable[[PyTree], PyTree], at: PyTree, along: PyTree, mode: Mode) -> tuple[PyTree, PyTree]:
     """function(at), and its derivative J·along.
@@ -63,8 +69,12 @@ def returned(call: Callable[..., Any], params: Params, args: PyTree, who: str) -
     """
     try:
         return jax.eval_shape(lambda params, args: call(params, *args), params, args)
-    except (jax.errors.JAXTypeError, TypeError) as error:
-        if not (isinstance(error, jax.errors.JAXTypeError) or "concrete" in str(error)):
+    except (jax.errors.JAXTypeError, TypeError, ValueError) as error:
+        if UNHASHABLE in str(error):
+            raise TypeError(f"{who}: {_STATIC}") from error
+        if not (
+            isinstance(error, jax.errors.JAXTypeError) or (isinstance(error, TypeError) and "concrete" in str(error))
+        ):
             raise  # the function's own
         raise TypeError(
             f"{who}: JAX cannot trace the function: {_first_line(error)} Where it needs a number itself, for a shape or a branch, bind the "
@@ -133,6 +143,8 @@ def _traced_mode(who: str, product: Callable[[Mode], Product], operands: PyTree,
             if not _lacks_rule(call, *shapes):
                 return mode
     except Exception as error:  # whatever the person's rules of differentiation raise
+        if UNHASHABLE in str(error):
+            raise TypeError(f"{who}: {_STATIC}") from error
         raise TypeError(
             f"{who}: JAX cannot differentiate the function twice: {_first_line(error)} Expected operations of JAX that have derivatives; "
             "a loop needs a number of steps that is known: lax.scan, or lax.fori_loop with fixed bounds."

@@ -30,7 +30,7 @@ from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, initial
 from curvexp.training.meter import Meter
 from curvexp.training.rows import Start
 from curvexp.training.state import LateState, Snapshot, State, state_of
-from curvexp.training.structure import kind_of, parameters
+from curvexp.training.structure import check_loss, kind_of, parameters
 from curvexp.training.tune import tune
 from curvexp.types import Params, RandomKey
 
@@ -332,6 +332,7 @@ def check(
         raise ConfigError(
             f"matmul_precision={matmul_precision}: expected {', '.join(MATMUL_PRECISIONS)}. Change matmul_precision."
         )
+    check_loss(problem)
     size = parameters(problem.init)
     probe.check(size, problem)
     return size

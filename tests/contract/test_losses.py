@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.experimental.ode import odeint
 
-from curvexp import fisher, ggn, gradient_covariance, hessian, sampling_error
+from curvexp import fisher, ggn, gradient_covariance, hessian, inertia, sampling_error, trace
+from curvexp.linalg import diagonal
 
 pytestmark = pytest.mark.usefixtures("x64")
 X = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
@@ -116,6 +117,56 @@ def test_callables_that_are_pytrees_with_functions_in_them():
 def test_what_has_no_hessian_is_refused_at_once(loss, words):
     with pytest.raises(TypeError, match=words):
         hessian(loss, jnp.ones(2))
+
+
+@jax.jit
+def product(matrix, v):
+    return matrix @ v
+
+
+def of_operator(function):
+    return lambda matrix: function(jax.tree_util.Partial(product, matrix), jnp.ones(2))
+
+
+REFUSED = {
+    "static_argnums": (lambda: hessian(jax.jit(power, static_argnums=1), jnp.ones(2), 3), "hessian: a static argument"),
+    "static_argnames": (lambda: hessian(jax.jit(power, static_argnames="k"), jnp.ones(2), k=3), "hessian: a static"),
+    "key": (
+        lambda: hessian(lambda p: quartic(p["w"]), {"w": jnp.ones(2), "k": jax.random.key(0)}),
+        r"\['k'\] has dtype key",
+    ),
+    "grad of trace": (lambda: jax.grad(of_operator(lambda *a: trace(*a).mean))(jnp.eye(2)), "jax.grad does not go"),
+    "grad of an error": (
+        lambda: jax.grad(of_operator(lambda *a: trace(*a).stderr))(jnp.eye(2)),
+        "jax.grad does not go",
+    ),
+    "grad of diagonal": (
+        lambda: jax.grad(of_operator(lambda *a: diagonal(*a).mean[0]))(jnp.eye(2)),
+        "jax.grad does not go",
+    ),
+    "jit of inertia": (lambda: jax.jit(of_operator(lambda *a: inertia(*a).zero))(jnp.eye(2)), "inertia counts"),
+    "jit of estimated inertia": (
+        lambda: jax.jit(of_operator(lambda *a: inertia(*a, dense_below=0).zero))(jnp.eye(2)),
+        "inertia counts",
+    ),
+}
+
+
+def power(p, k):
+    return jnp.sum(p**k)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_jax_cannot_do_is_refused_in_a_sentence(name):
+    call, words = REFUSED[name]
+    with pytest.raises(TypeError, match=f"^{words}"):
+        call()
+
+
+def test_the_derivative_of_a_trace_along_a_direction_is_the_directions_trace():
+    of = of_operator(lambda *a: trace(*a, samples=2).mean)
+    assert jax.jvp(of, (jnp.eye(2),), (jnp.diag(jnp.array([1.0, 3.0])),))[1] == 4  # exact for a diagonal matrix
+    np.testing.assert_array_equal(hessian(functools.partial(power, k=3), jnp.ones(2)).dense(), 6 * np.eye(2))
 
 
 @pytest.mark.parametrize("argument", [np.array(["a"]), {1, 2}, bytearray(2)])
