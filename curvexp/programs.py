@@ -117,13 +117,14 @@ class compiled:
         options, structure = jax.tree.flatten(static)
         options = [_weakly(option, weak) for option in options]
         key = (self, form, structure, tuple(options), tuple([_aval(leaf) for leaf in leaves]))
+        state = _State(_state([*stateful, *static.values()]))
 
         def make() -> Any:
             if self.tells and args and _is_partial(args[0]):
                 _tell(args[0].func, (self, structure, tuple(options), key[-1]))
-            return self._made(form, structure, options, self._donated(args))
+            return self._made(form, structure, options, self._donated(args), state)
 
-        return kept(key, make, weak, _state([*stateful, *static.values()])), leaves
+        return kept(key, make, weak, state), leaves
 
     def lower(self, *args: Any, **static: Any) -> Any:
         """The program as it is compiled, not run: as of jax.jit."""
@@ -145,12 +146,17 @@ class compiled:
         counts = [len(_flattened(argument, [], [])[0]) for argument in args]
         return [sum(counts[:place]) + leaf for place in self.donate for leaf in range(counts[place])]
 
-    def _made(self, form: "_Form", structure: Any, options: list[Any], donated: list[int]) -> Any:
+    def _made(self, form: "_Form", structure: Any, options: list[Any], donated: list[int], state: "_State") -> Any:
         """The function of the leaves alone, jitted: no cache of JAX's then holds what the arguments are made of."""
 
         def call(*leaves: Any) -> Any:
             static = jax.tree.unflatten(structure, [_strongly(option) for option in options])
-            return self.function(*_unflattened(form, iter(leaves)), **static)
+            args = _unflattened(form, iter(leaves))
+            result = self.function(*args, **static)
+            functions: list[Any] = []
+            _flattened(args, [], functions)
+            state.leaves_out(_state([*functions, *static.values()]))
+            return result
 
         call.__name__ = call.__qualname__ = self.__name__
         return jax.jit(call, inline=self.inline, donate_argnums=donated)
@@ -339,6 +345,32 @@ def _add_state(function: Any, found: list[Any], seen: set[int]) -> None:
         elif callable(part) and not isinstance(part, _STATELESS):
             found.append(_Same(part))
             _add_state(part, found, seen)
+
+
+class _State:
+    """The state that a program was traced in, but for what the function changed itself meanwhile, such as a count of its calls."""
+
+    __slots__ = ("own", "parts")
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts, self.own = parts, frozenset[int]()
+
+    def leaves_out(self, after: tuple[Any, ...]) -> None:
+        """Leaves out what is another one after the trace."""
+        if len(after) == len(self.parts):
+            pairs = enumerate(zip(self.parts, after, strict=True))
+            self.own |= {place for place, (before, now) in pairs if before != now}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _State) or len(self.parts) != len(other.parts):
+            return False
+        if self.parts == other.parts:
+            return True
+        pairs = enumerate(zip(self.parts, other.parts, strict=True))
+        own = self.own | other.own
+        return all(place in own or mine == theirs for place, (mine, theirs) in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class _Same:

@@ -171,6 +171,25 @@ def test_a_loss_whose_arrays_or_numbers_are_others_now_is_compiled_anew(name):
     assert trace(op) == pytest.approx(4.0 * N)
 
 
+def test_a_loss_that_counts_its_calls_is_not_compiled_anew():
+    class Counting(Loss):
+        calls = 0
+
+        def __call__(self, p: Any) -> Any:
+            self.calls += 1
+            return self.of(p)
+
+    loss = Counting(2.0)
+    loss.calls = 0
+    op = curvexp.hessian(loss, LIKE)
+    op(LIKE)
+    calls = loss.calls
+    op(LIKE)
+    assert loss.calls == calls
+    loss.scale = 3.0
+    np.testing.assert_array_equal(op(jnp.ones(N)), np.full(N, 3.0))
+
+
 def test_operators_with_other_arrays_share_a_program():
     def loss(p: Any, d: Any) -> Any:
         return jnp.sum(d * p**2) / 2
