@@ -4,6 +4,11 @@ XLA keeps what a program was compiled to for as long as JAX knows the function: 
 that Linux gives a process, and every array that the function captured. So each program here is a jitted function of its own, for one
 structure and shape of arguments. It is released when a function that it was compiled for is gone, and, the least recently used first,
 when programs or memory maps become too many. A program that runs while it is released ends first: XLA holds it until then.
+
+A program holds what its function read while it was traced. So each is kept with the state of its functions, as far as that is seen at no
+cost to a function that has none: arrays, numbers, texts and functions in the cells of a closure, in the attributes of a function or a
+callable object, and in those of a bound method's object. Where one of them is another one now, the program is made anew. Globals, what
+lies in lists, dictionaries and other objects, what a function of jax.jit reads, and an array that was changed in place are not seen.
 """
 
 import atexit
@@ -19,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 SHARE = 0.75  # of the memory maps that the kernel gives a process; the rest is for libraries, and for what is being compiled
 FEWEST = 16  # programs that stay whatever the maps are: those of one training, which must not release each other
@@ -106,17 +112,19 @@ class compiled:
                 f"{self.__name__} got the keywords {sorted(static)}: expected some of {sorted(self.static)}."
             )
         weak: list[_Weak] = []
-        leaves, form = _flattened(args, weak)
+        stateful: list[Any] = []
+        leaves, form = _flattened(args, weak, stateful)
         options, structure = jax.tree.flatten(static)
         options = [_weakly(option, weak) for option in options]
         key = (self, form, structure, tuple(options), tuple([_aval(leaf) for leaf in leaves]))
+        state = _State(_state([*stateful, *static.values()]))
 
         def make() -> Any:
             if self.tells and args and _is_partial(args[0]):
                 _tell(args[0].func, (self, structure, tuple(options), key[-1]))
-            return self._made(form, structure, options, self._donated(args))
+            return self._made(form, structure, options, self._donated(args), state)
 
-        return kept(key, make, weak), leaves
+        return kept(key, make, weak, state), leaves
 
     def lower(self, *args: Any, **static: Any) -> Any:
         """The program as it is compiled, not run: as of jax.jit."""
@@ -135,41 +143,49 @@ class compiled:
 
     def _donated(self, args: tuple[Any, ...]) -> list[int]:
         """Places of the donated arguments' arrays among those of all."""
-        counts = [len(_flattened(argument, [])[0]) for argument in args]
+        counts = [len(_flattened(argument, [], [])[0]) for argument in args]
         return [sum(counts[:place]) + leaf for place in self.donate for leaf in range(counts[place])]
 
-    def _made(self, form: "_Form", structure: Any, options: list[Any], donated: list[int]) -> Any:
+    def _made(self, form: "_Form", structure: Any, options: list[Any], donated: list[int], state: "_State") -> Any:
         """The function of the leaves alone, jitted: no cache of JAX's then holds what the arguments are made of."""
 
         def call(*leaves: Any) -> Any:
             static = jax.tree.unflatten(structure, [_strongly(option) for option in options])
-            return self.function(*_unflattened(form, iter(leaves)), **static)
+            args = _unflattened(form, iter(leaves))
+            result = self.function(*args, **static)
+            functions: list[Any] = []
+            _flattened(args, [], functions)
+            state.leaves_out(_state([*functions, *static.values()]))
+            return result
 
         call.__name__ = call.__qualname__ = self.__name__
         return jax.jit(call, inline=self.inline, donate_argnums=donated)
 
 
-def kept(key: Any, make: Callable[[], Any], weak: "Sequence[_Weak]" = ()) -> Any:
-    """The program of a key, made where it is not there; what the bounds leave no room for is released first.
+def kept(key: Any, make: Callable[[], Any], weak: "Sequence[_Weak]" = (), state: Any = ()) -> Any:
+    """The program of a key, made where it is not there, or was made of another state; what the bounds leave no room for is released first.
 
     Args:
-        key: hashable. weak: functions in the key; when one is gone, so is the program.
+        key: hashable. weak: functions in the key; when one is gone, so is the program. state: of these functions, see `_state`.
     """
     with _table.lock:
-        if (found := _table.entries.pop(key, None)) is not None:
+        if (found := _table.entries.pop(key, None)) is not None and found[2] == state:
             _table.entries[key] = found  # the last to be released
             return found[0]
     _make_room()
-    made = make(), tuple(weak)
+    made = make(), tuple(weak), state
     with _table.lock:
-        return _table.entries.setdefault(key, made)[0]
+        found = _table.entries.setdefault(key, made)
+        if found[2] != state:
+            found = _table.entries[key] = made
+        return found[0]
 
 
 class _Table:
     """Programs by key, each with the functions that it depends on, the least recently used first."""
 
     def __init__(self) -> None:
-        self.entries: dict[Any, tuple[Any, tuple[_Weak, ...]]] = {}
+        self.entries: dict[Any, tuple[Any, tuple[_Weak, ...], Any]] = {}
         self.new: collections.Counter[Any] = collections.Counter()  # programs of one definition, equal shapes
         self.told = False
         self.lock = (
@@ -190,9 +206,9 @@ def _tell(function: Any, alike: Any) -> None:
         _table.told = True
         _table.new.clear()
         warnings.warn(
-            f"{function.__name__} is compiled anew: it is a new function in each call, the {NEW_CLOSURES}rd of this definition. Define it "
-            "once and pass arrays as arguments, jax.tree_util.Partial(function, *arrays), or an Operator, curvexp.hessian(loss, params, "
-            "*arrays): then one program serves all of them.",
+            f"{function.__name__} is compiled anew: it is a new function in each call, or holds other values, the {NEW_CLOSURES}rd of this "
+            "definition. Define it once and pass arrays as arguments, jax.tree_util.Partial(function, *arrays), or an Operator, "
+            "curvexp.hessian(loss, params, *arrays): then one program serves all of them.",
             RuntimeWarning,
             stacklevel=7,
         )
@@ -210,7 +226,7 @@ def _make_room() -> None:
 
 
 def _forget(gone: Any) -> None:
-    for key, (_, weak) in list(_table.entries.items()):
+    for key, (_, weak, _) in list(_table.entries.items()):
         if any(one.ref() is None for one in weak):
             _table.entries.pop(key, None)
 
@@ -241,15 +257,16 @@ class _Form(NamedTuple):
     partials: tuple[tuple[int, Any, Any], ...]
 
 
-def _flattened(tree: Any, weak: list[_Weak]) -> tuple[list[Any], _Form]:
-    """The arrays of a tree, and its form, which holds functions weakly; these are added to `weak`."""
+def _flattened(tree: Any, weak: list[_Weak], functions: list[Any]) -> tuple[list[Any], _Form]:
+    """The arrays of a tree, and its form, which holds functions weakly; these are added to `weak`, all functions to `functions`."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=_is_partial)
     found, partials = [], []
     for position, leaf in enumerate(leaves):
         if type(leaf) is jax.tree_util.Partial:
             boxed = getattr(leaf.func, "fun", None)  # JAX puts a functools.partial into a box
             function = boxed if isinstance(boxed, functools.partial) else leaf.func
-            inner, form = _flattened((leaf.args, leaf.keywords), weak)
+            functions.append(function)
+            inner, form = _flattened((leaf.args, leaf.keywords), weak, functions)
             partials.append((position, _weakly(function, weak), form))
             found += inner
         else:
@@ -279,6 +296,98 @@ def _weakly(value: Any, weak: list[_Weak]) -> Any:
             return value
         return weak[-1]
     return value
+
+
+_NUMBERS = (bool, int, float, complex, str, bytes, np.generic)
+_JITTED = type(jax.jit(lambda: None))  # what such a function read is kept by JAX, whatever is made anew here
+_STATELESS = (types.BuiltinFunctionType, type, _JITTED)
+
+
+def _state(functions: list[Any]) -> tuple[Any, ...]:
+    """What functions would read of themselves if they were traced now: numbers by their value, arrays and functions by their identity.
+
+    >>> import jax.numpy as jnp
+    >>> def of(scale):
+    ...     return lambda w: scale * w
+    >>> _state([of(2.0)]), _state([jnp.sum])
+    (((<class 'float'>, 2.0),), ())
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    for function in functions:
+        if callable(function):
+            _add_state(function, found, seen)
+    return tuple(found)
+
+
+def _add_state(function: Any, found: list[Any], seen: set[int]) -> None:
+    if isinstance(function, _STATELESS) or id(function) in seen:
+        return
+    seen.add(id(function))
+    if isinstance(function, types.MethodType):
+        _add_state(function.__func__, found, seen)
+        parts = list(getattr(function.__self__, "__dict__", {}).values())
+    elif isinstance(function, functools.partial):
+        _add_state(function.func, found, seen)
+        parts = [*function.args, *function.keywords.values()]
+    else:
+        parts = list(getattr(function, "__dict__", {}).values())
+        for cell in getattr(function, "__closure__", None) or ():
+            try:
+                parts.append(cell.cell_contents)
+            except ValueError:  # not yet filled
+                parts.append(None)
+    for part in parts:
+        if isinstance(part, _NUMBERS):
+            found.append((type(part), part))
+        elif isinstance(part, jax.Array | np.ndarray):
+            found.append(_Same(part))
+        elif callable(part) and not isinstance(part, _STATELESS):
+            found.append(_Same(part))
+            _add_state(part, found, seen)
+
+
+class _State:
+    """The state that a program was traced in, but for what the function changed itself meanwhile, such as a count of its calls."""
+
+    __slots__ = ("own", "parts")
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts, self.own = parts, frozenset[int]()
+
+    def leaves_out(self, after: tuple[Any, ...]) -> None:
+        """Leaves out what is another one after the trace."""
+        if len(after) == len(self.parts):
+            pairs = enumerate(zip(self.parts, after, strict=True))
+            self.own |= {place for place, (before, now) in pairs if before != now}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _State) or len(self.parts) != len(other.parts):
+            return False
+        if self.parts == other.parts:
+            return True
+        pairs = enumerate(zip(self.parts, other.parts, strict=True))
+        own = self.own | other.own
+        return all(place in own or mine == theirs for place, (mine, theirs) in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Same:
+    """An object by its identity, which is not kept alive: what is made later at its address is another one."""
+
+    __slots__ = ("ref",)
+
+    def __init__(self, value: Any) -> None:
+        try:
+            self.ref: Any = weakref.ref(value)  # the same one each time, while the object lives
+        except TypeError:
+            self.ref = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.ref is other.ref
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _strongly(value: Any) -> Any:

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from curvexp.curvature.functions import is_traced
-from curvexp.curvature.modes import FORWARD, Mode
+from curvexp.curvature.modes import REVERSE, Mode, derivative, has_forward_rule
 from curvexp.curvature.objective import Loss, WeightedMean, sum_and_weight
+from curvexp.linalg.gram_schmidt import norm
 from curvexp.linalg.precision import full_precision
 from curvexp.linalg.vectors import space_of
 from curvexp.programs import compiled
-from curvexp.types import AnyArray, AnyFlag, AnyReal, Params, Product, Scalar, Vector
+from curvexp.types import AnyArray, AnyFlag, AnyReal, Model, Params, Product, Scalar, Vector
 
 NOISES = (0.1, 1e-3, 0.0)  # relative perturbations of the parameters: the first at which the loss is finite
 ROUNDING = 1e3  # machine epsilons between a whole and its parts, of the sum of their sizes: sums over many examples, twice differentiated
@@ -108,14 +109,15 @@ def check_chunk(chunk: object, args: PyTree, *, name: str = "chunk") -> int:
 
 
 def checked(
-    loss: Loss,
+    loss: Loss | None,
     params: Params,
     args: PyTree,
     chunk: int,
     *,
-    mode: Mode = FORWARD,
+    model: Model | None = None,
     name: str = "chunk",
-    subject: str = "loss",
+    at_once: int = 1,
+    cure: str | None = None,
 ) -> Whole:
     """The weight of all examples, after a comparison of the whole loss with its chunks.
 
@@ -123,16 +125,22 @@ def checked(
     perturbed by a tenth, with the derivative along a random direction. All examples take part once, in pairs of chunks of shuffled
     examples; the last, smaller chunk once more. The cost is about that of two gradients of the whole loss, in the memory of two chunks.
 
+    A product that goes through a model's outputs needs more: J'J of coupled outputs is no sum over chunks, although a loss of them may be,
+    as the mean of batch-normalized outputs is the same number in every chunk. So the outputs of both chunks together are compared with
+    those of each, entry by entry, and so is their derivative along the direction.
+
     Args:
-        loss: (params, *args) -> scalar, the mean over the examples, or WeightedMean. chunk: examples taken at once.
-        mode: how the loss is differentiated. name, subject: of `chunk` and of the loss, for messages.
+        loss: (params, *args) -> scalar, the mean over the examples, or WeightedMean; None where the model's outputs say all.
+        chunk: examples taken at once. model: (params, first of args) -> outputs that the product goes through.
+        name: of `chunk`, for messages. at_once: pairs of chunks held at once. cure: what to do, where no number of examples can be changed.
 
     Returns:
         Whole; under jit `valid` is the comparison's result.
 
     Raises:
         ValueError: chunk below 1; arrays of unequal length; a loss whose chunks do not add up: batch normalization couples the
-            examples of a batch, a sum is no mean. Differences below 1e3 eps count as rounding.
+            examples of a batch, a sum is no mean; a model whose outputs are not its outputs on the chunks. Differences below 1e3 eps
+            count as rounding. Where the whole is finite and a part is not, they differ.
 
     >>> loss = jax.tree_util.Partial(lambda w, x: jnp.mean(w * x))
     >>> whole = checked(loss, jnp.ones(()), (jnp.ones(4),), chunk=4)
@@ -144,7 +152,7 @@ def checked(
     weight = _weight(loss, params, args, chunk=chunk)
     if chunk == count:
         return Whole(weight, jnp.array(True))
-    compare = functools.partial(_compare, loss, params, args, chunk=chunk, mode=mode)
+    compare = functools.partial(_compare, loss, model, params, args, chunk=chunk, at_once=at_once)
     found = compare(NOISES[0])
     if is_traced(found):
         last = compare(NOISES[-1])
@@ -155,7 +163,7 @@ def checked(
         found = compare(noise)
     found = jax.device_get(found)
     if found.finite and not found.equal:
-        raise ValueError(_refusal(found, chunk, count, name, subject))
+        raise ValueError(_refusal(found, chunk, count, name, cure))
     return Whole(weight, jnp.array(bool(found.finite)))
 
 
@@ -163,10 +171,12 @@ class Comparison(NamedTuple):
     """Of the whole with its parts.
 
     Attributes:
-        finite: whether all of it is. equal: whether the whole is the sum of its parts.
+        finite: whether all of the whole is. equal: whether the whole is the sum of its parts.
         apart: largest difference of sum and weight, and of their derivatives, relative to the parts' sizes.
         both, parts: mean loss of the examples of one pair of chunks, and that of its chunks.
         bends: whether the weight depends on the parameters.
+        outputs: largest distance of the model's outputs from those of the parts, and of their derivatives, relative to their size.
+        rows_equal: whether these are rounding.
 
     >>> loss = jax.tree_util.Partial(lambda w, x: jnp.sum(w * x))  # no mean
     >>> try:
@@ -182,73 +192,158 @@ class Comparison(NamedTuple):
     both: AnyReal
     parts: AnyReal
     bends: AnyFlag
+    outputs: Float[AnyArray, "2"]
+    rows_equal: AnyFlag
 
 
-@functools.partial(compiled, static=("chunk", "mode"))
+class _Part(NamedTuple):
+    """Of some examples: sum and weight of the loss with their derivatives, and outputs of the model with theirs."""
+
+    numbers: Float[Array, "2 2"]
+    outputs: tuple[PyTree, PyTree]
+
+
+class _Pair(NamedTuple):
+    """Of the examples of two chunks: what is apart, and sizes, of numbers and of outputs; losses of the whole and of the parts."""
+
+    apart: Float[Array, "2 2"]
+    size: Float[Array, "2 2"]
+    values: Float[Array, "2 2"]
+    outputs: Float[Array, "2"]
+    outputs_size: Float[Array, "2"]
+    finite: Bool[Array, ""]
+
+
+@functools.partial(compiled, static=("chunk", "at_once"))
 @full_precision
-def _compare(loss: Loss, params: Params, args: PyTree, noise: float, *, chunk: int, mode: Mode) -> Comparison:
+def _compare(
+    loss: Loss | None,
+    model: Model | None,
+    params: Params,
+    args: PyTree,
+    noise: float,
+    *,
+    chunk: int,
+    at_once: int,
+) -> Comparison:
     count = count_examples(args)
     along = _uniform(0, params)
     at = jax.tree.map(lambda leaf, step: leaf + (noise * step).astype(leaf.dtype), params, _steps(1, params))
     order = np.random.default_rng(0).permutation(count)
 
-    def both(p: Params, rows: Int[AnyArray, "m"]) -> Float[Array, "2"]:
+    def number(p: Params, part: PyTree, examples: int) -> Float[Array, "2"]:
         """Sum and weight over some of the examples."""
-        found = sum_and_weight(loss(p, *jax.tree.map(lambda a: jnp.asarray(a)[rows], args)), len(rows))
+        if loss is None:
+            return jnp.zeros(2, space_of(p).dtype)
+        found = sum_and_weight(loss(p, *part), examples)
         return jnp.stack([jnp.asarray(part, jnp.promote_types(part.dtype, jnp.float32)) for part in found])
 
-    def on(rows: Int[Array, "m"]) -> Float[Array, "2 2"]:
-        """Sum and weight, and their derivatives along the direction."""
-        of = functools.partial(both, rows=rows)
-        if mode == FORWARD:
-            return jnp.stack(jax.jvp(of, (at,), (along,)))
+    def on(rows: Int[AnyArray, "m"], *, derived: bool = True) -> _Part:
+        part = jax.tree.map(lambda a: jnp.asarray(a)[rows], args)
+
+        def of(p: Params) -> Float[Array, "2"]:
+            return number(p, part, len(rows))
+
+        def outputs(p: Params) -> PyTree:
+            return () if model is None else model(p, part[0])
+
+        if not derived:
+            value, found = of(at), outputs(at)
+            return _Part(jnp.stack([value, jnp.zeros_like(value)]), (found, jax.tree.map(jnp.zeros_like, found)))
+        if has_forward_rule(
+            lambda p: (of(p), outputs(p)), at
+        ):  # a loss may have none where its stated gradient has one
+            (value, found), (slope, moved) = jax.jvp(lambda p: (of(p), outputs(p)), (at,), (along,))
+            return _Part(jnp.stack([value, slope]), (found, moved))
         value, pull = jax.vjp(of, at)
-        return jnp.stack([value, jnp.stack([_dot(pull(one)[0], along) for one in jnp.eye(2, dtype=value.dtype)])])
+        slope = jnp.stack([_dot(pull(one)[0], along) for one in jnp.eye(2, dtype=value.dtype)])
+        return _Part(jnp.stack([value, slope]), derivative(outputs, at, along, REVERSE))
 
-    def compared(whole: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        return (
-            jnp.abs(whole - first - second),
-            jnp.abs(first) + jnp.abs(second),
-            jnp.stack([whole[0], (first + second)[0]]),
-        )
-
-    def pair(rows: Int[Array, "m"]) -> tuple[Array, Array, Array]:
+    def pair(rows: Int[Array, "m"]) -> _Pair:
         if len(rows) == 2 * chunk:
-            return compared(on(rows), *jax.lax.map(on, rows.reshape(2, chunk)))  # compiled once for both
-        return compared(on(rows), on(rows[:chunk]), on(rows[chunk:]))
+            both = jax.lax.map(on, rows.reshape(2, chunk))  # compiled once for both
+            return _compared(on(rows), *(jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1)))
+        return _compared(on(rows), on(rows[:chunk]), on(rows[chunk:]))
 
     width = min(2 * chunk, count)
-    apart, size, values = jax.lax.map(pair, np.resize(order, (-(-count // width), width)))
+    pairs = jax.lax.map(
+        pair, np.resize(order, (-(-count // width), width)), batch_size=at_once if at_once > 1 else None
+    )
     last = count % chunk
     if last and count > width:  # their values alone
-        uneven = (both(at, order[rows]) for rows in (slice(chunk + last), slice(chunk), slice(chunk, chunk + last)))
-        more = compared(*(jnp.stack([value, jnp.zeros_like(value)]) for value in uneven))
-        apart, size, values = (jnp.concatenate([a, b[None]]) for a, b in zip((apart, size, values), more, strict=True))
-    result = jax.eval_shape(lambda: loss(params, *args))
+        rows = slice(chunk + last), slice(chunk), slice(chunk, chunk + last)
+        more = _compared(*(on(order[some], derived=False) for some in rows))
+        pairs = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), pairs, more)
+    tolerance = _tolerance(loss, model, params, args)
+    bends = jnp.any(pairs.size[:, 1, 1] > tolerance * pairs.size[:, 0, 1])
+    tiny = jnp.finfo(pairs.size.dtype).tiny
+    relative = pairs.apart.max(axis=0) / jnp.maximum(pairs.size.max(axis=0), tiny)
+    outputs = pairs.outputs.max(axis=0) / jnp.maximum(pairs.outputs_size.max(axis=0), tiny)
+    worst = jnp.argmax(pairs.apart[:, 0, 0])
+    total = jnp.where(pairs.values[worst, :, 1] == 0, 1, pairs.values[worst, :, 1])  # of padding alone
+    means = pairs.values[worst, :, 0] / total
+    rows_equal = jnp.all(outputs <= tolerance)
+    equal = jnp.all(relative <= tolerance) & rows_equal & ~bends
+    return Comparison(jnp.all(pairs.finite), equal, relative, means[0], means[1], bends, outputs, rows_equal)
+
+
+def _compared(whole: _Part, first: _Part, second: _Part) -> _Pair:
+    """The whole beside its two parts."""
+    added = first.numbers + second.numbers
+    apart, size = jnp.abs(whole.numbers - added), jnp.abs(first.numbers) + jnp.abs(second.numbers)
+    dtype = size.dtype
+    distances, sizes = [], []
+    for joint, *parts in zip(whole.outputs, first.outputs, second.outputs, strict=True):
+        leaves = [_beside(*some) for some in zip(*map(jax.tree.leaves, (joint, *parts)), strict=True)]
+        distances.append(jnp.max(jnp.stack([jnp.zeros((), dtype), *(jnp.asarray(leaf[0], dtype) for leaf in leaves)])))
+        sizes.append(jnp.max(jnp.stack([jnp.zeros((), dtype), *(jnp.asarray(leaf[1], dtype) for leaf in leaves)])))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(whole)]))
+    values = jnp.stack([whole.numbers[0], added[0]])
+    return _Pair(apart, size, values, jnp.stack(distances), jnp.stack(sizes), finite)
+
+
+def _beside(
+    whole: Float[Array, "..."], first: Float[Array, "..."], second: Float[Array, "..."]
+) -> tuple[Scalar, Scalar]:
+    """Distance of an array from its parts, joined along the axis of the examples, and its size; inf where they do not join to it.
+
+    >>> _beside(jnp.arange(3.0), jnp.array([0.0]), jnp.array([1.0, 5.0]))[0].item()
+    3.0
+    """
+    away = jnp.array(jnp.inf, whole.dtype)
+    if first.shape == second.shape == whole.shape:  # of the parameters alone
+        away = jnp.maximum(norm(jnp.ravel(whole - first)), norm(jnp.ravel(whole - second)))
+    elif first.ndim == second.ndim == whole.ndim:
+        axes = [axis for axis in range(whole.ndim) if first.shape[axis] != whole.shape[axis]]
+        others = [
+            {part.shape[axis] for part in (first, second, whole)} for axis in range(whole.ndim) if axis not in axes
+        ]
+        if len(axes) == 1 and all(len(sizes) == 1 for sizes in others):
+            joined = jnp.concatenate([first, second], axis=axes[0])
+            away = norm(jnp.ravel(whole - joined)) if joined.shape == whole.shape else away
+    return away, norm(jnp.ravel(whole))
+
+
+def _tolerance(loss: Loss | None, model: Model | None, params: Params, args: PyTree) -> float:
+    """Relative difference up to which it is rounding."""
+    result = None if loss is None else jax.eval_shape(lambda: loss(params, *args))
+    outputs = None if model is None else jax.eval_shape(lambda: model(params, args[0]))
     own = result.sum if isinstance(result, WeightedMean) else result
-    eps = max(float(jnp.finfo(dtype).eps) for dtype in (own.dtype, space_of(params).dtype))
-    tolerance = ROUNDING * eps if eps < 1e-6 else 8 * eps  # half precision: all but the last three bits
-    bends = jnp.any(size[:, 1, 1] > tolerance * size[:, 0, 1])
-    scale = jnp.maximum(size.max(axis=0), jnp.finfo(size.dtype).tiny)
-    relative = apart.max(axis=0) / scale
-    worst = jnp.argmax(apart[:, 0, 0])
-    total = jnp.where(values[worst, :, 1] == 0, 1, values[worst, :, 1])  # of padding alone
-    means = values[worst, :, 0] / total
-    finite = jnp.all(jnp.isfinite(size)) & jnp.all(jnp.isfinite(apart))
-    return Comparison(finite, jnp.all(relative <= tolerance) & ~bends, relative, means[0], means[1], bends)
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves((own, outputs, params)))
+    return ROUNDING * eps if eps < 1e-6 else 8 * eps  # half precision: all but the last three bits
 
 
 @functools.partial(compiled, static=("chunk",))
 @full_precision
-def _weight(loss: Callable[..., Any], params: Params, args: PyTree, *, chunk: int) -> Scalar:
+def _weight(loss: Callable[..., Any] | None, params: Params, args: PyTree, *, chunk: int) -> Scalar:
     """The sum of the weights of all examples."""
     count = count_examples(args)
     dtype = space_of(params).dtype
-    if not isinstance(jax.eval_shape(lambda: loss(params, *args)), WeightedMean):
+    if loss is None or not isinstance(jax.eval_shape(lambda: loss(params, *args)), WeightedMean):
         return jnp.full((), count, dtype)
 
     def of(part: PyTree) -> Any:
-        return loss(params, *part).weight
+        return sum_and_weight(loss(params, *part), 1)[1]
 
     full = count // chunk
     stacked = jax.tree.map(lambda a: a[: full * chunk].reshape(full, chunk, *a.shape[1:]), args)
@@ -258,18 +353,27 @@ def _weight(loss: Callable[..., Any], params: Params, args: PyTree, *, chunk: in
     return total
 
 
-def _refusal(found: Comparison, chunk: int, count: int, name: str, subject: str) -> str:
+def _refusal(found: Comparison, chunk: int, count: int, name: str, cure: str | None) -> str:
+    examples = min(2 * chunk, count)
+    asked = f"{name}={chunk}" if cure is None else name
     if found.bends:
         return (
-            f"{name}={chunk}: the weight of the loss's WeightedMean depends on the parameters: expected weights of the data alone. Leave "
+            f"{asked}: the weight of the loss's WeightedMean depends on the parameters: expected weights of the data alone. Leave "
             f"{name} out: the Hessian of the whole ratio is exact."
         )
+    ghosts = "normalize by ghost batches, groups that a chunk is a multiple of, which is another loss."
+    if not found.rows_equal:
+        return (
+            f"{asked}: near the parameters the model's outputs for {examples} examples together differ from those for chunks of {chunk} by "
+            f"{found.outputs[0]:.2g} of their size, their derivatives by {found.outputs[1]:.2g}: expected one row of outputs for each "
+            f"example, from that example alone. The examples are coupled (batch normalization). {cure or f'Leave {name} out; or {ghosts}'}"
+        )
+    means = "return curvexp.WeightedMean(sum, weight) for a mean over tokens"
     return (
-        f"{name}={chunk}: near the parameters the {subject} of {min(2 * chunk, count)} examples is {found.both:.9g}, that of its chunks "
+        f"{asked}: near the parameters the loss of {examples} examples is {found.both:.9g}, that of its chunks of {chunk} "
         f"{found.parts:.9g}; their derivatives differ by {found.apart[1].max():.2g} of their size. The examples are coupled (batch "
-        f"normalization; a mean over something else than the examples), or the {subject} is a sum. "
-        f"Leave {name} out; or divide by the number of examples; or return curvexp.WeightedMean(sum, weight) for a mean over tokens; or "
-        "normalize by ghost batches, groups that a chunk is a multiple of, which is another loss."
+        f"normalization; a mean over something else than the examples), or the loss is a sum. "
+        f"{cure or f'Leave {name} out; or divide by the number of examples; or {means}; or {ghosts}'}"
     )
 
 

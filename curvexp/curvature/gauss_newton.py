@@ -25,7 +25,8 @@ def ggn(
 ) -> Operator:
     """Generalized Gauss-Newton matrix J'(∇²c)J of criterion(model(params, inputs), targets).
 
-    Positive semidefinite where the criterion is convex. Args as for `hessian`; the criterion may return a WeightedMean.
+    Positive semidefinite where the criterion is convex. Args as for `hessian`; the criterion may return a WeightedMean. With `chunk` the
+    model's outputs, too, are compared with those of the chunks: an axis of each array is the examples.
 
     Source: Schraudolph 2002, sec. 3.
 
@@ -48,7 +49,7 @@ def ggn(
     if chunk is None:
         return Operator(GgnProduct(mode), space_of(params), (head, params, args))
     sums = isinstance(returned(composed, params, args, "ggn"), WeightedMean)
-    whole = checked(composed, params, args, chunk, mode=mode)
+    whole = checked(composed, params, args, chunk, model=model)
     return Operator(Chunked(GgnProduct(mode, sums), chunk, sums), space_of(params), (head, params, args, whole))
 
 

@@ -22,6 +22,10 @@ def hessian(
     A loss that has no rule for forward mode (jax.custom_vjp, odeint) is differentiated in reverse twice: op.mode says so. The products
     are then as exact as the gradient that the rule states.
 
+    The loss is read once, as jax.jit reads it: what changes from call to call must be an argument. Other numbers, arrays and functions in
+    a closure's cells, or as attributes of the loss's object, are noticed. Not noticed are globals, entries of lists and dictionaries, and
+    numpy arrays that were changed in place.
+
     Args:
         loss: loss(params, *args, **keywords) -> real scalar, or a WeightedMean; a function, or a jax.tree_util.Partial or another pytree
             that can be called, whose arrays then stay arguments of jit.
@@ -55,7 +59,7 @@ def hessian(
     mode = loss_mode("hessian", HessianProduct, (loss, params, args), params)
     if chunk is None:
         return Operator(HessianProduct(mode), space, (loss, params, args))
-    whole = checked(loss, params, args, chunk, mode=mode)
+    whole = checked(loss, params, args, chunk)
     sums = isinstance(returned(loss, params, args, "hessian"), WeightedMean)
     return Operator(Chunked(HessianProduct(mode, sums), chunk, sums), space, (loss, params, args, whole))
 

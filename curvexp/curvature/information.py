@@ -102,8 +102,7 @@ def fisher(
     mode = mode_of("fisher", product, (model, params, examples), params)
     if chunk is None:
         return Operator(product(mode), space_of(params), (model, params, examples))
-    form = jax.tree_util.Partial(_random_combination, model)
-    whole = checked(form, params, (inputs,), chunk, mode=mode, subject="mean of a linear form of the outputs")
+    whole = checked(None, params, (inputs,), chunk, model=model)
     return Operator(Chunked(product(mode), chunk), space_of(params), (model, params, examples, whole))
 
 
@@ -120,9 +119,12 @@ def gradient_covariance(
         criterion: mean over the examples; each example's own loss is taken as criterion on that example alone.
         inputs, targets: arrays, or pytrees of arrays, whose leading axis is the examples.
 
+    That the mean over two examples is the mean of both alone, and the model's outputs likewise, is measured first, as with `chunk`. Under
+    jit, where nothing can be raised, products are nan where it does not hold.
+
     Raises:
-        ValueError: arrays of unequal length. TypeError: a criterion that returns no real scalar (nor is a WeightedMean one of examples), or
-            that JAX cannot differentiate.
+        ValueError: arrays of unequal length; a model that couples the examples; a criterion that is no mean over them.
+        TypeError: a criterion that returns no real scalar (nor is a WeightedMean one of examples), or that JAX cannot differentiate.
 
     Source: Jastrzębski et al. 2020, sec. 2.
 
@@ -135,7 +137,7 @@ def gradient_covariance(
     space_of(params)
     params = arrays(params)
     head = (bound(model, name="model")[0], bound(criterion, name="criterion")[0])
-    count_examples((inputs, targets), name="gradient_covariance")
+    count = count_examples((inputs, targets), name="gradient_covariance")
     one = jax.tree_util.Partial(_own_loss, head)
     value = returned(one, params, jax.tree.map(lambda a: jnp.asarray(a)[0], (inputs, targets)), "gradient_covariance")
     check_value(value, "gradient_covariance", name="criterion")
@@ -143,8 +145,20 @@ def gradient_covariance(
         raise TypeError(
             "gradient_covariance: the criterion returned a WeightedMean, expected the mean over the examples."
         )
-    mode = mode_of("gradient_covariance", CovarianceProduct, (head, params, (inputs, targets)), params)
-    return Operator(CovarianceProduct(mode), space_of(params), (head, params, (inputs, targets)))
+    args = (inputs, targets)
+    mode = mode_of("gradient_covariance", CovarianceProduct, (head, params, args), params)
+    whole = checked(
+        jax.tree_util.Partial(_composed, head),
+        params,
+        args,
+        1,
+        model=head[0],
+        name="gradient_covariance",
+        at_once=count,
+        cure="An example has no gradient of its own there. Freeze the statistics of the batch, and let the criterion be the mean over the "
+        "examples.",
+    )
+    return Operator(CovarianceProduct(mode), space_of(params), (head, params, args, whole))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +203,8 @@ class ScoreProduct:
 
 @dataclasses.dataclass(frozen=True)
 class CovarianceProduct:
-    """((model, criterion), params, (inputs, targets)), v -> covariance of the examples' gradients times v.
+    """((model, criterion), params, (inputs, targets)), v -> covariance of the examples' gradients times v; nan where a fourth entry, a
+    Whole, says that the loss is no mean over the examples.
 
     >>> head = (lambda w, x: w * x, lambda outputs, targets: jnp.mean(outputs))
     >>> CovarianceProduct()((head, jnp.ones(1), (jnp.array([1.0, 3.0]), jnp.zeros(2))), jnp.ones(1)).tolist()
@@ -199,20 +214,28 @@ class CovarianceProduct:
     mode: Mode = FORWARD
 
     def __call__(self, operands: PyTree, v: Vector) -> Vector:
-        head, params, args = operands
+        head, params, args, *whole = operands
 
         def each(p: Params) -> Any:
             return jax.vmap(lambda x, y: _own_loss(head, p, x, y))(*args)
 
         losses, tangent = derivative(each, params, v, self.mode)
-        return jax.vjp(each, params)[1]((tangent - tangent.mean()) / len(losses))[0]
+        product = jax.vjp(each, params)[1]((tangent - tangent.mean()) / len(losses))[0]
+        for found in whole:
+            product = jax.tree.map(lambda leaf, found=found: jnp.where(found.valid, leaf, jnp.nan), product)
+        return product
+
+
+def _composed(
+    head: tuple[Model, WeightedCriterion], params: Params, inputs: PyTree, targets: PyTree
+) -> Scalar | WeightedMean:
+    model, criterion = head
+    return criterion(model(params, inputs), targets)
 
 
 def _own_loss(head: tuple[Model, WeightedCriterion], params: Params, x: PyTree, y: PyTree) -> Scalar | WeightedMean:
     """The criterion on one example alone."""
-    model, criterion = head
-    x, y = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y))
-    return criterion(model(params, x), y)
+    return _composed(head, params, *jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y)))
 
 
 def _outputs(model: Model, params: Params, inputs: PyTree) -> Float[Array, "P ..."]:
@@ -225,10 +248,3 @@ def _drawn(
     model: Model, params: Params, inputs: PyTree, key: RandomKey, *, samples: int, family: Family
 ) -> Float[Array, "P ... samples C"]:
     return sampled_scores(predictions(model(params, inputs)), key, samples=samples, family=family)
-
-
-def _random_combination(model: Model, params: Params, inputs: PyTree) -> Scalar:
-    """The mean over the predictions of a random linear form of their outputs: no mean over chunks where the model couples examples."""
-    rows = predictions(model(params, inputs))
-    form = jax.random.normal(jax.random.key(1), rows.shape[-1:], rows.dtype)
-    return jnp.mean(rows @ form)

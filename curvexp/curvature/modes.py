@@ -26,6 +26,12 @@ Mode = Literal["forward over reverse", "reverse over reverse"]
 FORWARD: Mode = "forward over reverse"
 REVERSE: Mode = "reverse over reverse"
 
+UNHASHABLE = "Non-hashable static arguments"  # JAX's words
+_STATIC = (
+    "a static argument of the function (static_argnums or static_argnames of jax.jit) is a number or an array here, which JAX traces. Bind "
+    "it with functools.partial(function, name=number), or leave jax.jit out."
+)
+
 
 def derivative(function: Callable[[PyTree], PyTree], at: PyTree, along: PyTree, mode: Mode) -> tuple[PyTree, PyTree]:
     """function(at), and its derivative J·along.
@@ -63,8 +69,12 @@ def returned(call: Callable[..., Any], params: Params, args: PyTree, who: str) -
     """
     try:
         return jax.eval_shape(lambda params, args: call(params, *args), params, args)
-    except (jax.errors.JAXTypeError, TypeError) as error:
-        if not (isinstance(error, jax.errors.JAXTypeError) or "concrete" in str(error)):
+    except (jax.errors.JAXTypeError, TypeError, ValueError) as error:
+        if UNHASHABLE in str(error):
+            raise TypeError(f"{who}: {_STATIC}") from error
+        if not (
+            isinstance(error, jax.errors.JAXTypeError) or (isinstance(error, TypeError) and "concrete" in str(error))
+        ):
             raise  # the function's own
         raise TypeError(
             f"{who}: JAX cannot trace the function: {_first_line(error)} Where it needs a number itself, for a shape or a branch, bind the "
@@ -130,10 +140,11 @@ def _traced_mode(who: str, product: Callable[[Mode], Product], operands: PyTree,
             ) -> PyTree:  # of leaves alone: JAX would keep the functions of a structure alive
                 return product(mode)(*jax.tree.unflatten(structure, leaves))
 
-            # JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped
-            if not re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(call)(*shapes))):
+            if not _lacks_rule(call, *shapes):
                 return mode
     except Exception as error:  # whatever the person's rules of differentiation raise
+        if UNHASHABLE in str(error):
+            raise TypeError(f"{who}: {_STATIC}") from error
         raise TypeError(
             f"{who}: JAX cannot differentiate the function twice: {_first_line(error)} Expected operations of JAX that have derivatives; "
             "a loop needs a number of steps that is known: lax.scan, or lax.fori_loop with fixed bounds."
@@ -141,6 +152,23 @@ def _traced_mode(who: str, product: Callable[[Mode], Product], operands: PyTree,
     raise TypeError(
         f"{who}: a jax.custom_vjp within the derivative of another one has no rule. Expected jax.custom_jvp there."
     )
+
+
+def has_forward_rule(function: Callable[[PyTree], PyTree], at: PyTree) -> bool:
+    """Whether `jax.jvp` of a function works; nothing is computed.
+
+    >>> stated = jax.custom_vjp(jnp.sin)
+    >>> stated.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),))
+    >>> has_forward_rule(jnp.sin, jnp.array(1.0)), has_forward_rule(stated, jnp.array(1.0))
+    (True, False)
+    """
+    shapes = jax.tree.map(_shape, at)
+    return not _lacks_rule(lambda at, along: jax.jvp(function, (at,), (along,)), shapes, shapes)
+
+
+def _lacks_rule(call: Callable[..., Any], *shapes: Any) -> bool:
+    """JAX leaves the missing rule of a custom_vjp in the traced program, to be found when it is compiled or vmapped."""
+    return bool(re.search(r"\bcustom_lin\b", str(jax.make_jaxpr(call)(*shapes))))
 
 
 def _shape(leaf: Any) -> Any:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+import numpy as np
+from jaxtyping import Array, Int, PyTree
 
 from curvexp.curvature.functions import Static, described
 from curvexp.linalg.precision import full_precision
@@ -45,7 +46,7 @@ class WeightedMean(NamedTuple):
     A loss that returns a WeightedMean is the number sum / weight. Chunks of its examples then add up both, so that `chunk` is exact.
 
     Attributes:
-        sum: scalar, the weighted sum over the examples. weight: scalar, the sum of the weights.
+        sum: scalar, the weighted sum over the examples. weight: scalar, the sum of the weights; a count may be an integer.
 
     >>> import jax.numpy as jnp, curvexp
     >>> def loss(w, inputs, mask):  # two sequences of three tokens, the second one with two of padding
@@ -56,7 +57,7 @@ class WeightedMean(NamedTuple):
     """
 
     sum: Scalar
-    weight: Scalar
+    weight: Scalar | Int[Array, ""]
 
 
 Loss: TypeAlias = Callable[..., Any] | Objective  # (params, *args, **keywords) -> a real scalar, or a WeightedMean
@@ -66,10 +67,10 @@ WeightedCriterion: TypeAlias = Callable[[PyTree, PyTree], Scalar | WeightedMean]
 def number(value: Scalar | WeightedMean) -> Scalar:
     """The number that a loss's value stands for.
 
-    >>> number(WeightedMean(6.0, 2.0)), number(3.0)
+    >>> float(number(WeightedMean(6.0, 2))), number(3.0)
     (3.0, 3.0)
     """
-    return value.sum / value.weight if isinstance(value, WeightedMean) else value
+    return jnp.divide(*sum_and_weight(value, 1)) if isinstance(value, WeightedMean) else value
 
 
 def sum_and_weight(value: Scalar | WeightedMean, examples: int) -> tuple[Scalar, Scalar]:
@@ -79,7 +80,8 @@ def sum_and_weight(value: Scalar | WeightedMean, examples: int) -> tuple[Scalar,
     [12.0, 4.0]
     """
     if isinstance(value, WeightedMean):
-        return value.sum, value.weight
+        weight = jnp.asarray(value.weight)
+        return value.sum, weight if _is_real(weight) else weight.astype(jnp.result_type(value.sum, np.float32))
     return examples * value, jnp.full((), examples, value.dtype)
 
 
@@ -95,12 +97,14 @@ def check_value(value: Any, who: str, *, name: str = "loss") -> None:
     TypeError: hessian: the loss returned float32[2], expected one real number, ...
     """
     parts = value if isinstance(value, WeightedMean) else (value,)
-    if all(jnp.shape(part) == () and _is_real(part) for part in parts if _is_array(part)) and all(
-        map(_is_array, parts)
+    if all(_is_array(part) and jnp.shape(part) == () for part in parts) and (
+        _is_real(parts[0]) and not any(jnp.issubdtype(part.dtype, jnp.complexfloating) for part in parts)
     ):
         return
     cure = "Return a scalar, for instance the mean over the examples."
-    if isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value, WeightedMean):
+    if isinstance(value, WeightedMean):
+        cure = "Of a curvexp.WeightedMean the sum is a real number, and the weight a real number or a count."
+    elif isinstance(value, tuple | list) and len(value) == 2:
         pair = "For (loss, auxiliary) pass has_aux=True" if name == "loss" else "Leave auxiliary values out"
         cure = f"{pair}; for a sum and its weight return curvexp.WeightedMean(sum, weight)."
     elif _is_array(value) and jnp.shape(value) == ():

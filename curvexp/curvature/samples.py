@@ -72,7 +72,7 @@ def sampling_error(
     mode = loss_mode("sampling_error", HessianProduct, (loss, params, args), params)
     if isinstance(returned(loss, params, args, "sampling_error"), WeightedMean):
         raise TypeError("sampling_error: the loss returned a WeightedMean, expected the mean over the examples.")
-    whole = checked(loss, params, args, count // groups, mode=mode, name="examples of a group")
+    whole = checked(loss, params, args, count // groups, name="examples of a group")
     op = Operator(HessianProduct(mode), space_of(params), (loss, params, args))
     found = spread_over_groups(op, vectors=vectors, groups=groups, population=population)
     if not is_traced(found):

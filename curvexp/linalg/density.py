@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from curvexp.linalg.batches import vectors_at_once
 from curvexp.linalg.eigenpairs import Eigenpairs
+from curvexp.linalg.gram_schmidt import smallest_difference
 from curvexp.linalg.lanczos import Lanczos, lanczos
 from curvexp.linalg.lapack import threads
 from curvexp.linalg.layout import Layout, layout_of, waits_for_host
@@ -37,7 +38,7 @@ class Density(NamedTuple):
             early.
         width: deviation of the smoothing: a spike, of a multiple of the identity for instance, is a bell of this width.
         mean, mean_stderr: of all eigenvalues, tr A/n. square, square_stderr: of their squares.
-        negative, negative_stderr: mass below zero, counting nodes under −floor.
+        negative, negative_stderr: mass below zero, counting nodes under −floor; nan, as the mean, where a node is not finite.
         matvecs: products made.
         ended: whether a probe's Krylov space ended: its nodes and weights are then the whole of what it sees, not a quadrature.
 
@@ -183,7 +184,7 @@ def _density(
     weights = weights * ((n - m) / n)
     low, high = nodes.min(), nodes.max()
     largest = jnp.max(jnp.abs(jnp.concatenate([jnp.stack([low, high]), known.values])))
-    floor = 10 * jnp.finfo(nodes.dtype).eps * largest
+    floor = 10 * jnp.finfo(nodes.dtype).eps * largest + smallest_difference(n, nodes.dtype)
     wide = jnp.where(high - low > 1e4 * jnp.finfo(nodes.dtype).eps * largest, high - low, largest)
     width = jnp.where(width > 0, width, jnp.where(wide > 0, wide, 1) / steps)
     x = jnp.linspace(low - 4 * width, high + 4 * width, points)
@@ -201,7 +202,9 @@ def _density(
     density, stderr = (curve / width for curve in _mean(jax.lax.map(smooth, (nodes, weights))))
     mean, mean_stderr = (unit * part for part in moment(lambda value: value / unit))
     square, square_stderr = (unit * (unit * part) for part in moment(lambda value: jnp.square(value / unit)))
-    negative, negative_stderr = moment(lambda value: (value < -floor).astype(value.dtype))
+    negative, negative_stderr = moment(
+        lambda value: jnp.where(jnp.isfinite(value), (value < -floor).astype(value.dtype), jnp.nan)
+    )
     return Density(
         known.values,
         known.residuals,

@@ -23,6 +23,7 @@ Which = Literal["LA", "SA", "LM", "BE"]
 STATUS = ("running", "converged", "out of products", "not finite", "tolerance below floor", "noisy products")
 
 
+FIRST = 4  # pairs that `eigsh_above` looks for at first
 HUGE = 1_000_000  # parameters, from which on two products take an accelerator longer than the call of a program
 
 
@@ -123,6 +124,11 @@ class Eigenpairs(NamedTuple):
                 f"{name}: rounding hides residuals under {float(self.floor):.2e}; {worst:.2e} was reached in {made} products. "
                 "Raise tol, or compute in float64."
             )
+        if code == NOISY and float(np.max(np.abs(np.asarray(self.eigenvalues)))) <= float(self.floor):
+            return (
+                f"{name}: the operator's numbers are near the smallest normal number of their dtype, and vanish. Multiply the loss by a "
+                "power of two, or compute in float64."
+            )
         if code == NOISY:
             return (
                 f"{name}: they scatter by {float(self.floor):.2e}, more than rounding of their dtype; {worst:.2e} was reached in "
@@ -187,7 +193,9 @@ def eigsh(
     Warns:
         RuntimeWarning: asymmetry above 1 % of ‖A‖. Once: a function is new in each call, and compiled anew.
 
-    Lengths are squared on the way: in float32 ‖A‖ is to lie between 1e-12 and 1e18.
+    XLA takes for zero what is smaller than the smallest normal number, 1.2e-38 in float32: n of these are part of each residual. An
+    operator of which all products vanish so, but not those with vectors 2^100 times as long, is reported as noisy; one whose own entries
+    are all that small is zero.
 
     Source: Stewart 2001 (Krylov-Schur); Wu and Simon 2000 (thick restart); van Dorsselaer et al. 2000 (the check).
 
@@ -223,6 +231,7 @@ def eigsh(
     stride = _stretch(n) if waits else max(1 if n > LARGE else 2, size // 32)  # a look is the eigenproblem of the basis
     wanted = krylov_state.Wanted(k, which, size, stride, layout, known=waits)
     result, scale = _solution(op, space, start, limits, key, wanted)
+    result = _vanishing(op, space, result, scale)
     if not isinstance(scale, jax.core.Tracer):
         asymmetry, largest = float(result.asymmetry), float(scale)
         if asymmetry > 0.01 * largest:
@@ -249,7 +258,7 @@ def eigsh_above(
     threshold: float,
     like: PyTree | None = None,
     *,
-    k: int = 4,
+    k: int | None = None,
     tol: float = 1e-3,
     start: Eigenpairs | Start | Vector | None = None,
     most: int = 256,
@@ -262,6 +271,7 @@ def eigsh_above(
 
     Args:
         threshold: for instance 1.5/lr, what is near or past the edge of stability. most: no more pairs than this.
+        k: how many at first; default 4, or the dimension where that is less.
         others: as for `eigsh`, which says what is raised; TypeError besides under a trace, where no k can be chosen by values.
 
     Returns:
@@ -275,8 +285,8 @@ def eigsh_above(
     op, space = domain(op, like)
     if not isinstance(threshold, jax.core.Tracer) and np.isnan(threshold):
         raise ValueError(f"threshold={threshold!r}: expected a number, above which eigenvalues are wanted.")
-    k = _whole("k", k, 1, space.size, "the dimension of the space")
     most = min(_whole("most", most, 1, 2**31 - 1, "2^31 - 1"), space.size)
+    k = min(FIRST, most) if k is None else _whole("k", k, 1, space.size, "the dimension of the space")
     if start is not None:
         vectors = start.eigenvectors if isinstance(start, Eigenpairs | Start) else start
         rows = jnp.shape(jax.tree.leaves(vectors)[0])[: -len(space.shapes[0]) or None]
@@ -333,6 +343,28 @@ def _solution(
     vectors, count = rows(host=small and not wanted.known)
     result: tuple[Eigenpairs, AnyReal] = _solve(op, vectors, count, limits, key, space=space, wanted=wanted)
     return result
+
+
+def _vanishing(op: Matvec, space: Space, found: Eigenpairs, scale: AnyReal) -> Eigenpairs:
+    """The pairs, as noisy where all products are zero for want of small numbers alone."""
+    if isinstance(scale, jax.core.Tracer):
+        vanishes = jax.lax.cond(
+            (scale == 0) & found.converged, lambda: _long_product(op, space=space) > 0, lambda: jnp.array(False)
+        )
+        return found._replace(status=jnp.where(vanishes, jnp.asarray(NOISY, found.status.dtype), found.status))
+    if float(scale) == 0 and found.converged and float(_long_product(op, space=space)) > 0:
+        return found._replace(status=np.asarray(NOISY, np.asarray(found.status).dtype))
+    return found
+
+
+@functools.partial(compiled, static=("space",))
+@full_precision
+def _long_product(op: Matvec, *, space: Space) -> Scalar:
+    """Largest entry of the product with a long random vector, that of a tiny operator's too."""
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+    long = 2.0 ** int(-0.8 * jnp.finfo(dtype).minexp)  # 2^100 in float32
+    image = flat_product(op, space)(long * jax.random.normal(jax.random.key(0), (space.size,), dtype))
+    return jnp.max(jnp.abs(jax.lax.stop_gradient(image)))
 
 
 def _traced(tree: PyTree) -> bool:

@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from curvexp.linalg.density import spectral_density
-from curvexp.linalg.vectors import Space, dense_matrix, domain
+from curvexp.linalg.gram_schmidt import smallest_difference
+from curvexp.linalg.vectors import dense_matrix, domain
 from curvexp.types import KeyLike, Matvec
 
 
@@ -55,13 +57,14 @@ def inertia(
     """Counts of positive, negative and (under the rounding floor) zero eigenvalues: exact up to a size, else by Lanczos quadrature.
 
     Args:
-        floor: |λ| up to which an eigenvalue counts as zero; None: the rounding, n·eps·‖A‖, which tells zeros in a dense matrix. A
-            quadrature places a mass at zero less exactly, as its blur then says: give it a floor above its resolution.
+        floor: |λ| up to which an eigenvalue counts as zero; None: the rounding, n·eps·‖A‖ and n smallest normal numbers, which tells zeros
+            in a dense matrix. A quadrature places a mass at zero less exactly, as its blur then says: give it a floor above its
+            resolution.
         dense_below: dimension up to which the matrix is made, n products, and diagonalised by LAPACK in float64.
         probes, steps, key: of the quadrature, see `spectral_density`.
 
     Raises:
-        ValueError: a number out of its range; a matrix that is not finite.
+        ValueError: a number out of its range; a matrix that is not finite. TypeError: under a trace, where nothing can be counted.
 
     Source: Sylvester's law of inertia, for what is counted; Lin, Saad, Yang 2016, sec. 3, for the quadrature; Szegő 1975, sec. 3.41, and
     Golub 1973, sec. 5, for its bounds.
@@ -76,17 +79,16 @@ def inertia(
         raise ValueError(f"dense_below={dense_below!r}: expected an integer of at least 0.")
     if floor is not None and not floor >= 0:
         raise ValueError(f"floor={floor!r}: expected a number of at least 0.")
-    eps = float(jnp.finfo(space.dtype).eps)
+    eps, smallest = float(jnp.finfo(space.dtype).eps), smallest_difference(n, space.dtype)
     if n <= dense_below:
-        values = np.linalg.eigvalsh(_dense(op, space))
-        floor = n * eps * float(np.abs(values).max()) if floor is None else floor
+        matrix = _read(dense_matrix(op, space))
+        values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+        floor = n * eps * float(np.abs(values).max()) + smallest if floor is None else floor
         above, below = int((values > floor).sum()), int((values < -floor).sum())
         return Inertia(above, below, n - above - below, 0.0, 0.0, floor, n)
     found = spectral_density(op, space.like(), probes=probes, steps=steps, key=key)
-    nodes, weights = (np.asarray(part, np.float64) for part in (found.nodes, found.weights))
-    if not np.isfinite(nodes).all():
-        raise ValueError("a product with the operator is not finite: it has no inertia there.")
-    floor = n * eps * float(np.abs(nodes).max()) if floor is None else floor
+    nodes, weights = _read(found.nodes), np.asarray(found.weights, np.float64)
+    floor = n * eps * float(np.abs(nodes).max()) + smallest if floor is None else floor
     ended = np.asarray(found.ended)
     cuts = -floor, np.nextafter(floor, np.inf)  # ±floor itself is zero
     cut = [[_below(*probe, at) for probe in zip(nodes, weights, ended, strict=True)] for at in cuts]
@@ -130,8 +132,14 @@ def _jacobi(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return reduced * (np.abs(np.subtract.outer(range(len(nodes)), range(len(nodes)))) <= 1)
 
 
-def _dense(op: Matvec, space: Space) -> np.ndarray:
-    matrix = np.asarray(dense_matrix(op, space), np.float64)
-    if not np.isfinite(matrix).all():
+def _read(array: Float[Array, "..."]) -> np.ndarray:
+    """The numbers in float64, which are to be finite."""
+    if isinstance(array, jax.core.Tracer):
+        raise TypeError(
+            "inertia counts values on the host: expected none of jax.jit, jax.vmap and jax.grad around it. Call it outside of them, or use "
+            "spectral_density, whose `negative` can be traced."
+        )
+    found = np.asarray(array, np.float64)
+    if not np.isfinite(found).all():
         raise ValueError("a product with the operator is not finite: it has no inertia there.")
-    return (matrix + matrix.T) / 2
+    return found

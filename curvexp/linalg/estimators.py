@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from curvexp.linalg.gram_schmidt import norm, power_of_two
 from curvexp.linalg.precision import full_precision
-from curvexp.linalg.vectors import Space, domain, flat_product, random_key
+from curvexp.linalg.vectors import Space, domain, flat_product, forward_only, random_key
 from curvexp.programs import compiled
 from curvexp.types import AnyArray, AnyCount, AnyReal, Flat, KeyLike, Matvec, RandomKey, Scalar
 
@@ -240,6 +240,11 @@ def _limits(samples: int, rtol: float | None, most: int) -> _Limits:
 
 def _told(found: Estimate, rtol: float | None) -> Estimate:
     """The estimate, with a warning where the relative error that was asked for was not reached."""
+    sentence = (
+        "jax.grad does not go through a random estimate, whose loop is of unknown length: expected none around trace, diagonal and "
+        "frobenius_norm. Use jax.jvp or jax.jacfwd."
+    )
+    found = found._replace(mean=forward_only(found.mean, sentence), stderr=forward_only(found.stderr, sentence))
     if rtol is not None and not isinstance(found.matvecs, jax.core.Tracer):
         sizes = [float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(tree)))) for tree in found[:2]]
         if not sizes[1] <= 1.001 * rtol * sizes[0]:

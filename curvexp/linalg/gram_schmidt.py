@@ -4,6 +4,7 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from curvexp.types import SomeArray
@@ -38,6 +39,15 @@ def power_of_two(size: Float[SomeArray, ""], xp: ModuleType = jnp) -> Float[Some
     """
     size = xp.where(xp.isfinite(size) & (size > 0), size, 1)
     return size / (2 * xp.frexp(size)[0])
+
+
+def smallest_difference(n: int, dtype: np.dtype) -> float:
+    """n smallest normal numbers: what a product of n terms may lose, as XLA takes smaller numbers for zero.
+
+    >>> smallest_difference(2, np.dtype(np.float32)) == 2.0**-125
+    True
+    """
+    return n * float(np.finfo(dtype).tiny)
 
 
 def orthogonalized(

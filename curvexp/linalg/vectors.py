@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from curvexp.linalg.precision import full_precision
 from curvexp.programs import compiled
 from curvexp.types import Flat, FlatMatvec, KeyLike, Matvec, RandomKey, Vector
 
+SEEDS = 2**32  # that differ: without 64-bit numbers 2^40 would be the key of 0
 HELD = 2**31  # bytes that are kept of a linearization
 
 
@@ -80,13 +81,18 @@ def random_key(key: KeyLike) -> RandomKey:
     """A key of jax.random: jax.random.key(0) for None, jax.random.key(key) for an integer.
 
     Raises:
-        TypeError: neither a key nor an integer.
+        TypeError: neither a key nor an integer. ValueError: an integer out of range: of more bits JAX takes the last 32 alone.
 
     >>> bool(random_key(7) == jax.random.key(7))
     True
     """
     if key is None or (isinstance(key, int | np.integer) and not isinstance(key, bool)):
-        return jax.random.key(0 if key is None else int(key))
+        seed = 0 if key is None else int(key)
+        if not 0 <= seed < SEEDS:
+            raise ValueError(
+                f"key={seed}: expected an integer from 0 to 2^32 - 1, or a key of jax.random.key. Change key."
+            )
+        return jax.random.key(seed)
     if isinstance(key, jax.Array | np.ndarray) and (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == np.uint32 and key.ndim > 0)
     ):
@@ -98,7 +104,7 @@ def space_of(tree: PyTree) -> Space:
     """The space that a pytree of arrays or shapes lives in.
 
     Raises:
-        ValueError: no entries at all. TypeError: a leaf that is integer or complex, by its path.
+        ValueError: no entries at all. TypeError: a leaf that is integer, complex or a random key, by its path.
 
     >>> space_of(jnp.zeros((2, 3))).shapes
     ((2, 3),)
@@ -106,7 +112,7 @@ def space_of(tree: PyTree) -> Space:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     shapes, dtypes = [], []
     for path, leaf in leaves:
-        dtype = np.dtype(leaf.dtype) if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         where = jax.tree_util.keystr(path) or "the vector"
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
@@ -114,11 +120,34 @@ def space_of(tree: PyTree) -> Space:
                 "argument), or cast it."
             )
         shapes.append(tuple(np.shape(leaf)))
-        dtypes.append(dtype.name)
+        dtypes.append(np.dtype(dtype).name)
     space = Space(jax.tree.structure(tree), tuple(shapes), tuple(dtypes))
     if space.size == 0:
         raise ValueError("the domain has no entries: expected at least one parameter.")
     return space
+
+
+def forward_only(tree: PyTree, sentence: str) -> PyTree:
+    """The arrays, through which jax.jvp goes, while jax.grad raises a TypeError of this sentence.
+
+    >>> float(jax.jvp(lambda x: forward_only(x, "no"), (1.0,), (2.0,))[1])
+    2.0
+    """
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+        return tree
+
+    def refuse(_: PyTree, cotangent: PyTree) -> NoReturn:
+        raise TypeError(sentence)
+
+    @jax.custom_jvp
+    def same(leaf: Array) -> Array:
+        return leaf
+
+    @same.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        return primals[0], jax.custom_derivatives.linear_call(lambda _, part: part, refuse, (), tangents[0])
+
+    return jax.tree.map(same, tree)
 
 
 def domain(op: Matvec, like: PyTree | None) -> tuple[Matvec, Space]:

@@ -18,6 +18,7 @@ from curvexp import probe as probes
 from curvexp.errors import ConfigError
 from curvexp.linalg.lapack import fetch
 from curvexp.linalg.precision import full_precision
+from curvexp.linalg.vectors import random_key
 from curvexp.numeric import is_number
 from curvexp.optim import Optimizer
 from curvexp.probe import Probe
@@ -29,7 +30,7 @@ from curvexp.training.loop import Carry, Kind, Seen, begin, draw_orders, initial
 from curvexp.training.meter import Meter
 from curvexp.training.rows import Start
 from curvexp.training.state import LateState, Snapshot, State, state_of
-from curvexp.training.structure import kind_of, parameters
+from curvexp.training.structure import check_loss, kind_of, parameters
 from curvexp.training.tune import tune
 from curvexp.types import Params, RandomKey
 
@@ -256,9 +257,16 @@ def start(problem: Problem, key: RandomKey | int) -> Params:
 
 
 def as_key(key: RandomKey | int) -> RandomKey:
-    """A JAX key, of an integer too."""
+    """A JAX key, of an integer too.
+
+    Raises:
+        ConfigError: neither; an integer out of the range that JAX tells apart.
+    """
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return jax.random.key(int(key))
+        try:
+            return random_key(key)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     if isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32):
         return key
     raise ConfigError(f"key={key!r:.60}: expected an integer, or a key of jax.random.key. Change key.")
@@ -324,6 +332,7 @@ def check(
         raise ConfigError(
             f"matmul_precision={matmul_precision}: expected {', '.join(MATMUL_PRECISIONS)}. Change matmul_precision."
         )
+    check_loss(problem)
     size = parameters(problem.init)
     probe.check(size, problem)
     return size

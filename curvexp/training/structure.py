@@ -1,7 +1,9 @@
 """Which runs have equal structure, so that one program carries them as rows."""
 
+import contextlib
 import functools
 import math
+import weakref
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,9 @@ from jax.tree_util import PyTreeDef
 from jaxtyping import PyTree
 
 from curvexp import optim
+from curvexp.curvature.functions import described
+from curvexp.curvature.objective import WeightedMean, check_value
+from curvexp.errors import ConfigError
 from curvexp.linalg.lapack import x64
 from curvexp.linalg.layout import devices_of
 from curvexp.linalg.precision import full_precision
@@ -85,6 +90,36 @@ def parameters(init: Init) -> int:
     """Number of parameters that a problem begins with."""
     _, forms = _parameters_form(init, x64())
     return sum(math.prod(shape) for shape, _ in forms)
+
+
+def check_loss(problem: Problem) -> None:
+    """Refuses a loss that is no real number; nothing is computed, and nothing traced where it was before.
+
+    Raises:
+        ConfigError: naming the loss.
+    """
+    form = (_form(problem.data), x64())
+    with contextlib.suppress(TypeError):  # a function that cannot be told again
+        if form in _CHECKED.setdefault(problem.loss, set()):
+            return
+    params = jax.eval_shape(full_precision(problem.init), jax.random.key(0))
+    value = jax.eval_shape(full_precision(problem.loss), params, problem.data)
+    if isinstance(value, WeightedMean):
+        raise ConfigError(
+            "problem.loss returned a WeightedMean, expected one real number, which is trained on. Return its sum / weight."
+        )
+    try:
+        check_value(value, "problem", name="loss")
+    except TypeError:
+        raise ConfigError(
+            f"problem.loss returned {described(value)}, expected one real number, float32[] or float64[]. Return the mean over the "
+            "examples, without auxiliary values: what else is to be recorded belongs into problem.evaluate."
+        ) from None
+    with contextlib.suppress(TypeError):
+        _CHECKED[problem.loss].add(form)
+
+
+_CHECKED: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 
 
 @functools.lru_cache(maxsize=8)

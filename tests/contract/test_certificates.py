@@ -66,6 +66,48 @@ def traced(function, *args):
     return set(precisions(jax.make_jaxpr(function)(*args).jaxpr))
 
 
+def multiplied(matrix, v):
+    return matrix @ v
+
+
+@pytest.mark.filterwarnings(
+    "ignore:the operator is not symmetric"
+)  # to XLA: of what vanishes, each product loses another part
+@pytest.mark.parametrize("traced", [False, True])
+def test_no_certificate_where_numbers_vanish_under_the_smallest_normal_one(traced):
+    random = np.random.default_rng(0).standard_normal((60, 60))
+    matrix = (random + random.T) / 2  # its norm is 10
+    exact = np.linalg.eigvalsh(matrix)[[0, 1, -2, -1]]
+
+    def solved(matrix):
+        return eigsh(jax.tree_util.Partial(multiplied, matrix), jnp.zeros(60), k=4, which="BE")
+
+    solve = jax.jit(lambda matrix: solved(matrix)) if traced else solved
+    for scale in (1e-30, 1e-34, 1e-35, 1e-36, 1e-37, 1e-38):
+        found = solve(jnp.asarray(scale * matrix, jnp.float32))
+        assert bool(found.converged) == (
+            scale >= 1e-34
+        )  # 60·1.2e-38, what vanishes, is 7e-4 of the norm there, and tol is 1e-3
+        if found.converged:
+            assert (np.abs(np.asarray(found.eigenvalues, float) - scale * exact) <= np.asarray(found.residuals)).all()
+    assert "power of two" in found._replace(status=int(found.status)).message
+    assert solve(jnp.zeros((60, 60))).converged
+    vanishing = jax.tree_util.Partial(multiplied, jnp.asarray(1e-38 * matrix, jnp.float32))
+    counts = curvexp.inertia(vanishing, jnp.zeros(60))
+    assert (counts.positive, counts.negative, counts.zero) == (0, 0, 60)  # none is told from zero
+    assert spectral_density(vanishing, jnp.zeros(60), probes=2, steps=5).negative == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_number_of_a_density_that_is_not_finite_is_one(bad):
+    found = spectral_density(curvexp.hessian(lambda p, s: s * jnp.sum(p**2), jnp.ones(50), bad), probes=3, steps=5)
+    for name in ("mean", "mean_stderr", "square", "square_stderr", "negative", "negative_stderr"):
+        assert np.isnan(getattr(found, name)), name
+    assert np.isnan(found.density).all()
+    with pytest.raises(ValueError, match="not finite"):
+        curvexp.inertia(curvexp.hessian(lambda p, s: s * jnp.sum(p**2), jnp.ones(50), bad), dense_below=0)
+
+
 def test_every_product_of_a_curvature_program_has_all_bits(network, a_default):
     params, loss, model, x, y = network
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from curvexp import WeightedMean, fisher, ggn, hessian, sampling_error
+from curvexp import WeightedMean, fisher, ggn, gradient_covariance, hessian, sampling_error
 
 pytestmark = pytest.mark.usefixtures("x64")
 P, T, N, K, CHUNK = 22, 5, 3, 2, 4  # examples, tokens each; inputs, hidden units; 22 = 5·4 + 2
@@ -160,6 +160,124 @@ def test_fisher_and_sampling_error_refuse_what_couples_examples_too(case):
         fisher(batch_normalized, "gaussian", params, inputs, chunk=CHUNK)
     with pytest.raises(ValueError, match="coupled"):
         sampling_error(COUPLED["batch normalization"], params, inputs, targets, mask, vectors=_unit(params), groups=5)
+
+
+def normalized_last(epsilon):
+    """Batch normalization as the last layer, with scale and bias: the mean of its outputs is the bias in every chunk."""
+
+    def model(params, inputs):
+        hidden = inputs[:, 0] @ params["body"]
+        deviation = jnp.sqrt(hidden.var(axis=0) + epsilon)
+        return (hidden - hidden.mean(axis=0)) / deviation * params["scale"] + params["bias"]
+
+    return model
+
+
+def scaled_and_biased(params):
+    return {"body": params["body"], "scale": jnp.ones(K), "bias": jnp.ones(K)}
+
+
+CLASSES = jnp.arange(P) % K
+SQUARES = lambda outputs, targets: jnp.mean(outputs**2)  # noqa: E731  # of normalized outputs: 1 + bias² in every chunk
+THROUGH_OUTPUTS = {
+    "softmax": lambda m, p, x, chunk: fisher(m, "softmax", p, x, chunk=chunk),
+    "bernoulli": lambda m, p, x, chunk: fisher(m, "bernoulli", p, x, chunk=chunk),
+    "gaussian": lambda m, p, x, chunk: fisher(m, "gaussian", p, x, chunk=chunk),
+    "sampled": lambda m, p, x, chunk: fisher(m, "softmax", p, x, kind="sampled", key=0, chunk=chunk),
+    "empirical": lambda m, p, x, chunk: fisher(m, "softmax", p, x, kind="empirical", targets=CLASSES, chunk=chunk),
+    "ggn": lambda m, p, x, chunk: ggn(m, SQUARES, p, x, x[:, 0, :K], chunk=chunk),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH_OUTPUTS)
+def test_coupled_outputs_are_refused_although_their_loss_is_a_mean(case, name):
+    params, inputs, *_ = jax.tree.map(lambda leaf: leaf.astype("float32"), case)
+    with pytest.raises(ValueError, match=r"chunk=4: .*outputs .*coupled"):
+        THROUGH_OUTPUTS[name](normalized_last(1e-5), scaled_and_biased(params), inputs, CHUNK)
+
+
+def test_single_examples_that_are_not_finite_beside_a_whole_that_is_are_refused(case):
+    """A batch of one has the variance 0."""
+    params, inputs, *_ = case
+    with pytest.raises(ValueError, match=r"chunk=1: .*outputs .*nan.*coupled"):
+        THROUGH_OUTPUTS["gaussian"](normalized_last(0.0), scaled_and_biased(params), inputs, 1)
+
+
+def test_under_jit_coupled_outputs_are_nan(case):
+    params, inputs, *_ = case
+    params = scaled_and_biased(params)
+    found = jax.jit(lambda p: THROUGH_OUTPUTS["ggn"](normalized_last(1e-5), p, inputs, CHUNK)(p))(params)
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+SQUARED = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)  # noqa: E731
+NO_OWN_GRADIENTS = {
+    "normalized last": (normalized_last(0.0), SQUARED, "outputs .*nan"),  # an example alone: 0/0
+    "with epsilon": (normalized_last(1e-5), SQUARED, "outputs "),  # an example alone: the bias
+    "contrastive": (
+        lambda p, x: x[:, 0] @ p["body"],
+        lambda f, y: -jnp.mean(jnp.diag(jax.nn.log_softmax(f @ f.T))),
+        "loss ",
+    ),
+    "sum": (lambda p, x: x[:, 0] @ p["body"], lambda f, y: jnp.sum((f - y) ** 2), "loss .*a sum"),
+}
+
+
+@pytest.mark.parametrize("name", NO_OWN_GRADIENTS)
+def test_gradient_covariance_refuses_what_couples_examples(case, name):
+    params, inputs, targets, _ = case
+    model, criterion, words = NO_OWN_GRADIENTS[name]
+    with pytest.raises(ValueError, match=f"gradient_covariance: .*{words}"):
+        gradient_covariance(model, criterion, scaled_and_biased(params), inputs, targets[:, 0])
+
+
+def test_under_jit_the_gradient_covariance_of_coupled_examples_is_nan_and_that_of_others_exact(case):
+    params, inputs, targets, _ = case
+    params = {**scaled_and_biased(params), "head": params["head"] + 0.5}
+
+    def matrix(model, p):
+        return gradient_covariance(model, SQUARED, p, inputs, targets[:, 0]).dense()
+
+    plain = lambda p, x: model(p, x)[:, 0] * p["scale"]  # noqa: E731
+    assert np.isnan(jax.jit(functools.partial(matrix, normalized_last(1e-5)))(params)).all()
+    flat, unravel = ravel_pytree(params)
+    losses = lambda flat: jnp.mean((plain(unravel(flat), inputs) - targets[:, 0]) ** 2, axis=-1)  # noqa: E731
+    exact = np.cov(np.asarray(jax.jacobian(losses)(flat)).T, bias=True)
+    found = np.asarray(jax.jit(functools.partial(matrix, plain))(params))
+    assert np.abs(found - exact).max() <= EXACT * np.abs(exact).max()
+
+
+def test_outputs_may_have_their_examples_on_any_axis_and_parts_of_the_parameters_alone(case):
+    params, inputs, targets, _ = case
+    params = {**params, "head": params["head"] + 0.5}
+
+    def outputs(p, x):
+        return {"time major": jnp.swapaxes(model(p, x), 0, 1), "penalty": penalty(p)}
+
+    def criterion(f, y):
+        return jnp.mean((f["time major"] - jnp.swapaxes(y, 0, 1)) ** 2) + f["penalty"] ** 2
+
+    whole, found = (
+        np.asarray(ggn(outputs, criterion, params, inputs, targets, chunk=c).dense()) for c in (None, CHUNK)
+    )
+    assert np.abs(found - whole).max() <= EXACT * np.abs(whole).max()
+    similarity = lambda p, x: model(p, x)[:, 0] @ model(p, x)[:, 0].T  # noqa: E731  # examples by examples
+    with pytest.raises(ValueError, match=r"outputs .*inf.*coupled"):
+        ggn(similarity, lambda f, y: jnp.mean(jnp.diag(f) ** 2), params, inputs, targets, chunk=CHUNK)
+
+
+@pytest.mark.parametrize("dtype", [bool, "int32", "uint8"])
+def test_a_weight_may_be_a_count(case, dtype):
+    params, inputs, targets, mask = case
+    params, whole = {**params, "head": params["head"] + 0.5}, mask.astype(dtype)
+    exact = np.asarray(hessian(tokens, params, inputs, targets, mask).dense())
+    for chunk in (None, CHUNK):
+        found = np.asarray(hessian(tokens, params, inputs, targets, whole, chunk=chunk).dense())
+        assert np.abs(found - exact).max() <= EXACT * np.abs(exact).max()
+    with pytest.raises(TypeError, match=r"WeightedMean the sum is a real number"):
+        hessian(lambda p, m: WeightedMean(jnp.sum(p["head"]), jnp.sum(m)[None]), params, whole)
+    with pytest.raises(TypeError, match=r"WeightedMean the sum is a real number"):
+        hessian(lambda p, m: WeightedMean(jnp.sum(m), jnp.sum(m)), params, whole)
 
 
 def test_ggn_takes_a_weighted_mean(case):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.experimental.ode import odeint
 
-from curvexp import fisher, ggn, hessian
+from curvexp import fisher, ggn, gradient_covariance, hessian, inertia, sampling_error, trace
+from curvexp.linalg import diagonal
 
 pytestmark = pytest.mark.usefixtures("x64")
 X = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
@@ -118,6 +119,56 @@ def test_what_has_no_hessian_is_refused_at_once(loss, words):
         hessian(loss, jnp.ones(2))
 
 
+@jax.jit
+def product(matrix, v):
+    return matrix @ v
+
+
+def of_operator(function):
+    return lambda matrix: function(jax.tree_util.Partial(product, matrix), jnp.ones(2))
+
+
+REFUSED = {
+    "static_argnums": (lambda: hessian(jax.jit(power, static_argnums=1), jnp.ones(2), 3), "hessian: a static argument"),
+    "static_argnames": (lambda: hessian(jax.jit(power, static_argnames="k"), jnp.ones(2), k=3), "hessian: a static"),
+    "key": (
+        lambda: hessian(lambda p: quartic(p["w"]), {"w": jnp.ones(2), "k": jax.random.key(0)}),
+        r"\['k'\] has dtype key",
+    ),
+    "grad of trace": (lambda: jax.grad(of_operator(lambda *a: trace(*a).mean))(jnp.eye(2)), "jax.grad does not go"),
+    "grad of an error": (
+        lambda: jax.grad(of_operator(lambda *a: trace(*a).stderr))(jnp.eye(2)),
+        "jax.grad does not go",
+    ),
+    "grad of diagonal": (
+        lambda: jax.grad(of_operator(lambda *a: diagonal(*a).mean[0]))(jnp.eye(2)),
+        "jax.grad does not go",
+    ),
+    "jit of inertia": (lambda: jax.jit(of_operator(lambda *a: inertia(*a).zero))(jnp.eye(2)), "inertia counts"),
+    "jit of estimated inertia": (
+        lambda: jax.jit(of_operator(lambda *a: inertia(*a, dense_below=0).zero))(jnp.eye(2)),
+        "inertia counts",
+    ),
+}
+
+
+def power(p, k):
+    return jnp.sum(p**k)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_jax_cannot_do_is_refused_in_a_sentence(name):
+    call, words = REFUSED[name]
+    with pytest.raises(TypeError, match=f"^{words}"):
+        call()
+
+
+def test_the_derivative_of_a_trace_along_a_direction_is_the_directions_trace():
+    of = of_operator(lambda *a: trace(*a, samples=2).mean)
+    assert jax.jvp(of, (jnp.eye(2),), (jnp.diag(jnp.array([1.0, 3.0])),))[1] == 4  # exact for a diagonal matrix
+    np.testing.assert_array_equal(hessian(functools.partial(power, k=3), jnp.ones(2)).dense(), 6 * np.eye(2))
+
+
 @pytest.mark.parametrize("argument", [np.array(["a"]), {1, 2}, bytearray(2)])
 def test_arguments_that_are_neither_arrays_nor_static_are_refused_by_place(argument):
     with pytest.raises(TypeError, match=r"args\[1\]"):
@@ -145,6 +196,36 @@ def test_a_stated_gradient_that_forward_mode_passes_through_stays_in_forward_mod
     np.testing.assert_allclose(op.dense(), expected, rtol=1e-13)
 
 
+@jax.custom_vjp
+def fourths(x):
+    """Σ x⁴: no rule for forward mode, but its stated gradient has one, so that products are forward over reverse."""
+    return jnp.sum(x**4)
+
+
+fourths.defvjp(lambda x: (jnp.sum(x**4), x), lambda x, g: (4 * g * x**3,))
+
+
+def test_a_loss_without_a_forward_rule_whose_gradient_has_one_is_taken_in_chunks_too():
+    params, inputs = jnp.array([0.5, -2.0]), jnp.concatenate([X, -2 * X, X + 1])
+    zeros = jnp.zeros(len(inputs))
+    stated, plain = (lambda f: lambda p, x: f(x @ p) / len(x))(fourths), lambda p, x: jnp.mean((x @ p) ** 4)
+    exact = np.asarray(
+        jax.hessian(plain)(params, inputs)
+    )  # = 12 Σ (x'p)² xx' / 9, and the Gauss-Newton matrix, as x'p is linear
+    op = hessian(stated, params, inputs, chunk=2)
+    assert op.mode == "forward over reverse"
+    linear, of_outputs = lambda p, x: x @ p, lambda outputs, targets: fourths(outputs - targets) / len(targets)
+    for found in (op, ggn(linear, of_outputs, params, inputs, zeros, chunk=2)):
+        np.testing.assert_allclose(found.dense(), exact, rtol=1e-13)  # tens of roundings of sums over 9 examples
+    vectors = jnp.eye(2)
+    found, expected = (sampling_error(loss, params, inputs, vectors=vectors, groups=3) for loss in (stated, plain))
+    np.testing.assert_allclose(found.mean, np.diag(exact), rtol=1e-13)
+    np.testing.assert_allclose(found.stderr, expected.stderr, rtol=1e-13)
+    gradients = np.asarray(4 * (inputs @ params)[:, None] ** 3 * inputs)
+    covariance = gradient_covariance(linear, of_outputs, params, inputs, zeros)
+    np.testing.assert_allclose(covariance.dense(), np.cov(gradients.T, bias=True), rtol=1e-12)
+
+
 def test_what_is_known_of_a_function_holds_for_its_static_arguments_alone():
     def loss(params, reduction):
         return getattr(jnp, reduction)(params**2)
@@ -161,7 +242,8 @@ def test_models_with_a_stated_gradient():
     zeros = jnp.zeros((3, 1))
     expected = np.asarray(ggn(plain, squared, params, X, zeros).dense())
     np.testing.assert_allclose(ggn(stated, squared, params, X, zeros).dense(), expected, rtol=1e-13)
-    np.testing.assert_allclose(fisher(stated, "gaussian", params, X).dense(), expected, rtol=1e-13)
+    for chunk in (None, 2):
+        np.testing.assert_allclose(fisher(stated, "gaussian", params, X, chunk=chunk).dense(), expected, rtol=1e-13)
 
 
 def test_the_hessian_through_an_ode_solver_is_that_of_the_solution_to_the_solvers_tolerance():

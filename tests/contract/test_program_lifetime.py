@@ -112,6 +112,84 @@ def test_functions_that_are_equal_by_value_share_a_program():
     assert programs.count() == made
 
 
+class Loss:
+    """Its state is that of its attributes."""
+
+    def __init__(self, scale: Any) -> None:
+        self.scale = scale
+
+    def of(self, p: Any) -> Any:
+        return jnp.sum(self.scale * p**2) / 2
+
+    def __call__(self, p: Any) -> Any:
+        return self.of(p)
+
+
+def held_by_a_closure(box: Loss) -> Any:
+    """A closure whose cell is set anew by `change`."""
+    scale = box.scale
+
+    def change(value: Any) -> None:
+        nonlocal scale
+        scale = value
+
+    box.change = change
+    return lambda p: jnp.sum(scale * p**2) / 2
+
+
+def held_by_an_attribute_of_a_function(box: Loss) -> Any:
+    def loss(p: Any) -> Any:
+        return jnp.sum(loss.scale * p**2) / 2
+
+    loss.scale = box.scale
+    box.change = lambda value: setattr(loss, "scale", value)
+    return loss
+
+
+STATEFUL = {
+    "bound method": lambda box: box.of,
+    "callable": lambda box: box,
+    "closure": held_by_a_closure,
+    "attribute of a function": held_by_an_attribute_of_a_function,
+    "functools.partial": lambda box: functools.partial(lambda extra, p: box.of(p), None),
+    "another function's": lambda box: lambda p: 1.0 * box.of(p),
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_loss_whose_arrays_or_numbers_are_others_now_is_compiled_anew(name):
+    box = Loss(DIAGONAL)
+    loss = STATEFUL[name](box)
+    change = getattr(box, "change", functools.partial(setattr, box, "scale"))
+    op = curvexp.hessian(loss, LIKE)
+    for scale in (DIAGONAL, 5 * DIAGONAL, 2.0, np.full(N, 3.0), 4.0):
+        change(scale)
+        made = programs.count()
+        np.testing.assert_array_equal(op(jnp.ones(N)), np.ones(N) * scale)  # whole numbers: exact
+        np.testing.assert_array_equal(curvexp.hessian(loss, LIKE)(jnp.ones(N)), np.ones(N) * scale)
+    assert programs.count() == made  # in the place of the old one
+    assert trace(op) == pytest.approx(4.0 * N)
+
+
+def test_a_loss_that_counts_its_calls_is_not_compiled_anew():
+    class Counting(Loss):
+        calls = 0
+
+        def __call__(self, p: Any) -> Any:
+            self.calls += 1
+            return self.of(p)
+
+    loss = Counting(2.0)
+    loss.calls = 0
+    op = curvexp.hessian(loss, LIKE)
+    op(LIKE)
+    calls = loss.calls
+    op(LIKE)
+    assert loss.calls == calls
+    loss.scale = 3.0
+    np.testing.assert_array_equal(op(jnp.ones(N)), np.full(N, 3.0))
+
+
 def test_operators_with_other_arrays_share_a_program():
     def loss(p: Any, d: Any) -> Any:
         return jnp.sum(d * p**2) / 2

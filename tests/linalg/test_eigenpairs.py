@@ -291,6 +291,15 @@ def test_out_of_products_says_so(x64):
     assert np.isnan(eigsh(operator(named("indefinite")), jnp.zeros(N), k=5, max_matvecs=2).eigenvalues).any()
 
 
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_eigsh_above_takes_small_spaces_without_being_told_of_k(n):
+    diagonal = jnp.arange(1.0, n + 1)
+    found = eigsh_above(lambda v: diagonal * v, 0.1, jnp.zeros(n))
+    np.testing.assert_allclose(found.eigenvalues, diagonal, rtol=1e-5)  # float32, all of a small space
+    with pytest.raises(ValueError, match=rf"^k={n + 1}: expected an integer from 1 to {n}"):
+        eigsh_above(lambda v: diagonal * v, 0.1, jnp.zeros(n), k=n + 1)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_product_that_is_not_finite_says_so(bad):
     found = eigsh(lambda v: v * bad, jnp.zeros(8), k=2)

@@ -249,6 +249,37 @@ def test_bad_settings_are_refused_by_their_key(key, value):
         train(network(), optim.sgd(lr=0.1), **{key: value})
 
 
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        (lambda p, data: (jnp.sum(p**2), {"largest": jnp.max(p)}), r"\(float32\[\].*without auxiliary values"),
+        (
+            lambda p, data: curvexp.WeightedMean(jnp.sum(p**2), jnp.float32(2)),
+            "a WeightedMean.*Return its sum / weight",
+        ),
+        (lambda p, data: p**2, r"float32\[3\], expected one real number"),
+        (lambda p, data: jnp.sum(p > 0), r"int32\[\], expected one real number"),
+    ],
+)
+def test_a_loss_that_is_no_real_number_is_refused(loss, words):
+    own = problems.Problem("own", lambda key: jnp.ones(3), loss, ())
+    with pytest.raises(ConfigError, match=f"^problem.loss returned {words}"):
+        next(training.run(own, optim.sgd(lr=0.1), steps=1, key=0))
+
+
+@pytest.mark.parametrize("key", [2**32, 2**40, -1, np.int64(2**40)])
+def test_integers_that_are_the_key_of_another_one_are_refused(key):
+    """JAX would take the last 32 bits: a run of 2^40 would be that of 0."""
+    like, words = jnp.zeros(3), rf"^key={int(key)}: expected an integer from 0 to 2\^32 - 1"
+    with pytest.raises(ConfigError, match=words):
+        next(training.run(quadratic(), optim.sgd(lr=0.1), steps=1, key=key))
+    draws = [curvexp.trace, curvexp.spectral_density, curvexp.linalg.diagonal, functools.partial(curvexp.eigsh, k=1)]
+    for draw in draws:
+        with pytest.raises(ValueError, match=words):
+            draw(lambda v: 2 * v, like, key=key)
+    assert curvexp.trace(lambda v: 2 * v, like, key=2**32 - 1, samples=2).mean == 6
+
+
 def test_settings_that_a_problem_cannot_serve_are_refused():
     with pytest.raises(ConfigError, match=r"^batch_size=4.*no examples"):
         train(quadratic(), optim.sgd(), batch_size=4)
