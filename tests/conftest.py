@@ -24,6 +24,14 @@ import jax
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+@pytest.fixture(autouse=True)
+def _mode_restored() -> Iterator[None]:
+    """No test, and no example of a docstring, runs in the 64-bit mode that another one left."""
+    before = jax.config.values["jax_enable_x64"]
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """64-bit JAX for one test."""

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curvexp.app import build, resume
-
 if TYPE_CHECKING:
     from curvexp.problem import Problem
 
@@ -24,6 +22,8 @@ def load_problem(run: str | Path, *, trust: Sequence[str] = ()) -> "Problem":
         ConfigError: there is no such run, its config cannot be built, it names a function that is not trusted, or precision=float64 while
             JAX's 64-bit mode is off.
     """
+    from curvexp.app import build, resume  # Hydra, which `import curvexp` does not load
+
     config = resume.complete(resume.recorded(Path(run)))
     parts = {key: config[key] for key in ("problem", "preprocess")}
     resume.check_targets(parts, trust)

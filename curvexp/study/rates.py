@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 class _Method(NamedTuple):
-    """A method at its optimum: the name of its runs, theory's trajectory, and the power of κ that its steps grow with."""
+    """A method at its optimum: the name of its runs, theory's optimum and trajectory, and the power of κ that its steps grow with."""
 
     runs: str
+    optimum: Callable[..., theory.Optimum]
     trajectory: Callable[..., Any]
     power: float
 
@@ -41,9 +42,11 @@ def condition_number(runs: "Runs") -> Result:
     claims: list[Claim] = []
     data: dict[str, Any] = {}
     methods = {
-        "gradient descent": _Method("gradient_descent", theory.gradient_descent_trajectory, 1.0),
-        "heavy ball": _Method("heavy_ball", theory.heavy_ball_trajectory, 0.5),
-        "Nesterov": _Method("nesterov", theory.nesterov_trajectory, 0.5),
+        "gradient descent": _Method(
+            "gradient_descent", theory.gradient_descent_optimum, theory.gradient_descent_trajectory, 1.0
+        ),
+        "heavy ball": _Method("heavy_ball", theory.heavy_ball_optimum, theory.heavy_ball_trajectory, 0.5),
+        "Nesterov": _Method("nesterov", theory.nesterov_optimum, theory.nesterov_trajectory, 0.5),
     }
     for name, method in methods.items():
         found = recorded(runs, method.runs)
@@ -51,6 +54,13 @@ def condition_number(runs: "Runs") -> Result:
         steps = np.array([_steps(found, one) for one in kappa]).T
         data[name] = steps
         claims += [
+            equal(
+                f"{name}: lr=auto is theory's optimum",
+                [method.optimum(*run.eigenvalues[0][[0, -1]]).lr for run in found],
+                [run.scalars["lr"][0] for run in found],
+                relative=1e-9,
+                because="rounding, times κ of the spectrum's measured ends",
+            ),
             _grows(name, method.power, kappa, steps),
             equal(
                 f"{name}: the loss crosses the target at the very step of the closed form",

@@ -102,8 +102,11 @@ def check_loss(problem: Problem) -> None:
     with contextlib.suppress(TypeError):  # a function that cannot be told again
         if form in _CHECKED.setdefault(problem.loss, set()):
             return
-    params = jax.eval_shape(full_precision(problem.init), jax.random.key(0))
-    value = jax.eval_shape(full_precision(problem.loss), params, problem.data)
+    try:
+        params = jax.eval_shape(full_precision(problem.init), jax.random.key(0))
+        value = jax.eval_shape(full_precision(problem.loss), params, problem.data)
+    except Exception:  # of a person's own code: the run that meets it tells it, with its traceback
+        return
     if isinstance(value, WeightedMean):
         raise ConfigError(
             "problem.loss returned a WeightedMean, expected one real number, which is trained on. Return its sum / weight."

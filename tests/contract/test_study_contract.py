@@ -41,6 +41,7 @@ def test_the_studies_that_train_nothing_pass(name):
     testing.check_study(function, **{**given.options, **{key: small[key] for key in small if key in given.options}})
 
 
+@pytest.mark.usefixtures("x64")  # which its runs switch on
 def test_a_study_with_runs_passes_on_their_folders(tmp_path):
     given = compose("decay_rates", ["study.steps=20"])
     trained(given.runs, tmp_path, study="decay_rates")

@@ -82,7 +82,7 @@ BROKEN = [
     ("best_step", "gradient_descent_optimum", optimum("gradient_descent_optimum", 0.5)),
     ("taylor_step", "taylor_change", lambda slope, curvature: slope - curvature / 2),
     ("taylor_step", "best_step_along_gradient", times("best_step_along_gradient", 2.0)),
-    ("condition_number", "heavy_ball_optimum", optimum("heavy_ball_optimum", 1.0, 0.5)),
+    ("condition_number", "heavy_ball_optimum", optimum("heavy_ball_optimum", 0.5)),
     ("condition_number", "nesterov_trajectory", times("nesterov_trajectory", 2.0)),
     ("input_mean", "spiked_top_eigenvalue", times("spiked_top_eigenvalue", 2.0)),
     ("input_mean", "marchenko_pastur_edges", lambda ratio, variance=1.0: (0.0, variance * (1 - np.sqrt(ratio)) ** 2)),
