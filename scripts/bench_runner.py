@@ -69,7 +69,7 @@ def bare_loop_ratios(repeats: int, *, quick: bool) -> dict[str, tuple[float, flo
         return time.perf_counter() - begun
 
     bare(200)
-    steps = max(2000, round(200 * SECONDS[quick] / bare(200), -3))
+    steps = max(2000, 1000 * round(200 * SECONDS[quick] / bare(200) / 1000))
     calls = {"bare lax.scan": bare, **{name: functools.partial(framework, *given) for name, given in RECORDS.items()}}
     for call in calls.values():
         call(steps=steps)

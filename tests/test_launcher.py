@@ -320,6 +320,7 @@ def test_tracked_runs_are_tracked_beside_each_other(here, monkeypatch):
         assert list((here / f"out/{number}/wandb").glob("offline-run-*/run-*.wandb"))
 
 
+@pytest.mark.slow
 def test_the_same_sweep_by_every_launcher_of_one_machine(here):
     """36 runs of three problems: basic = vmap = joblib."""
     _mixed(here, "basic")

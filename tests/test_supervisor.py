@@ -159,7 +159,9 @@ def sweep(*words):
     )
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">/dev/full"])
+@pytest.mark.parametrize(
+    "closed", [">&-", *(pytest.param(one, marks=pytest.mark.slow) for one in ("2>&-", ">/dev/full"))]
+)
 def test_a_stream_that_is_closed_or_full_ends_no_sweep(here, closed):
     line = f"{sys.executable} -m curvexp -m problem=bowl probe=off steps=2 landscape=off hydra.sweep.dir=sweep seed=1,2 {closed}"
     found = subprocess.run(

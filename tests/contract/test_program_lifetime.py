@@ -216,7 +216,7 @@ def value(op: Any) -> float:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are told by Linux alone")
 @pytest.mark.parametrize("bound", [pytest.param({"programs": 4}, marks=pytest.mark.slow), {"maps": 1}])
 def test_programs_and_their_maps_are_bounded(bound):
-    """Of 40 programs whose functions live on few stay, and few maps: each has at least 3, its code, its constants and its data."""
+    """Of 40 programs whose functions live on few stay, and few maps: each has about 3, its code, its constants and its data."""
     programs.bounds(**bound)
     most = bound.get("programs", 17)  # those that stay whatever the maps are
     functions, before = [], maps()
@@ -231,7 +231,7 @@ def test_programs_and_their_maps_are_bounded(bound):
     for function in functions[:10]:
         value(function)
     each = (maps() - each) / 10
-    assert each >= 3
+    assert each >= 2  # the kernel makes one of neighbours of equal rights
     assert grown < 32 * each  # 40 without a bound; at most `most` and what the allocator gives back late
 
 

@@ -100,7 +100,7 @@ BROKEN = [
 ]
 
 
-LONG = {"batchnorm_spectrum", "catapult"}  # together a third of the time of all
+LONG = {"batchnorm_spectrum", "catapult", "outliers", "taylor_step"}  # together half of the time of all
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in REDUCED])
