@@ -274,7 +274,11 @@ def _compare(
         rows = slice(chunk + last), slice(chunk), slice(chunk, chunk + last)
         more = _compared(*(on(order[some], derived=False) for some in rows))
         pairs = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), pairs, more)
-    tolerance = _tolerance(loss, model, params, args)
+    return _judged(pairs, _tolerance(loss, model, params, args))
+
+
+def _judged(pairs: _Pair, tolerance: float) -> Comparison:
+    """What all pairs together say; each array of `pairs` has a leading axis, of the pairs."""
     bends = jnp.any(pairs.size[:, 1, 1] > tolerance * pairs.size[:, 0, 1])
     tiny = jnp.finfo(pairs.size.dtype).tiny
     relative = pairs.apart.max(axis=0) / jnp.maximum(pairs.size.max(axis=0), tiny)

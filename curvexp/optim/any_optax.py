@@ -112,9 +112,15 @@ def _check_step(
         changes, _ = transform.update(params, optimizer.init(params), params)
         return params, changes
 
-    try:  # optax refuses what it is given by any of these
+    try:
         params, changes = jax.eval_shape(step, jax.random.key(0))
-    except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:  # optax refuses by any of these
         raise ConfigError(
             f"optimizer={name} cannot step on these parameters: {type(error).__name__}: {_first_line(error)}. A run gives it gradient, "
             "state and parameters alone: no value of the loss, no second set of parameters such as optax.lookahead's. Choose another "

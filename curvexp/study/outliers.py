@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float64, PyTree
+from jaxtyping import Bool, Float, Float64, PyTree
 from numpy.typing import ArrayLike
 
 from curvexp import curvature, load_params, preprocess, theory
@@ -78,15 +78,8 @@ def outliers(
         if many.any()
     ]
     for group, chosen in ((f"K ≥ {least}", many), ("fewer classes", ~many)):
-        right = counts["hessian"][chosen] == expected[chosen]
-        if right.size:
-            claims.append(
-                not_applicable(
-                    f"{task}, {group}: the widest gap comes after K−1 in {int(right.sum())} of {right.size} runs",
-                    because="of single runs nothing is claimed: the last outlier may stand as far below those above as above the rest",
-                    measurement=float(right.sum()),
-                )
-            )
+        if chosen.any():
+            claims.append(_share(f"{task}, {group}", counts["hessian"][chosen] == expected[chosen]))
     claims += [
         at_most(
             f"{task}: the residual part H − G cannot make one: its norm over the last outlier of G",
@@ -110,6 +103,15 @@ def outliers(
         )
     )
     return Result(claims, found | {f"count {name}": value for name, value in counts.items()})
+
+
+def _share(where: str, right: Bool[np.ndarray, "..."]) -> Claim:
+    """How many runs have the count of theory, of which nothing is claimed."""
+    return not_applicable(
+        f"{where}: the widest gap comes after K−1 in {int(right.sum())} of {right.size} runs",
+        because="of single runs nothing is claimed: the last outlier may stand as far below those above as above the rest",
+        measurement=float(right.sum()),
+    )
 
 
 class _Outliers(NamedTuple):

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from curvexp.store import Runs
 
 
+GIVEN = (
+    "runs",
+    "folder",
+)  # parameters of a study's function that are no numbers: its runs, and the folder that they lie in
+
+
 class Recorded(NamedTuple):
     """A run as it was recorded.
 

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from curvexp.study.claim import FAIL, NOT_APPLICABLE, PASS, Claim, Result
+from curvexp.study.recorded import GIVEN
 from curvexp.testing.promises import ContractError, holds
-
-GIVEN = ("runs", "folder")  # what a study gets besides the numbers of its file
 
 
 def check_study(study: Callable[..., Result], **options: Any) -> Result:

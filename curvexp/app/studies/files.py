@@ -15,11 +15,11 @@ from curvexp.app import jax_cache, keys
 from curvexp.app.studies.runs import StudyRun, compose_runs, trained
 from curvexp.errors import ConfigError
 from curvexp.study.claim import Claim, Finding, Result, verdict
+from curvexp.study.recorded import GIVEN
 
 LARGEST = 10**7  # whole number that a study takes
 ABOUT = ("number", "statement", "source", "precision")  # what a study's file says besides its function's numbers
 RUNS = ("overrides", "runs")  # and of the runs that it needs
-GIVEN = ("runs", "folder")  # parameters of its function that are no numbers: the runs, and the folder that they lie in
 
 
 class Study(NamedTuple):
